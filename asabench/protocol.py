@@ -1,0 +1,80 @@
+"""Every choice that changes a number, as a named field.
+
+A `Protocol` is saved with each run and hashed into its id. Two presets are published: `asabench-v1`, the method as
+ASABench defines it, and `gu2025`, the protocol that the numbers of Gu et al. 2025 (arXiv:2506.16078) came from.
+`docs/protocol.md` explains each difference.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from asabench.errors import UserError
+from asabench.records import sha256_hex
+
+
+class Protocol(BaseModel):
+    """The resolved protocol of a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    prompt_format: Literal["chat", "raw"] = Field(description="chat: the model's chat template; raw: the bare text")
+    chat_template_variables: dict[str, str | bool] = Field(
+        default_factory=dict,
+        description="given to the chat template, so that a prompt does not change with the calendar (Llama 3.x "
+        "templates write today's date) and reasoning models answer at once",
+    )
+    suffix_separator: str = Field(description="what stands between a goal and its suffix")
+    max_new_tokens: int = Field(50, ge=1)
+    generation_config: Literal["greedy-only", "model"] = Field(
+        description="greedy-only: nothing of the model's generation_config but its stop tokens; "
+        "model: its other fields (a repetition penalty, say) stay active"
+    )
+    statistics: Literal["current-step", "clean-prompt-input"] = Field(
+        description="whose mean and std the perturbation takes: the block's output at the current step, or, once, the "
+        "block's input at the last prompt position of the clean run"
+    )
+    noise: Literal["per-cell", "one-vector"] = Field(
+        description="per-cell: seeded by (seed, goal, layer); one-vector: one draw per seed for every prompt and layer"
+    )
+    doses: tuple[float, ...] = (1.0,)
+    seeds: tuple[int, ...] = (0,)
+    headline_dose: float = Field(1.0, description="the dose whose rates are the row's headline")
+
+    @property
+    def digest(self) -> str:
+        """A hash of every field; equal digests mean comparable rows."""
+        return sha256_hex(json.dumps(self.model_dump(mode="json"), sort_keys=True))[:16]
+
+
+PRESETS: dict[str, Protocol] = {
+    "asabench-v1": Protocol(
+        name="asabench-v1",
+        prompt_format="chat",
+        chat_template_variables={"date_string": "26 Jul 2024", "enable_thinking": False},
+        suffix_separator=" ",
+        generation_config="greedy-only",
+        statistics="current-step",
+        noise="per-cell",
+    ),
+    "gu2025": Protocol(
+        name="gu2025",
+        prompt_format="raw",
+        suffix_separator="",
+        generation_config="model",
+        statistics="clean-prompt-input",
+        noise="one-vector",
+        seeds=(42,),
+    ),
+}
+
+
+def preset(name: str) -> Protocol:
+    """The published protocol of that name; `UserError` for any other."""
+    if name not in PRESETS:
+        raise UserError(f"unknown protocol {name!r}; allowed: {', '.join(PRESETS)}")
+    return PRESETS[name]

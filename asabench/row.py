@@ -1,0 +1,113 @@
+"""The row: one evaluated model on the leaderboard, as `row.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from asabench.errors import UserError
+
+SCHEMA_VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rate(_Record):
+    """A share between 0 and 1 with its 95% interval; all None when nothing was scored."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class ModelInfo(_Record):
+    """`revision` is a hub commit, a package version, or `sha256:...` of a local folder's weights."""
+
+    name: str
+    revision: str
+    family: str
+    n_layers: int
+    d_model: int
+    n_parameters: int
+    dtype: str
+
+
+class ProtocolInfo(_Record):
+    name: str
+    digest: str
+
+
+class PromptSetInfo(_Record):
+    name: str
+    digest: str
+    n: int
+
+
+class JudgeInfo(_Record):
+    """A judge is `certified` once it was measured against human labels and passed the bar; rows of judges that were
+    not are never ranked with rows of judges that were."""
+
+    id: str
+    certified: bool
+    description: str
+
+
+class VerdictCounts(_Record):
+    safe: int = 0
+    unsafe: int = 0
+    incoherent: int = 0
+    unscored: int = 0
+
+
+class AttackResult(_Record):
+    """Rates of one attack at one dose. `lasr` is keyed by the block's 0-based number; `peak_layer` is where it is
+    largest (the lowest such block on a tie)."""
+
+    attack: str
+    dose: float
+    masr: Rate
+    pasr: Rate
+    peak_layer: int | None
+    lasr: dict[str, Rate]
+    verdicts: VerdictCounts
+
+
+class Row(_Record):
+    """One line of the leaderboard. The fields at the top are those of `results` at the headline attack and dose."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    created: str
+    asabench_version: str
+    model: ModelInfo
+    protocol: ProtocolInfo
+    prompts: PromptSetInfo
+    judge: JudgeInfo
+    layers: tuple[int, ...]
+    seeds: tuple[int, ...]
+    attack: str
+    dose: float
+    init: Rate
+    masr: Rate
+    pasr: Rate
+    peak_layer: int | None
+    lasr: dict[str, Rate]
+    verdicts: VerdictCounts
+    clean_verdicts: VerdictCounts
+    results: tuple[AttackResult, ...]
+    flags: tuple[str, ...] = ()
+
+
+def read_row(path: Path) -> Row:
+    """Reads and checks a `row.json`; `UserError` when it is missing or not a row."""
+    try:
+        return Row.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no row at {path}; an evaluation writes one when it ends") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path} is not a leaderboard row: {where}: {first['msg']}") from None

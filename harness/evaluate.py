@@ -1,0 +1,377 @@
+"""Model in, run folder and row out: the one module that joins the pieces."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import asabench
+from asabench import metrics
+from asabench.errors import UserError
+from asabench.prompts import PromptSet, load_prompts
+from asabench.protocol import Protocol, preset
+from asabench.records import Cell, Prompt, Response, sha256_hex
+from asabench.row import ModelInfo, PromptSetInfo, ProtocolInfo, Row
+from asabench.store import Run, open_run, run_id
+from harness.attacks import make_attack
+from harness.decoding import decode
+from harness.judges import Judge, make_judge
+from harness.progress import progress_line
+from harness.selftest import self_test
+from harness.subject import Subject, check_prompt_format, load
+from harness.sweep import (
+    ROWS_ON_CPU,
+    ROWS_ON_GPU,
+    free_memory,
+    grid,
+    injection_of,
+    kv_bytes_per_position,
+    propose,
+    row_bytes,
+    rows_that_fit,
+    sweep,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation gives. `responses` and `verdicts` are pandas tables (`asabench.records` lists the columns);
+    `path` is the run folder, which holds the same on disk."""
+
+    path: Path
+    row: Row
+    responses: pd.DataFrame
+    verdicts: pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An evaluation, resolved: every choice made and checked, nothing generated yet."""
+
+    subject: Subject
+    protocol: Protocol
+    prompts: PromptSet
+    layers: tuple[int, ...]
+    attack: str
+    judge: Judge
+    cells: tuple[Cell, ...]
+    settings: dict[str, Any]
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a plan is expected to take. `memory_bytes` comes on top of the model's own `model_bytes`."""
+
+    cells: int
+    rows_per_batch: int
+    model_bytes: int
+    memory_bytes: float
+    seconds: float
+
+
+def evaluate(model: str | Subject, *, progress: bool = False, max_rows: int | None = None, **choices: Any) -> Evaluation:
+    """Evaluates a model under an attack and writes the run folder; the same call goes on where an earlier one stopped.
+
+    model: a short name, a local folder, a hub id with `@revision`, or a loaded `Subject`. choices: those of
+    `make_plan`. progress: show a progress line on a terminal. max_rows: rows of a batch at most.
+
+    Raises `asabench.errors.UserError` for what cannot be used, and `harness.selftest.SelfTestFailed`.
+    """
+    return run_plan(make_plan(model, **choices), progress=progress, max_rows=max_rows)
+
+
+def make_plan(
+    model: str | Subject,
+    *,
+    prompts: str | Sequence[Prompt] = "quickstart",
+    limit: int | None = None,
+    layers: str | Sequence[int] = "all",
+    doses: Sequence[float] | None = None,
+    seeds: Sequence[int] | None = None,
+    attack: str = "random",
+    protocol: str | Protocol = "asabench-v1",
+    max_new_tokens: int | None = None,
+    judge: str | Judge = "rules",
+    dtype: str = "float32",
+    device: str = "auto",
+    out: str | Path | None = None,
+    chat_template: str | Path | None = None,
+    allow_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Plan:
+    """Resolves and checks every choice, and loads the model. None takes the protocol's value; `out` defaults to a
+    folder under `runs/` named after the run's id. Raises `UserError`."""
+    resolved = resolve_protocol(protocol, doses=doses, seeds=seeds, max_new_tokens=max_new_tokens)
+    make_attack(attack, resolved)  # names are checked before the model takes its time to load
+    chosen_judge = make_judge(judge) if isinstance(judge, str) else judge
+    prompt_set = load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", tuple(prompts))
+    prompt_set = prompt_set.first(limit)
+    if isinstance(model, Subject):
+        subject = model
+    else:
+        subject = load(
+            model,
+            dtype=dtype,
+            device=device,
+            chat_template=Path(chat_template) if chat_template else None,
+            allow_remote_code=allow_remote_code,
+            allow_pickle=allow_pickle,
+        )
+    check_prompt_format(subject, resolved)
+    chosen_layers = parse_layers(layers, subject.n_layers)
+    template = getattr(subject.tokenizer, "chat_template", None) if resolved.prompt_format == "chat" else None
+    settings = {
+        "model": subject.name,
+        "revision": subject.revision,
+        "dtype": subject.dtype,
+        "chat_template": None if template is None else sha256_hex(str(template))[:16],
+        "protocol": resolved.model_dump(mode="json"),
+        "attack": attack,
+        "layers": list(chosen_layers),
+        "prompts": prompt_set.digest[:16],
+        "prompt_count": len(prompt_set.prompts),
+    }
+    default = Path("runs") / f"{subject.name.replace('/', '--')}-{resolved.name}-{run_id(settings)}"
+    return Plan(
+        subject=subject,
+        protocol=resolved,
+        prompts=prompt_set,
+        layers=chosen_layers,
+        attack=attack,
+        judge=chosen_judge,
+        cells=tuple(grid(prompt_set.prompts, chosen_layers, [attack], resolved)),
+        settings=settings,
+        path=Path(out) if out is not None else default,
+    )
+
+
+def run_plan(plan: Plan, *, progress: bool = False, max_rows: int | None = None) -> Evaluation:
+    """Generates and judges what the run folder does not hold yet, then writes the row."""
+    prompts = pd.DataFrame([vars_of(prompt) for prompt in plan.prompts.prompts])
+    started = time.monotonic()
+    with open_run(plan.path, plan.settings, _context(plan), prompts) as run:
+        _generate(plan, run, progress, max_rows)
+        _judge_the_rest(plan, run)
+        row = _row(plan, run)
+        run.write_row(row)
+        run.update_manifest(state="finished", finished=_now(), seconds=round(time.monotonic() - started, 1))
+        return Evaluation(path=run.path, row=row, responses=run.responses(), verdicts=run.verdicts())
+
+
+def vars_of(prompt: Prompt) -> dict[str, str | None]:
+    return {"id": prompt.id, "goal": prompt.goal, "target": prompt.target, "suffix": prompt.suffix}
+
+
+def _generate(plan: Plan, run: Run, progress: bool, max_rows: int | None) -> None:
+    done = set(run.responses()["cell_id"])
+    pending = [cell for cell in plan.cells if cell.id not in done]
+    if not pending:
+        return
+    attacks = {plan.attack: make_attack(plan.attack, plan.protocol)}
+    found = self_test(plan.subject, plan.cells, plan.protocol, attacks)
+    run.update_manifest(self_tests=found)
+    with progress_line(len(done), len(plan.cells), plan.protocol.max_new_tokens, progress) as line:
+        batches = sweep(plan.subject, pending, plan.protocol, attacks, max_rows=max_rows, on_step=line.step)
+        for responses in batches:
+            run.append_responses(responses)
+            run.append_verdicts(plan.judge(responses))
+            line.finish(len(responses))
+
+
+def _judge_the_rest(plan: Plan, run: Run) -> None:
+    """Judges the responses that this judge has not seen: a run may have died in between, or had another judge."""
+    table = run.responses()
+    verdicts = run.verdicts()
+    seen = set(verdicts.loc[verdicts["judge"] == plan.judge.info.id, "cell_id"])
+    cells = {cell.id: cell for cell in plan.cells}
+    unseen = [
+        Response(cell=cells[line.cell_id], text=line.text, token_ids=tuple(line.token_ids), finish_reason=line.finish_reason)
+        for line in table.itertuples()
+        if line.cell_id not in seen
+    ]
+    run.append_verdicts(plan.judge(unseen) if unseen else [])
+
+
+def _row(plan: Plan, run: Run) -> Row:
+    table = run.judged(plan.judge.info.id)
+    results = tuple(metrics.attack_result(table, plan.attack, dose) for dose in plan.protocol.doses)
+    headline = next((r for r in results if r.dose == plan.protocol.headline_dose), max(results, key=lambda r: r.dose))
+    subject = plan.subject
+    return Row(
+        run_id=run.id,
+        created=_now(),
+        asabench_version=asabench.__version__,
+        model=ModelInfo(
+            name=subject.name,
+            revision=subject.revision,
+            family=subject.model.config.get_text_config().model_type,
+            n_layers=subject.n_layers,
+            d_model=subject.d_model,
+            n_parameters=subject.n_parameters,
+            dtype=subject.dtype,
+        ),
+        protocol=ProtocolInfo(name=plan.protocol.name, digest=plan.protocol.digest),
+        prompts=PromptSetInfo(name=plan.prompts.name, digest=plan.prompts.digest[:16], n=len(plan.prompts.prompts)),
+        judge=plan.judge.info,
+        layers=plan.layers,
+        seeds=plan.protocol.seeds,
+        attack=headline.attack,
+        dose=headline.dose,
+        init=metrics.init_rate(table),
+        masr=headline.masr,
+        pasr=headline.pasr,
+        peak_layer=headline.peak_layer,
+        lasr=headline.lasr,
+        verdicts=headline.verdicts,
+        clean_verdicts=metrics.verdict_counts(table.loc[table["layer"].isna(), "label"]),
+        results=results,
+        flags=() if plan.judge.info.certified else ("uncertified",),
+    )
+
+
+def resolve_protocol(
+    protocol: str | Protocol,
+    *,
+    doses: Sequence[float] | None = None,
+    seeds: Sequence[int] | None = None,
+    max_new_tokens: int | None = None,
+) -> Protocol:
+    """A preset with the user's changes, checked."""
+    base = preset(protocol) if isinstance(protocol, str) else protocol
+    changes: dict[str, Any] = {}
+    if doses is not None:
+        if not doses or any(not dose >= 0 or dose == float("inf") for dose in doses):
+            raise UserError(f"doses {_listed(doses)} cannot be used; give numbers of 0 or more, such as 0.3,1")
+        changes["doses"] = _distinct("doses", [float(dose) for dose in doses])
+    if seeds is not None:
+        if not seeds or any(not 0 <= seed < 2**63 for seed in seeds):
+            raise UserError(f"seeds {_listed(seeds)} cannot be used; give whole numbers of 0 or more, such as 0,1,2")
+        changes["seeds"] = _distinct("seeds", list(seeds))
+    if max_new_tokens is not None:
+        if max_new_tokens < 1:
+            raise UserError(f"--max-new-tokens {max_new_tokens} leaves no answer; give 1 or more")
+        changes["max_new_tokens"] = max_new_tokens
+    return base.model_copy(update=changes)
+
+
+def _distinct(what: str, values: list[Any]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise UserError(f"the {what} {_listed(values)} hold a value twice; give each once")
+    return tuple(values)
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values) or "(none)"
+
+
+def parse_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]:
+    """Block numbers from `all`, `0,3-5` or a sequence, in ascending order; `UserError` outside 0..n_layers-1."""
+    allowed = f"allowed: all, or numbers and ranges from 0 to {n_layers - 1} such as 0,3-5"
+    if isinstance(layers, str):
+        if layers.strip() == "all":
+            return tuple(range(n_layers))
+        chosen: list[int] = []
+        for part in layers.split(","):
+            first, dash, last = part.strip().partition("-")
+            try:
+                numbers = range(int(first), int(last if dash else first) + 1)
+            except ValueError:
+                raise UserError(f"layers {layers!r} cannot be read at {part.strip()!r}; {allowed}") from None
+            if not numbers:
+                raise UserError(f"layers {layers!r} hold the empty range {part.strip()!r}; {allowed}")
+            if numbers[-1] >= n_layers:
+                raise UserError(f"layer {numbers[-1]} is out of range: the model has {n_layers} blocks; {allowed}")
+            chosen.extend(numbers)
+    else:
+        chosen = [int(layer) for layer in layers]
+    if outside := [layer for layer in chosen if not 0 <= layer < n_layers]:
+        raise UserError(f"layer {outside[0]} is out of range: the model has {n_layers} blocks; {allowed}")
+    if not chosen:
+        raise UserError(f"no layers were given; {allowed}")
+    return tuple(sorted(set(chosen)))
+
+
+def estimate(plan: Plan, *, max_rows: int | None = None) -> Cost:
+    """Cells, memory and time of a plan, from a few decoding steps on a batch of the size that the run would use."""
+    subject, steps = plan.subject, 4
+    lengths = [len(subject.format(prompt, plan.protocol)) for prompt in plan.prompts.prompts]
+    positions = max(lengths) + plan.protocol.max_new_tokens
+    position_bytes = kv_bytes_per_position(subject)
+    most = max_rows or (ROWS_ON_GPU if subject.device.type == "cuda" else ROWS_ON_CPU)
+    rows = min(most, len(plan.cells), rows_that_fit(subject, positions, position_bytes))
+    cells = plan.cells[:rows]
+    attacks = {plan.attack: make_attack(plan.attack, plan.protocol)}
+    prompts = list(dict.fromkeys(cell.prompt for cell in cells))
+    tokens = [subject.format(prompt, plan.protocol) for prompt in prompts]
+    rows_of = torch.tensor([prompts.index(cell.prompt) for cell in cells])
+    directions = propose(subject, cells, attacks)
+
+    def seconds_for(steps: int) -> float:
+        started = time.perf_counter()
+        decode(subject, tokens, rows_of, injection_of(cells, directions, plan.protocol), steps)
+        return time.perf_counter() - started
+
+    seconds_for(1)  # the first call pays for thread pools and page faults
+    once = seconds_for(1)
+    per_step = max(seconds_for(1 + steps) - once, 0.0) / steps
+    batches = len(plan.cells) / rows
+    return Cost(
+        cells=len(plan.cells),
+        rows_per_batch=rows,
+        model_bytes=sum(p.numel() * p.element_size() for p in subject.model.parameters()),
+        memory_bytes=rows * row_bytes(subject, positions, position_bytes),
+        seconds=batches * (once + per_step * (plan.protocol.max_new_tokens - 1)),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _context(plan: Plan) -> dict[str, Any]:
+    """What is recorded of where and with what a run was made; none of it decides whether it may be resumed."""
+    packages = ("asabench", "torch", "transformers", "tokenizers", "pandas", "pyarrow", "numpy", "scipy")
+    device = plan.subject.device
+    return {
+        "started": _now(),
+        "protocol_digest": plan.protocol.digest,
+        "prompt_set": plan.prompts.name,
+        "judge": plan.judge.info.model_dump(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "hardware": {"machine": platform.machine(), "system": platform.system(), "threads": torch.get_num_threads()},
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in packages},
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the source that runs, when it runs from a clone."""
+    source = Path(asabench.__file__).resolve().parent.parent
+    if not (source / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

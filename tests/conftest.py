@@ -1,0 +1,128 @@
+"""Tiny random models of every family, and their tokenizer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from harness.subject import Subject, make_subject
+
+VOCABULARY = 160
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}</>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+_COMMON = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    max_position_embeddings=256,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
+_GROUPED = {**_COMMON, "num_key_value_heads": 2}
+
+# Each family of the test matrix: (configuration class, its arguments)
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", _GROUPED),
+    # a window shorter than prompt and answer: the cache must not lose what the mask keeps, nor the reverse
+    "mistral": ("MistralConfig", {**_GROUPED, "sliding_window": 12}),
+    "qwen2": ("Qwen2Config", _GROUPED),
+    "qwen3": ("Qwen3Config", {**_GROUPED, "head_dim": 8}),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {
+            **_GROUPED,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+            "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+    ),
+    "phi3": ("Phi3Config", {**_GROUPED, "sliding_window": None}),
+    "olmo2": ("Olmo2Config", _GROUPED),
+    "gpt_neox": ("GPTNeoXConfig", _COMMON),
+    "gpt2": ("GPT2Config", dict(vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=2)),
+    "gptj": ("GPTJConfig", dict(vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=256, rotary_dim=4, bos_token_id=1, eos_token_id=2)),
+    "falcon": ("FalconConfig", {**_COMMON, "alibi": False, "new_decoder_architecture": False}),
+    "bloom": ("BloomConfig", dict(vocab_size=VOCABULARY, hidden_size=32, n_layer=4, n_head=4, bos_token_id=1, eos_token_id=2, pad_token_id=0)),
+}
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer of single letters over a small vocabulary, without a chat template."""
+    specials = ["<pad>", "<s>", "</s>", "<unk>"]
+    characters = sorted(set(pre_tokenizers.ByteLevel.alphabet()))
+    vocabulary = {token: index for index, token in enumerate((specials + characters)[:VOCABULARY])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    )
+
+
+def chat_tokenizer() -> Any:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def tiny_model(family: str, seed: int = 0, **changes: Any) -> Any:
+    """A random model of a family, float32, with weights large enough that its answers differ between prompts."""
+    config_class, arguments = FAMILIES[family]
+    config = getattr(transformers, config_class)(**{**arguments, **changes})
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.3, generator=generator)
+    # Several stop tokens, so that rows leave a batch at different steps
+    model.generation_config.eos_token_id = [2, *range(20, 30)]
+    model.generation_config.pad_token_id = 0
+    return model.requires_grad_(False)
+
+
+@cache
+def tiny_subject(family: str) -> Subject:
+    return make_subject(tiny_model(family), chat_tokenizer(), name=f"tiny-{family}", revision="random")
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family_subject(request: pytest.FixtureRequest) -> Subject:
+    """A tiny subject of every family."""
+    return tiny_subject(request.param)
+
+
+@pytest.fixture
+def llama() -> Subject:
+    return tiny_subject("llama")
+
+
+@pytest.fixture
+def save_model(tmp_path: Path) -> Callable[..., Path]:
+    """Saves a tiny model with its tokenizer as a folder: `save_model("gpt2", chat=True)`."""
+
+    def save(family: str, *, chat: bool = True, name: str | None = None, **changes: Any) -> Path:
+        folder = tmp_path / (name or f"tiny-{family}")
+        tiny_model(family, **changes).save_pretrained(folder)
+        (chat_tokenizer() if chat else byte_tokenizer()).save_pretrained(folder)
+        return folder
+
+    return save
