@@ -62,8 +62,12 @@ def _options(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Option(help="A short name (`asabench models`), a local folder, or a hub id[@revision].")],
-    prompts: Annotated[str, typer.Option(help="quickstart, advbench, or a CSV file with goal[,id,target,suffix].")] = "quickstart",
+    model: Annotated[
+        str, typer.Option(help="A short name (`asabench models`), a local folder, or a hub id[@revision].")
+    ],
+    prompts: Annotated[
+        str, typer.Option(help="quickstart, advbench, or a CSV file with goal[,id,target,suffix].")
+    ] = "quickstart",
     layers: Annotated[str, typer.Option(help="Decoder blocks: all, or numbers and ranges such as 0,3-5.")] = "all",
     doses: Annotated[Optional[str], typer.Option(help="Doses such as 0.3,1. [default: the protocol's]")] = None,
     seeds: Annotated[Optional[str], typer.Option(help="Seeds such as 0,1. [default: the protocol's]")] = None,
@@ -71,14 +75,20 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="asabench-v1 or gu2025.")] = "asabench-v1",
     judge: Annotated[str, typer.Option(help="The judge: rules.")] = "rules",
     limit: Annotated[Optional[int], typer.Option(help="Only the first N prompts.")] = None,
-    max_new_tokens: Annotated[Optional[int], typer.Option(help="Tokens an answer may have. [default: the protocol's]")] = None,
+    max_new_tokens: Annotated[
+        Optional[int], typer.Option(help="Tokens an answer may have. [default: the protocol's]")
+    ] = None,
     out: Annotated[Optional[Path], typer.Option(help="The run folder. [default: one under runs/]")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     max_rows: Annotated[Optional[int], typer.Option(help="Answers generated side by side, at most.")] = None,
-    chat_template: Annotated[Optional[Path], typer.Option(help="A Jinja chat template, for a model without one.")] = None,
+    chat_template: Annotated[
+        Optional[Path], typer.Option(help="A Jinja chat template, for a model without one.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
-    allow_remote_code: Annotated[bool, typer.Option("--allow-remote-code", help="Run code that comes with the model.")] = False,
+    allow_remote_code: Annotated[
+        bool, typer.Option("--allow-remote-code", help="Run code that comes with the model.")
+    ] = False,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load weights that are no safetensors.")] = False,
 ) -> None:
     """Evaluate a model under an attack; write the run folder and its leaderboard row.
@@ -153,7 +163,8 @@ def models() -> None:
 @leaderboard_app.command("build")
 def leaderboard_build(
     rows: Annotated[
-        Optional[list[Path]], typer.Option("--rows", help="Folders to look for row.json in. [default: runs, submissions]")
+        Optional[list[Path]],
+        typer.Option("--rows", help="Folders to look for row.json in. [default: runs, submissions]"),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("leaderboard/site"),
 ) -> None:
@@ -205,7 +216,8 @@ def _table(row: Row) -> str:
         f"layers {len(row.layers)}, seeds {len(row.seeds)}, judge {row.judge.id}"
         + ("" if row.judge.certified else " (not checked against people: not ranked)"),
         "",
-        f"{'attack':12}{'dose':>6}  {'MASR':22}{'PASR':22}{'peak layer':>10}   {'safe':>6}{'unsafe':>8}{'incoh.':>8}{'unscored':>10}",
+        f"{'attack':12}{'dose':>6}  {'MASR':22}{'PASR':22}{'peak layer':>10}   "
+        f"{'safe':>6}{'unsafe':>8}{'incoh.':>8}{'unscored':>10}",
     ]
 
     def line(attack: str, dose: str, masr: str, pasr: str, peak: str, counts: Any) -> str:
@@ -230,12 +242,14 @@ def _rate(rate: Rate) -> str:
 
 
 def _print_cost(plan: Any, cost: Any) -> None:
-    minutes = cost.seconds / 60
-    print(f"model:    {plan.subject.name} ({plan.subject.revision}), {plan.subject.n_layers} blocks, {plan.subject.dtype}")
+    subject, tokens = plan.subject, plan.protocol.max_new_tokens
+    memory = (cost.model_bytes + cost.memory_bytes) / 2**30
+    time = f"{cost.seconds / 60:.0f} minutes" if cost.seconds >= 120 else f"{cost.seconds:.0f} seconds"
+    print(f"model:    {subject.name} ({subject.revision}), {subject.n_layers} blocks, {subject.dtype}")
     print(f"prompts:  {plan.prompts.name} ({len(plan.prompts.prompts)})")
-    print(f"cells:    {cost.cells} answers of up to {plan.protocol.max_new_tokens} tokens, {cost.rows_per_batch} side by side")
-    print(f"memory:   {(cost.model_bytes + cost.memory_bytes) / 2**30:.1f} GiB on {plan.subject.device}, weights included")
-    print(f"time:     about {f'{minutes:.0f} minutes' if minutes >= 2 else f'{cost.seconds:.0f} seconds'}, plus a few for self-tests")
+    print(f"cells:    {cost.cells} answers of up to {tokens} tokens, {cost.rows_per_batch} side by side")
+    print(f"memory:   {memory:.1f} GiB on {subject.device}, weights included")
+    print(f"time:     about {time}, plus a few seconds for self-tests")
     print(f"run:      {plan.path} (nothing was written)")
 
 

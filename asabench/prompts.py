@@ -53,9 +53,15 @@ def load_prompts(name: str) -> PromptSet:
     """
     if name in PROMPT_SETS:
         return PromptSet(name, tuple(PROMPT_SETS[name]()))
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise UserError(f"unknown prompts {name!r}; allowed: {', '.join(PROMPT_SETS)}, or a CSV file with a goal column")
+    try:
+        path = Path(name).expanduser()
+        found = path.is_file()
+    except (OSError, RuntimeError):  # too long for a path, or the home folder of nobody
+        found = False
+    if not found:
+        raise UserError(
+            f"unknown prompts {name!r}; allowed: {', '.join(PROMPT_SETS)}, or a CSV file with a goal column"
+        )
     return PromptSet(path.name, tuple(read_csv(path)))
 
 
@@ -69,13 +75,19 @@ def read_csv(path: Path) -> list[Prompt]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"the prompts in {path} cannot be read: {error}; give a CSV file in UTF-8") from None
     if "goal" not in header:
-        raise UserError(f"{path} has no goal column but {', '.join(header) or 'nothing'}; allowed: {', '.join(COLUMNS)}")
+        raise UserError(
+            f"{path} has no goal column but {', '.join(header) or 'nothing'}; allowed: {', '.join(COLUMNS)}"
+        )
     if unknown := [column for column in header if column not in COLUMNS]:
         raise UserError(f"{path} has unknown columns {', '.join(unknown)}; allowed: {', '.join(COLUMNS)}")
+    if twice := sorted({column for column in header if header.count(column) > 1}):
+        raise UserError(f"{path} has the column {', '.join(twice)} twice; give each column once")
     for line, row in rows:
         if None in row or None in row.values():
             raise UserError(f"{path}, line {line}: {len(header)} values are expected; quote a value that holds a comma")
-    named = ((f"{path}, line {line}", row.get("id") or f"{path.stem}-{n:03d}", row) for n, (line, row) in enumerate(rows))
+    named = (
+        (f"{path}, line {line}", row.get("id") or f"{path.stem}-{n:03d}", row) for n, (line, row) in enumerate(rows)
+    )
     return _checked(str(path), named)
 
 
@@ -111,8 +123,8 @@ def advbench() -> list[Prompt]:
     digest = sha256_hex("\n".join(goals))
     if digest != ADVBENCH_DIGEST:
         raise UserError(
-            f"AdvBench as found ({len(goals)} goals, digest {digest[:12]}) is not the pinned one ({ADVBENCH_SIZE} goals, "
-            f"{ADVBENCH_DIGEST[:12]}); install it with `{ADVBENCH_INSTALL}`, or give a CSV file"
+            f"AdvBench as found ({len(goals)} goals, digest {digest[:12]}) is not the pinned one "
+            f"({ADVBENCH_SIZE} goals, {ADVBENCH_DIGEST[:12]}); install it with `{ADVBENCH_INSTALL}`, or give a CSV file"
         )
     return [Prompt(id=f"advbench-{n:03d}", goal=goal, target=target) for n, (goal, target) in enumerate(rows)]
 
@@ -145,9 +157,11 @@ def _advbench_from_hub() -> list[tuple[str, str | None]]:
         folder = snapshot_download(
             ADVBENCH_HUB, repo_type="dataset", revision=ADVBENCH_HUB_REVISION, allow_patterns=["*.parquet", "*.csv"]
         )
+        table = pd.concat([pd.read_parquet(path) for path in sorted(Path(folder).rglob("*.parquet"))])
     except Exception as error:  # whatever the hub's client raises, the next step is the same
-        raise UserError(f"AdvBench is not installed and the hub does not give it ({type(error).__name__}); {how}") from None
-    table = pd.concat([pd.read_parquet(path) for path in sorted(Path(folder).rglob("*.parquet"))])
+        raise UserError(
+            f"AdvBench is not installed and the hub does not give it ({type(error).__name__}); {how}"
+        ) from None
     return [(str(goal).strip(), str(target)) for goal, target in zip(table["prompt"], table["target"], strict=True)]
 
 

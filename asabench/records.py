@@ -62,7 +62,7 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """A content hash: equal cells have equal ids in every run, on every machine."""
-        content = [self.prompt.digest, self.prompt.suffix, self.layer, self.attack, self.dose, self.seed]
+        content = [self.prompt.digest, self.prompt.suffix, self.layer, self.attack, float(self.dose), self.seed]
         return sha256_hex(json.dumps(content))[:20]
 
 

@@ -118,7 +118,9 @@ class Run:
         # Nullable types: a layer or a seed that is missing does not turn the others into floats
         frame = whole.to_pandas(types_mapper=_nullable(pa).get)
         if frame.duplicated(key).any():
-            raise UserError(f"{self.path / table} holds a {' and '.join(key)} twice; it was not written by ASABench alone")
+            raise UserError(
+                f"{self.path / table} holds a {' and '.join(key)} twice; it was not written by ASABench alone"
+            )
         return frame
 
 
@@ -126,11 +128,16 @@ def read_run(path: Path) -> Run:
     """A run that exists, for reading; it may still be running."""
     manifest = path / "manifest.json"
     if not manifest.is_file():
-        raise UserError(f"{path} is not a run folder: it holds no manifest.json; give the --out folder of an evaluation")
+        raise UserError(
+            f"{path} is not a run folder: it holds no manifest.json; give the --out folder of an evaluation"
+        )
     try:
-        return Run(path, json.loads(manifest.read_text(encoding="utf-8")))
+        content = json.loads(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{manifest} cannot be read: {error}") from None
+    if not isinstance(content, dict) or not {"run_id", "settings"} <= content.keys():
+        raise UserError(f"{manifest} is not the manifest of a run; give the --out folder of an evaluation")
+    return Run(path, content)
 
 
 @contextmanager
@@ -171,7 +178,9 @@ def _lock(lock: IO[str], path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise UserError(f"{path} is on a file system without locks ({error.strerror}); choose a local --out") from None
+            raise UserError(
+                f"{path} is on a file system without locks ({error.strerror}); choose a local --out"
+            ) from None
         raise UserError(f"another process is writing the run in {path}; wait for it, or choose another --out") from None
 
 
@@ -179,7 +188,9 @@ def _refuse_other_settings(run: Run, settings: Settings) -> None:
     old, new = run.manifest["settings"], json.loads(json.dumps(settings))
     if different := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
         what = "; ".join(f"{key} was {_short(old.get(key))}, is now {_short(new.get(key))}" for key in different)
-        raise UserError(f"{run.path} holds a run with other settings ({what}); use the same ones, or another --out folder")
+        raise UserError(
+            f"{run.path} holds a run with other settings ({what}); use the same ones, or another --out folder"
+        )
 
 
 def _short(value: object) -> str:

@@ -32,7 +32,6 @@ from harness.subject import Subject, check_prompt_format, load
 from harness.sweep import (
     ROWS_ON_CPU,
     ROWS_ON_GPU,
-    free_memory,
     grid,
     injection_of,
     kv_bytes_per_position,
@@ -80,7 +79,9 @@ class Cost:
     seconds: float
 
 
-def evaluate(model: str | Subject, *, progress: bool = False, max_rows: int | None = None, **choices: Any) -> Evaluation:
+def evaluate(
+    model: str | Subject, *, progress: bool = False, max_rows: int | None = None, **choices: Any
+) -> Evaluation:
     """Evaluates a model under an attack and writes the run folder; the same call goes on where an earlier one stopped.
 
     model: a short name, a local folder, a hub id with `@revision`, or a loaded `Subject`. choices: those of
@@ -196,9 +197,14 @@ def _judge_the_rest(plan: Plan, run: Run) -> None:
     seen = set(verdicts.loc[verdicts["judge"] == plan.judge.info.id, "cell_id"])
     cells = {cell.id: cell for cell in plan.cells}
     unseen = [
-        Response(cell=cells[line.cell_id], text=line.text, token_ids=tuple(line.token_ids), finish_reason=line.finish_reason)
-        for line in table.itertuples()
-        if line.cell_id not in seen
+        Response(
+            cell=cells[line["cell_id"]],
+            text=line["text"],
+            token_ids=tuple(line["token_ids"]),
+            finish_reason=line["finish_reason"],
+        )
+        for line in table.to_dict("records")
+        if line["cell_id"] not in seen
     ]
     run.append_verdicts(plan.judge(unseen) if unseen else [])
 

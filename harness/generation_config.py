@@ -31,7 +31,7 @@ _UNSUPPORTED = (
     "guidance_scale",
     "watermarking_config",
 )
-_NEUTRAL = (None, 0, 1, 1.0, [], (), {}, False)
+_NEUTRAL: tuple[object, ...] = (None, 0, 1, 1.0, [], (), {}, False)
 
 
 def active_processors(subject: Subject) -> list[LogitsProcessor]:

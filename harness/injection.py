@@ -58,9 +58,7 @@ class Injection:
 
     def _index(self) -> None:
         self._rows = {
-            int(layer): (self.layer == layer).nonzero().squeeze(1)
-            for layer in self.layer.unique()
-            if layer != NO_LAYER
+            int(layer): (self.layer == layer).nonzero().squeeze(1) for layer in self.layer.unique() if layer != NO_LAYER
         }
 
     @property

@@ -39,7 +39,9 @@ class GrowingLayer(DynamicLayer):
         self.keys = self._key_buffer[:, :, : self.length]
         self.values = self._value_buffer[:, :, : self.length]
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Appends (row, head, new, head_dim) and returns all keys and values."""
         if not self.is_initialized:
             self.fill(key_states[:, :, :0], value_states[:, :, :0], torch.arange(len(key_states)))

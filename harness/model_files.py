@@ -77,7 +77,8 @@ def _from_hub(repository: str, revision: str, patterns: list[str]) -> ModelFiles
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
     except GatedRepoError:
         raise UserError(
-            f"the model {asked} is gated and this account has no access; accept its terms on the hub, then `hf auth login`"
+            f"the model {asked} is gated and this account has no access; accept its terms on the hub, "
+            "then `hf auth login`"
         ) from None
     except RepositoryNotFoundError:
         raise UserError(f"the hub has no model {repository!r} that this account can see; check the name") from None
@@ -138,7 +139,8 @@ def _folder_made_at_once(folder: Path) -> Iterator[Path]:
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise UserError(
-            f"cannot write converted weights to {folder.parent} ({error.strerror}); set ASABENCH_CACHE to a folder with room"
+            f"cannot write converted weights to {folder.parent} ({error.strerror}); "
+            "set ASABENCH_CACHE to a folder with room"
         ) from None
     try:
         yield unfinished

@@ -15,6 +15,7 @@ class Progress:
 
         self.steps_per_cell = steps_per_cell
         self.finished = float(done)
+        self.total = total
         self.bar = tqdm(
             total=total,
             initial=done,
@@ -39,7 +40,7 @@ class Progress:
             (self.bar.n - self.bar.initial) / self.bar.format_dict["elapsed"] if self.bar.format_dict["elapsed"] else 0
         )
         self.bar.set_postfix_str(f"{rate:.1f} cells/s", refresh=False)
-        self.bar.update(min(cells, self.bar.total) - self.bar.n)
+        self.bar.update(min(cells, self.total) - self.bar.n)
 
 
 @contextmanager

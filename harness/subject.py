@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class Subject:
 
     model: Any
     tokenizer: Any
-    blocks: nn.ModuleList
+    blocks: Sequence[nn.Module]
     name: str
     revision: str
 
@@ -118,6 +119,7 @@ def load(
 
     Raises `UserError` for anything that is not a decoder-only model with a residual stream.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if dtype not in DTYPES:
@@ -135,13 +137,14 @@ def load(
             trust_remote_code=allow_remote_code,
             use_safetensors=None if allow_pickle else True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(_why_not_loaded(name, error, allow_pickle, allow_remote_code)) from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=allow_remote_code)
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
         raise UserError(
-            f"the model {name} has no tokenizer that can be read ({_first_line(error)}); put its tokenizer files in the folder"
+            f"the model {name} has no tokenizer that can be read ({_first_line(error)}); put its tokenizer files "
+            "in the folder"
         ) from None
     if chat_template is not None:
         tokenizer.chat_template = _read_template(chat_template)
@@ -156,14 +159,14 @@ def make_subject(model: Any, tokenizer: Any, *, name: str, revision: str) -> Sub
     return subject
 
 
-def find_blocks(model: Any) -> nn.ModuleList:
+def find_blocks(model: Any) -> Sequence[nn.Module]:
     """The decoder blocks: in the model's decoder, the first ModuleList as long as the configuration says."""
     config = model.config.get_text_config()
     n_layers = getattr(config, "num_hidden_layers", None)
     decoder = model.get_decoder()
     for module in decoder.modules():
         if isinstance(module, nn.ModuleList) and len(module) == n_layers:
-            return module
+            return list(module)
     raise UserError(
         f"no list of {n_layers} decoder blocks was found in the family {config.model_type!r}; "
         "ASABench measures decoder-only models such as Llama, Qwen, Mistral, Gemma, Phi, OLMo, GPT-NeoX and GPT-2"
@@ -184,7 +187,7 @@ def check_residual_stream(subject: Subject) -> None:
     recurrent = sorted(kind for kind in kinds if "attention" not in kind or "linear" in kind)
     if recurrent or "past_key_values" not in inspect.signature(subject.model.forward).parameters:
         raise UserError(
-            f"the family {family!r} has blocks with recurrent state{' (' + ', '.join(recurrent) + ')' if recurrent else ''}, "
+            f"the family {family!r} has blocks with recurrent state ({', '.join(recurrent) or 'no key-value cache'}), "
             "whose cache cannot be shared between layers; ASABench needs a model with attention in every block"
         )
     # A few different tokens, none of them special to the family
@@ -202,7 +205,9 @@ def check_residual_stream(subject: Subject) -> None:
     wanted = (2, ids.shape[1], subject.d_model)
     shapes = {tuple(out.shape) for out in outputs}
     if len(outputs) != subject.n_layers or shapes != {wanted}:
-        raise _not_residual(family, f"outputs of shape {sorted(shapes)} where (row, position, {subject.d_model}) is expected")
+        raise _not_residual(
+            family, f"outputs of shape {sorted(shapes)} where (row, position, {subject.d_model}) is expected"
+        )
     if not all(torch.equal(out[0, :-1], out[1, :-1]) or _close(out[0, :-1], out[1, :-1]) for out in outputs):
         raise UserError(
             f"the family {family!r} is not causal: a later token changes earlier hidden states; "
@@ -216,7 +221,9 @@ def check_residual_stream(subject: Subject) -> None:
         before, after = inputs[layer].float(), outputs[layer].float()
         change = (after - before).norm() / before.norm()
         if not change < 0.5:
-            raise _not_residual(family, f"block {layer} does not pass its input on (relative change {float(change):.2f})")
+            raise _not_residual(
+                family, f"block {layer} does not pass its input on (relative change {float(change):.2f})"
+            )
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -226,7 +233,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 def _not_residual(family: str, what: str) -> UserError:
     return UserError(
         f"the blocks of the family {family!r} do not put out the residual stream: {what}; "
-        "ASABench can only measure models whose blocks do (Llama, Qwen, Mistral, Gemma 2 and 3, Phi, OLMo, GPT-NeoX, GPT-2, ...)"
+        "ASABench measures models whose blocks do (Llama, Qwen, Mistral, Gemma 3, Phi, OLMo, GPT-NeoX, GPT-2, ...)"
     )
 
 
@@ -260,7 +267,8 @@ def _refuse_encoder_decoder(folder: Path, name: str, allow_remote_code: bool) ->
         raise UserError(_why_not_loaded(name, error, False, allow_remote_code)) from None
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
-            f"the model {name} is an encoder-decoder ({config.model_type}); ASABench measures decoder-only language models"
+            f"the model {name} is an encoder-decoder ({config.model_type}); "
+            "ASABench measures decoder-only language models"
         )
 
 

@@ -12,6 +12,7 @@ import functools
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def find_rows(roots: Iterable[Path]) -> list[Path]:
 def read_checked_row(path: Path) -> Row:
     """`read_row`, and what drawing and ranking need beyond the schema; `UserError` naming the file.
 
-    Rates lie in [0, 1] and inside their interval, and `lasr` is keyed by blocks that the model has.
+    Rates and the ends of their intervals lie in [0, 1], and `lasr` is keyed by blocks that the model has.
     """
     try:
         row = read_row(path)
@@ -102,7 +103,8 @@ def read_checked_row(path: Path) -> Row:
     for name, rate in _rates(row):
         if not _is_sound(rate):
             raise UserError(
-                f"{path} is not a leaderboard row: {name} is {rate!r}; allowed: 0 <= low <= value <= high <= 1"
+                f"{path} is not a leaderboard row: {name} is {rate!r}; "
+                "allowed: numbers from 0 to 1 with low <= high, or all null"
             )
     for lasr in (row.lasr, *(result.lasr for result in row.results)):
         for layer in lasr:
@@ -123,21 +125,23 @@ def _rates(row: Row) -> Iterator[tuple[str, Rate]]:
 
 
 def _is_sound(rate: Rate) -> bool:
-    # Written so that NaN fails: it compares as False with everything.
     if rate.value is None:
         return rate.low is None and rate.high is None
     low, high = bounds(rate)
-    return 0 <= low <= rate.value <= high <= 1
+    # A weighted mean of ones may miss 1 by a rounding error. NaN fails: it compares as False with everything. The
+    # value need not lie inside: an interval that corrects a maximum for its bias may end below it.
+    margin = 1e-9
+    return -margin <= low <= high <= 1 + margin and -margin <= rate.value <= 1 + margin
 
 
 def newest_by_run(rows: Iterable[Row]) -> list[Row]:
-    """One row per run id, the latest `created` (the first given, of equals), sorted by run id."""
+    """One row per run id, the latest `created` (the first given, of equals)."""
     newest: dict[str, Row] = {}
     for row in rows:
         held = newest.get(row.run_id)
         if held is None or _created(row) > _created(held):
             newest[row.run_id] = row
-    return [newest[run_id] for run_id in sorted(newest)]
+    return list(newest.values())
 
 
 def _created(row: Row) -> tuple[datetime, str]:
@@ -221,20 +225,19 @@ def total_verdicts(verdicts: VerdictCounts) -> int:
 
 
 def number_ranges(numbers: Sequence[int]) -> str:
-    """`0–2, 5` for (0, 1, 2, 5)."""
+    """`0-2, 5` for (0, 1, 2, 5)."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
         if runs and runs[-1][1] == number - 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in runs) or NONE
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs) or NONE
 
 
 def short_revision(revision: str) -> str:
-    """The first 10 characters of a digest; anything short stays whole."""
-    kind, colon, digest = revision.rpartition(":")
-    return f"{kind}{colon}{digest[:10]}" if len(digest) > 16 else revision
+    """A hub commit or `sha256:` digest cut to 10 hex digits; a package's version stays whole."""
+    return re.sub(r"(?<![0-9a-f])([0-9a-f]{10})[0-9a-f]{22,}$", r"\1", revision)
 
 
 def short_count(count: int) -> str:

@@ -19,19 +19,19 @@ NONE = "—"
 
 def format_number(value: float | None, none: str = NONE) -> str:
     """A share with two decimals, or `none`."""
-    return none if value is None else f"{value:.2f}"
+    return none if value is None else f"{value:z.2f}"
 
 
 def format_interval(rate: Rate) -> str:
     """`[0.87, 0.98]`, or nothing when the rate has no interval."""
-    return "" if rate.low is None or rate.high is None else f"[{rate.low:.2f}, {rate.high:.2f}]"
+    return "" if rate.low is None or rate.high is None else f"[{rate.low:z.2f}, {rate.high:z.2f}]"
 
 
 def format_rate(rate: Rate, none: str = NONE) -> str:
     """`0.94 [0.87, 0.98]`; without the brackets where there is no interval, `none` where there is no value."""
     if rate.value is None:
         return none
-    return f"{rate.value:.2f} {format_interval(rate)}".rstrip()
+    return f"{rate.value:z.2f} {format_interval(rate)}".rstrip()
 
 
 def bounds(rate: Rate) -> tuple[float, float]:

@@ -54,17 +54,38 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3Config", {**_GROUPED, "sliding_window": None}),
     "olmo2": ("Olmo2Config", _GROUPED),
     "gpt_neox": ("GPTNeoXConfig", _COMMON),
-    "gpt2": ("GPT2Config", dict(vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=2)),
-    "gptj": ("GPTJConfig", dict(vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=256, rotary_dim=4, bos_token_id=1, eos_token_id=2)),
+    "gpt2": (
+        "GPT2Config",
+        dict(vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=2),
+    ),
+    "gptj": (
+        "GPTJConfig",
+        dict(
+            vocab_size=VOCABULARY,
+            n_embd=32,
+            n_layer=4,
+            n_head=4,
+            n_positions=256,
+            rotary_dim=4,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+    ),
     "falcon": ("FalconConfig", {**_COMMON, "alibi": False, "new_decoder_architecture": False}),
-    "bloom": ("BloomConfig", dict(vocab_size=VOCABULARY, hidden_size=32, n_layer=4, n_head=4, bos_token_id=1, eos_token_id=2, pad_token_id=0)),
+    "bloom": (
+        "BloomConfig",
+        dict(
+            vocab_size=VOCABULARY, hidden_size=32, n_layer=4, n_head=4, bos_token_id=1, eos_token_id=2, pad_token_id=0
+        ),
+    ),
 }
 
 
 def byte_tokenizer() -> Any:
     """A tokenizer of single letters over a small vocabulary, without a chat template."""
     specials = ["<pad>", "<s>", "</s>", "<unk>"]
-    characters = sorted(set(pre_tokenizers.ByteLevel.alphabet()))
+    # Printable ASCII first, a space ("Ġ") and a newline ("Ċ") included: those fit into the small vocabulary
+    characters = sorted(pre_tokenizers.ByteLevel.alphabet(), key=lambda c: (c not in "ĠĊ", c))
     vocabulary = {token: index for index, token in enumerate((specials + characters)[:VOCABULARY])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

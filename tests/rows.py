@@ -25,7 +25,7 @@ def make_row(**changes: Any) -> Row:
         "asabench_version": "0.1.0",
         "model": ModelInfo(
             name="tiny-llama",
-            revision="sha256:feedfacecafebeef00112233",
+            revision="sha256:feedfacecafebeeffeedfacecafebeeffeedfacecafebeeffeedfacecafebeef",
             family="llama",
             n_layers=4,
             d_model=64,
