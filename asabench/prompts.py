@@ -141,8 +141,14 @@ def _advbench_from_package() -> list[tuple[str, str | None]] | None:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    seeds = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)["seeds"]
-    return [(str(seed["value"]).strip(), None) for seed in seeds]
+    try:
+        seeds = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)["seeds"]
+        return [(str(seed["value"]).strip(), None) for seed in seeds]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(
+            f"AdvBench in the installed {ADVBENCH_PACKAGE} cannot be read ({type(error).__name__}); "
+            f"install it again with `{ADVBENCH_INSTALL}`"
+        ) from None
 
 
 def _advbench_from_hub() -> list[tuple[str, str | None]]:

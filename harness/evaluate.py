@@ -159,7 +159,7 @@ def make_plan(
 
 def run_plan(plan: Plan, *, progress: bool = False, max_rows: int | None = None) -> Evaluation:
     """Generates and judges what the run folder does not hold yet, then writes the row."""
-    prompts = pd.DataFrame([vars_of(prompt) for prompt in plan.prompts.prompts])
+    prompts = pd.DataFrame([_prompt_columns(prompt) for prompt in plan.prompts.prompts])
     started = time.monotonic()
     with open_run(plan.path, plan.settings, _context(plan), prompts) as run:
         _generate(plan, run, progress, max_rows)
@@ -170,7 +170,7 @@ def run_plan(plan: Plan, *, progress: bool = False, max_rows: int | None = None)
         return Evaluation(path=run.path, row=row, responses=run.responses(), verdicts=run.verdicts())
 
 
-def vars_of(prompt: Prompt) -> dict[str, str | None]:
+def _prompt_columns(prompt: Prompt) -> dict[str, str | None]:
     return {"id": prompt.id, "goal": prompt.goal, "target": prompt.target, "suffix": prompt.suffix}
 
 

@@ -28,7 +28,7 @@ def keep_freed_memory() -> bool:
     """Asks glibc to keep freed blocks of up to 1 GiB instead of returning them to the system; says if it agreed.
 
     A decoding step allocates and frees logits of a hundred megabytes; fetched anew from the system each time, they
-    cost a sixth of the step in page faults (`make bench` prints the effect). Other C libraries are left alone.
+    cost a tenth of the step in page faults (docs/results/speed.md). Other C libraries are left alone.
     """
     if not sys.platform.startswith("linux"):
         return False

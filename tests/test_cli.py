@@ -250,6 +250,7 @@ def test_killed_resumed_and_locked(model: Path, tmp_path: Path) -> None:
     for parts in (1, 4, 9):
         process = start("--model", model, *SLOW, "--out", broken)
         wait_for_parts(broken, process, parts)
+        process.send_signal(signal.SIGSTOP)  # it holds the lock while it stands still
         message = refused_in_one_line("evaluate", "--model", model, *SLOW, "--out", broken)
         assert "another process" in message
         process.kill()  # SIGKILL

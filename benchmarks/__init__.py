@@ -1,0 +1,1 @@
+"""Speed, measured as ratios within one process. `make bench` runs these; tests never assert time."""
