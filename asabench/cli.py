@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,9 @@ def _clear_errors() -> Iterator[None]:
     except UserError as error:
         print(f"asabench: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nasabench: interrupted", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # the reader (head, less) has gone
         sys.stderr.close()
         sys.exit(1)
@@ -115,6 +119,7 @@ def evaluate(
     if max_rows is not None and max_rows < 1:
         raise UserError(f"--max-rows {max_rows} leaves no batch; give 1 or more")
     _needs("torch", "transformers")
+    from asabench.store import read_run
     from harness import evaluate as harness
     from harness.selftest import SelfTestFailed
 
@@ -127,10 +132,10 @@ def evaluate(
         print(f"asabench: a self-test failed, the run was stopped: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        kept = len(list((plan.path / "responses").glob("part-*.parquet")))
+        kept = len(read_run(plan.path).responses()) if (plan.path / "manifest.json").is_file() else 0
         print(
-            f"\nasabench: interrupted; the {kept} finished batches are kept in {plan.path}. To go on, run the same "
-            f"command again{'' if out else f' (or add --out {plan.path})'}.",
+            f"\nasabench: interrupted; {kept} of {len(plan.cells)} answers are kept in {plan.path}. "
+            "To go on, run the same command again.",
             file=sys.stderr,
         )
         sys.exit(130)
@@ -202,7 +207,11 @@ def _show(row: Row, path: Path) -> None:
     encoding = (sys.stdout.encoding or "").lower()
     print(_table(row))
     print()
-    print(lasr_text(row, ascii_only=not encoding.startswith("utf")))
+    headline = [result for result in row.results if (result.attack, result.dose) == (row.attack, row.dose)]
+    width = min(max(shutil.get_terminal_size().columns, 60), 100)
+    print(
+        lasr_text(row.model_copy(update={"results": tuple(headline)}), width, ascii_only=not encoding.startswith("utf"))
+    )
     print()
     picture = lasr_figure(row, path / "lasr.png")
     for name, value in (("run", path), ("row", path / "row.json"), ("picture", picture)):

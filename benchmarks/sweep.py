@@ -153,9 +153,8 @@ def smallest_gap(subject: Subject, cells: Sequence[Cell], protocol: Protocol) ->
     for cell in cells:
         injection = injection_of([cell], propose(subject, [cell], attack), protocol)
         tokens = [subject.format(cell.prompt, protocol)]
-        answer = decode(
-            subject, tokens, torch.zeros(1, dtype=torch.long), injection, protocol.max_new_tokens, measure_gap=True
-        )[0]
+        row = torch.zeros(1, dtype=torch.long)
+        answer = decode(subject, tokens, row, injection, protocol.max_new_tokens, measure_gap=True)[0]
         gaps.append(answer.gap or 0.0)
     return max(gaps, default=0.0)
 
@@ -254,9 +253,8 @@ def main() -> None:
     weights = subject.n_parameters - (0 if tied else embedding)
     fed = sum(len(tokens) for tokens in engine_tokens.values())
     speed = 2 * weights * fed / engine_seconds
-    print(
-        f"{'engine':18} {speed / 1e9:.0f} GFLOP/s in weights, {speed / peak:.0%} of the measured {peak / 1e9:.0f} GFLOP/s"
-    )
+    share = f"{speed / peak:.0%} of the measured {peak / 1e9:.0f} GFLOP/s"
+    print(f"{'engine':18} {speed / 1e9:.0f} GFLOP/s in weights, {share}")
     print(f"{'engine':18} {fed / engine_seconds:.0f} tokens/s, peak memory {memory:.1f} GiB")
 
 
