@@ -75,8 +75,20 @@ def evaluate(
     layers: Annotated[str, typer.Option(help="Decoder blocks: all, or numbers and ranges such as 0,3-5.")] = "all",
     doses: Annotated[Optional[str], typer.Option(help="Doses such as 0.3,1. [default: the protocol's]")] = None,
     seeds: Annotated[Optional[str], typer.Option(help="Seeds such as 0,1. [default: the protocol's]")] = None,
-    attack: Annotated[str, typer.Option(help="The attack: random.")] = "random",
+    attack: Annotated[
+        str, typer.Option(help="One or more between commas: random, or package.module:Name; options as name:key=value.")
+    ] = "random",
     protocol: Annotated[str, typer.Option(help="asabench-v1 or gu2025.")] = "asabench-v1",
+    size: Annotated[
+        Optional[str], typer.Option(help="smoke, standard or full: the protocol's prompts, seeds and doses.")
+    ] = None,
+    steps: Annotated[
+        Optional[str], typer.Option(help="Perturbed steps: every, first, or 0,1,5. [default: the protocol's]")
+    ] = None,
+    step_layers: Annotated[Optional[str], typer.Option(help="A layer for each of --steps, such as 5,9,5.")] = None,
+    target: Annotated[
+        Optional[str], typer.Option(help='For prompts without one: the start of compliance, "Sure, here is".')
+    ] = None,
     judge: Annotated[str, typer.Option(help="The judge: rules.")] = "rules",
     limit: Annotated[Optional[int], typer.Option(help="Only the first N prompts.")] = None,
     max_new_tokens: Annotated[
@@ -105,7 +117,11 @@ def evaluate(
         layers=layers,
         doses=_numbers("doses", doses, float),
         seeds=_numbers("seeds", seeds, int),
-        attack=attack,
+        attack=attack.split(","),
+        size=size,
+        steps=steps,
+        step_layers=_numbers("step layers", step_layers, int),
+        target=target,
         protocol=protocol,
         max_new_tokens=max_new_tokens,
         judge=judge,

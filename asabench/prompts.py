@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -36,6 +36,14 @@ class PromptSet:
         """SHA-256, in hex, of everything that reaches the model; ids do not count."""
         content = [[prompt.goal, prompt.target, prompt.suffix] for prompt in self.prompts]
         return sha256_hex(json.dumps(content, ensure_ascii=False))
+
+    def with_target(self, target: str | None) -> PromptSet:
+        """The same prompts, those without a target given this one; unchanged if None."""
+        if target is None:
+            return self
+        if not target.strip():
+            raise UserError('--target is empty; give the start of a compliant answer, such as "Sure, here is"')
+        return PromptSet(self.name, tuple(replace(p, target=p.target or target) for p in self.prompts))
 
     def first(self, limit: int | None) -> PromptSet:
         """The first `limit` prompts; all if None."""

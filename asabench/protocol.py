@@ -41,6 +41,12 @@ class Protocol(BaseModel):
     noise: Literal["per-cell", "one-vector"] = Field(
         description="per-cell: seeded by (seed, goal, layer); one-vector: one draw per seed for every prompt and layer"
     )
+    steps: Literal["every", "first"] | tuple[int, ...] = Field(
+        "every", description="the generation steps that are perturbed; step 0 is the last prompt position"
+    )
+    step_layers: tuple[int, ...] | None = Field(
+        None, description="the multi-token setting: the layer of each step in `steps`, instead of one layer a cell"
+    )
     doses: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0,)
     headline_dose: float = Field(1.0, description="the dose whose rates are the row's headline")
@@ -71,6 +77,35 @@ PRESETS: dict[str, Protocol] = {
         seeds=(42,),
     ),
 }
+
+
+class Size(BaseModel):
+    """How much of a protocol is run. None leaves the protocol's own value."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompts: int
+    seeds: tuple[int, ...] | None = None
+    doses: tuple[float, ...] | None = None
+
+
+# gu2025 publishes one seed and one dose: its sizes differ in prompts only
+SIZES: dict[str, dict[str, Size]] = {
+    "asabench-v1": {
+        "smoke": Size(prompts=8, seeds=(0,), doses=(0.3, 1.0)),
+        "standard": Size(prompts=100, seeds=(0, 1, 2), doses=(0.1, 0.3, 1.0)),
+        "full": Size(prompts=100, seeds=(0, 1, 2, 3, 4), doses=(0.05, 0.1, 0.2, 0.3, 0.5, 1.0)),
+    },
+    "gu2025": {"smoke": Size(prompts=8), "standard": Size(prompts=100), "full": Size(prompts=100)},
+}
+
+
+def size(protocol: Protocol, name: str) -> Size:
+    """The published size of that name; `UserError` for any other."""
+    sizes = SIZES.get(protocol.name, {})
+    if name not in sizes:
+        raise UserError(f"protocol {protocol.name} has no size {name!r}; allowed: {', '.join(sizes) or 'none'}")
+    return sizes[name]
 
 
 def preset(name: str) -> Protocol:

@@ -65,10 +65,13 @@ class Batch:
         self.mask = torch.ones(len(prompt_of_row), capacity, dtype=torch.long, device=device)
         self.mask[:, :longest] = mask[prompt_of_row]
         self.length = longest
+        self.steps = 0
         self.next_tokens = ids[prompt_of_row, -1]
 
     def step(self) -> Tensor:
         """Feeds `next_tokens`, perturbed, and returns the logits (row, vocabulary) of the tokens after them."""
+        self.injection.step = self.steps
+        self.steps += 1
         with inject(self.subject.blocks, self.injection):
             output = self.subject.forward(
                 self.next_tokens[:, None], self.mask[:, : self.length], past_key_values=self.cache, use_cache=True

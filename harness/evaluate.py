@@ -20,10 +20,11 @@ from asabench import metrics
 from asabench.errors import UserError
 from asabench.prompts import PromptSet, load_prompts
 from asabench.protocol import Protocol, preset
+from asabench.protocol import size as published_size
 from asabench.records import Cell, Prompt, Response, sha256_hex
 from asabench.row import ModelInfo, PromptSetInfo, ProtocolInfo, Row
 from asabench.store import Run, open_run, run_id
-from harness.attacks import make_attack
+from harness.attacks import Attack, make_attacks
 from harness.decoding import decode
 from harness.judges import Judge, make_judge
 from harness.progress import progress_line
@@ -61,7 +62,7 @@ class Plan:
     protocol: Protocol
     prompts: PromptSet
     layers: tuple[int, ...]
-    attack: str
+    attacks: dict[str, Attack]
     judge: Judge
     cells: tuple[Cell, ...]
     settings: dict[str, Any]
@@ -100,9 +101,13 @@ def make_plan(
     layers: str | Sequence[int] = "all",
     doses: Sequence[float] | None = None,
     seeds: Sequence[int] | None = None,
-    attack: str = "random",
+    attack: str | Sequence[str] = "random",
     protocol: str | Protocol = "asabench-v1",
+    size: str | None = None,
     max_new_tokens: int | None = None,
+    steps: str | Sequence[int] | None = None,
+    step_layers: Sequence[int] | None = None,
+    target: str | None = None,
     judge: str | Judge = "rules",
     dtype: str = "float32",
     device: str = "auto",
@@ -111,13 +116,29 @@ def make_plan(
     allow_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> Plan:
-    """Resolves and checks every choice, and loads the model. None takes the protocol's value; `out` defaults to a
-    folder under `runs/` named after the run's id. Raises `UserError`."""
-    resolved = resolve_protocol(protocol, doses=doses, seeds=seeds, max_new_tokens=max_new_tokens)
-    make_attack(attack, resolved)  # names are checked before the model takes its time to load
+    """Resolves and checks every choice, and loads the model. None takes the protocol's value.
+
+    attack: one or several specifications (`harness.attacks.make_attack`); they share clean answers and gradients.
+    size: a published size of the protocol; what is given beside it wins. steps, step_layers: see
+    `asabench.protocol.Protocol`. target: given to prompts without one. out: a folder under `runs/` named after the
+    run's id, if None. Raises `UserError`.
+    """
+    resolved = resolve_protocol(
+        protocol,
+        size=size,
+        doses=doses,
+        seeds=seeds,
+        max_new_tokens=max_new_tokens,
+        steps=steps,
+        step_layers=step_layers,
+    )
+    # Names are checked before the model takes its time to load
+    attacks = make_attacks([attack] if isinstance(attack, str) else attack, resolved)
+    if size is not None and limit is None:
+        limit = published_size(resolved, size).prompts
     chosen_judge = make_judge(judge) if isinstance(judge, str) else judge
     prompt_set = load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", tuple(prompts))
-    prompt_set = prompt_set.first(limit)
+    prompt_set = prompt_set.first(limit).with_target(target)
     if isinstance(model, Subject):
         subject = model
     else:
@@ -131,6 +152,9 @@ def make_plan(
         )
     check_prompt_format(subject, resolved)
     chosen_layers = parse_layers(layers, subject.n_layers)
+    if resolved.step_layers is not None:
+        parse_layers(resolved.step_layers, subject.n_layers)
+        chosen_layers = resolved.step_layers[:1]
     template = getattr(subject.tokenizer, "chat_template", None) if resolved.prompt_format == "chat" else None
     settings = {
         "model": subject.name,
@@ -138,7 +162,7 @@ def make_plan(
         "dtype": subject.dtype,
         "chat_template": None if template is None else sha256_hex(str(template))[:16],
         "protocol": resolved.model_dump(mode="json"),
-        "attack": attack,
+        "attacks": list(attacks),
         "layers": list(chosen_layers),
         "prompts": prompt_set.digest[:16],
         "prompt_count": len(prompt_set.prompts),
@@ -149,9 +173,9 @@ def make_plan(
         protocol=resolved,
         prompts=prompt_set,
         layers=chosen_layers,
-        attack=attack,
+        attacks=attacks,
         judge=chosen_judge,
-        cells=tuple(grid(prompt_set.prompts, chosen_layers, [attack], resolved)),
+        cells=tuple(grid(prompt_set.prompts, chosen_layers, list(attacks.values()), resolved)),
         settings=settings,
         path=Path(out) if out is not None else default,
     )
@@ -179,11 +203,10 @@ def _generate(plan: Plan, run: Run, progress: bool, max_rows: int | None) -> Non
     pending = [cell for cell in plan.cells if cell.id not in done]
     if not pending:
         return
-    attacks = {plan.attack: make_attack(plan.attack, plan.protocol)}
-    found = self_test(plan.subject, plan.cells, plan.protocol, attacks)
+    found = self_test(plan.subject, plan.cells, plan.protocol, plan.attacks)
     run.update_manifest(self_tests=found)
     with progress_line(len(done), len(plan.cells), plan.protocol.max_new_tokens, progress) as line:
-        batches = sweep(plan.subject, pending, plan.protocol, attacks, max_rows=max_rows, on_step=line.step)
+        batches = sweep(plan.subject, pending, plan.protocol, plan.attacks, max_rows=max_rows, on_step=line.step)
         for responses in batches:
             run.append_responses(responses)
             run.append_verdicts(plan.judge(responses))
@@ -211,8 +234,12 @@ def _judge_the_rest(plan: Plan, run: Run) -> None:
 
 def _row(plan: Plan, run: Run) -> Row:
     table = run.judged(plan.judge.info.id)
-    results = tuple(metrics.attack_result(table, plan.attack, dose) for dose in plan.protocol.doses)
-    headline = next((r for r in results if r.dose == plan.protocol.headline_dose), max(results, key=lambda r: r.dose))
+    results = tuple(
+        metrics.attack_result(table, attack, dose) for attack in plan.attacks for dose in plan.protocol.doses
+    )
+    # The headline is the first attack's, at the protocol's dose or else at its largest
+    own = [result for result in results if result.attack == next(iter(plan.attacks))]
+    headline = next((r for r in own if r.dose == plan.protocol.headline_dose), max(own, key=lambda r: r.dose))
     subject = plan.subject
     return Row(
         run_id=run.id,
@@ -249,13 +276,20 @@ def _row(plan: Plan, run: Run) -> Row:
 def resolve_protocol(
     protocol: str | Protocol,
     *,
+    size: str | None = None,
     doses: Sequence[float] | None = None,
     seeds: Sequence[int] | None = None,
     max_new_tokens: int | None = None,
+    steps: str | Sequence[int] | None = None,
+    step_layers: Sequence[int] | None = None,
 ) -> Protocol:
-    """A preset with the user's changes, checked."""
+    """A preset with a size's and the user's changes, checked."""
     base = preset(protocol) if isinstance(protocol, str) else protocol
     changes: dict[str, Any] = {}
+    if size is not None:
+        published = published_size(base, size)
+        doses = published.doses if doses is None else doses
+        seeds = published.seeds if seeds is None else seeds
     if doses is not None:
         if not doses or any(not dose >= 0 or dose == float("inf") for dose in doses):
             raise UserError(f"doses {_listed(doses)} cannot be used; give numbers of 0 or more, such as 0.3,1")
@@ -268,7 +302,32 @@ def resolve_protocol(
         if max_new_tokens < 1:
             raise UserError(f"--max-new-tokens {max_new_tokens} leaves no answer; give 1 or more")
         changes["max_new_tokens"] = max_new_tokens
+    if steps is not None:
+        changes["steps"] = steps if steps in ("every", "first") else _step_numbers(steps)
+    if step_layers is not None:
+        changes["step_layers"] = tuple(int(layer) for layer in step_layers)
+        numbers = changes.get("steps", base.steps)
+        if isinstance(numbers, str) or len(numbers) != len(step_layers):
+            listed = numbers if isinstance(numbers, str) else len(numbers)
+            raise UserError(
+                f"--step-layers names {len(step_layers)} layers and --steps {listed}; "
+                "give one layer for each listed step, such as --steps 0,1,2 --step-layers 5,9,5"
+            )
+        if base.statistics != "current-step":
+            raise UserError(
+                f"protocol {base.name} takes a clean prompt's statistics of one layer; leave --step-layers out"
+            )
     return base.model_copy(update=changes)
+
+
+def _step_numbers(steps: str | Sequence[int]) -> tuple[int, ...]:
+    try:
+        numbers = [int(step) for step in (steps.split(",") if isinstance(steps, str) else steps)]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        raise UserError(f"steps {steps!r} cannot be read; give every, first, or numbers of 0 or more such as 0,1,5")
+    return _distinct("steps", numbers)
 
 
 def _distinct(what: str, values: list[Any]) -> tuple[Any, ...]:
@@ -317,11 +376,12 @@ def estimate(plan: Plan, *, max_rows: int | None = None) -> Cost:
     most = max_rows or (ROWS_ON_GPU if subject.device.type == "cuda" else ROWS_ON_CPU)
     rows = min(most, len(plan.cells), rows_that_fit(subject, positions, position_bytes))
     cells = plan.cells[:rows]
-    attacks = {plan.attack: make_attack(plan.attack, plan.protocol)}
     prompts = list(dict.fromkeys(cell.prompt for cell in cells))
     tokens = [subject.format(prompt, plan.protocol) for prompt in prompts]
     rows_of = torch.tensor([prompts.index(cell.prompt) for cell in cells])
-    directions = propose(subject, cells, attacks)
+    started = time.perf_counter()
+    directions = propose(subject, cells, plan.attacks)
+    proposing = time.perf_counter() - started
 
     def seconds_for(steps: int) -> float:
         started = time.perf_counter()
@@ -337,7 +397,7 @@ def estimate(plan: Plan, *, max_rows: int | None = None) -> Cost:
         rows_per_batch=rows,
         model_bytes=sum(p.numel() * p.element_size() for p in subject.model.parameters()),
         memory_bytes=rows * row_bytes(subject, positions, position_bytes),
-        seconds=batches * (once + per_step * (plan.protocol.max_new_tokens - 1)),
+        seconds=batches * (proposing + once + per_step * (plan.protocol.max_new_tokens - 1)),
     )
 
 

@@ -34,7 +34,11 @@ class Injection:
     every later step (preset gu2025).
     positions: (row, position) bool, which positions of the forward are perturbed; None means the last one.
 
-    `fired` counts, per layer, how often its hook ran: a self-test reads it.
+    steps: the generation steps (forwards, from 0) that are perturbed; None means all of them.
+    layer_at: the multi-token setting: by step, the block at which all perturbed rows are perturbed, instead of `layer`.
+
+    `step` is the step under way, set by whoever runs the forwards. `fired` counts, per layer, how often its hook ran:
+    a self-test reads it.
     """
 
     layer: Tensor
@@ -42,6 +46,9 @@ class Injection:
     dose: Tensor
     statistics: Statistics = "current-step"
     positions: Tensor | None = None
+    steps: frozenset[int] | None = None
+    layer_at: Mapping[int, int] = field(default_factory=dict)
+    step: int = 0
     fired: Counter[int] = field(default_factory=Counter)
     _kept_delta: dict[int, Tensor] = field(default_factory=dict)
     _rows: dict[int, Tensor] = field(default_factory=dict)
@@ -63,7 +70,13 @@ class Injection:
 
     @property
     def layers(self) -> Sequence[int]:
-        return sorted(self._rows)
+        return sorted(set(self.layer_at.values()) if self.layer_at else self._rows)
+
+    def _rows_at(self, layer: int) -> Tensor | None:
+        """The rows that block `layer` perturbs in this step."""
+        if not self.layer_at:
+            return self._rows.get(layer)
+        return (self.layer != NO_LAYER).nonzero().squeeze(1) if self.layer_at.get(self.step) == layer else None
 
     def keep(self, rows: Tensor) -> None:
         """Drops every row but `rows` (row indices, in order): finished rows have left the batch."""
@@ -81,8 +94,13 @@ class Injection:
         """The perturbed output of block `layer`: (row, position, d_model), a new tensor."""
         self.fired[layer] += 1
         device = block_output.device
-        rows = self._rows.get(layer)
+        rows = self._rows_at(layer)
         if rows is None or not len(rows):
+            return block_output
+        if self.statistics == "clean-prompt-input" and layer not in self._kept_delta:
+            # Also when this step is not perturbed: it is the step whose statistics later ones take
+            self._kept_delta[layer] = normalise(self.unit[rows].to(device), block_input[rows.to(device), -1])
+        if self.steps is not None and self.step not in self.steps:
             return block_output
         unit, dose = self.unit[rows].to(device), self.dose[rows].to(device)[:, None]
         rows = rows.to(device)
@@ -93,12 +111,7 @@ class Injection:
             result[rows] = torch.where(self.positions[rows].to(device)[..., None], perturbed, hidden)
             return result
         hidden = block_output[rows, -1]
-        if self.statistics == "current-step":
-            delta = normalise(unit, hidden)
-        else:
-            if layer not in self._kept_delta:
-                self._kept_delta[layer] = normalise(unit, block_input[rows, -1])
-            delta = self._kept_delta[layer]
+        delta = normalise(unit, hidden) if self.statistics == "current-step" else self._kept_delta[layer]
         result[rows, -1] = perturb(hidden, delta, dose)
         return result
 

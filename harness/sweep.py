@@ -25,18 +25,24 @@ ROWS_ON_CPU = 256
 ROWS_ON_GPU = 1024
 
 
-def grid(prompts: Sequence[Prompt], layers: Sequence[int], attacks: Sequence[str], protocol: Protocol) -> list[Cell]:
-    """All cells of a run: for each prompt the clean answer, then every attack, dose, seed and layer."""
+def grid(prompts: Sequence[Prompt], layers: Sequence[int], attacks: Sequence[Attack], protocol: Protocol) -> list[Cell]:
+    """All cells of a run: for each prompt the clean answer, then every attack, dose, seed and layer.
+
+    An attack that uses no seed has one cell per dose and layer. With a layer per step (`protocol.step_layers`) there is
+    one cell instead of one a layer; it stands under the first step's layer.
+    """
+    if protocol.step_layers is not None:
+        layers = protocol.step_layers[:1]
     return [
         cell
         for prompt in prompts
         for cell in (
             Cell(prompt=prompt),
             *(
-                Cell(prompt=prompt, layer=layer, attack=attack, dose=dose, seed=seed)
+                Cell(prompt=prompt, layer=layer, attack=attack.name, dose=dose, seed=seed)
                 for attack in attacks
                 for dose in protocol.doses
-                for seed in protocol.seeds
+                for seed in (protocol.seeds if attack.uses_seed else (None,))
                 for layer in layers
             ),
         )
@@ -134,7 +140,13 @@ def injection_of(cells: Sequence[Cell], directions: Tensor, protocol: Protocol) 
     """The injection of a batch whose rows are `cells`. directions: (cell, d_model), raw."""
     layer = torch.tensor([NO_LAYER if cell.layer is None else cell.layer for cell in cells])
     dose = torch.tensor([cell.dose for cell in cells])
-    return Injection.from_directions(layer, directions, dose, protocol.statistics)
+    injection = Injection.from_directions(layer, directions, dose, protocol.statistics)
+    if protocol.steps != "every":
+        injection.steps = frozenset((0,) if protocol.steps == "first" else protocol.steps)
+    if protocol.step_layers is not None:
+        assert isinstance(protocol.steps, tuple), "checked when the protocol was resolved"
+        injection.layer_at = dict(zip(protocol.steps, protocol.step_layers, strict=True))
+    return injection
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from asabench.errors import UserError
 from asabench.protocol import PRESETS
 from asabench.records import Prompt
 from harness.attacks import make_attack
+from harness.attacks.random import RandomAttack
 from harness.kv_cache import bytes_per_position, expand, growing_cache, keep_rows
 from harness.memory import free_memory, keep_freed_memory
 from harness.subject import Subject, make_subject
@@ -20,7 +21,7 @@ from harness.sweep import grid, kv_bytes_per_position, rows_that_fit, sweep
 
 V1 = PRESETS["asabench-v1"].model_copy(update={"max_new_tokens": 6})
 PROMPTS = [Prompt(id=str(n), goal="go on " * n + "!") for n in range(1, 4)]
-CELLS = grid(PROMPTS, range(4), ["random"], V1)
+CELLS = grid(PROMPTS, range(4), [RandomAttack()], V1)
 ATTACKS = {"random": make_attack("random", V1)}
 
 
@@ -90,7 +91,7 @@ def test_free_memory_is_a_sensible_number() -> None:
 def test_a_prompt_of_one_token_shares_a_batch_with_longer_ones() -> None:
     raw = PRESETS["gu2025"].model_copy(update={"max_new_tokens": 5})
     prompts = [Prompt(id="one", goal="a"), Prompt(id="more", goal="abcdefgh")]
-    cells = grid(prompts, range(4), ["random"], raw)
+    cells = grid(prompts, range(4), [RandomAttack()], raw)
     attacks = {"random": make_attack("random", raw)}
     for family in ("llama", "gpt2", "gptj"):
         subject = tiny_subject(family)

@@ -19,6 +19,7 @@ from asabench.protocol import PRESETS
 from asabench.records import Prompt, Response, Verdict
 from asabench.row import JudgeInfo
 from harness.attacks import ATTACKS, make_attack
+from harness.attacks.random import RandomAttack
 from harness.evaluate import estimate, evaluate, make_plan, parse_layers, resolve_protocol, run_plan
 from harness.injection import Injection
 from harness.selftest import SelfTestFailed, self_test
@@ -244,7 +245,10 @@ def break_injection(monkeypatch: pytest.MonkeyPatch, apply: Any) -> None:
 def run_self_test(subject: Subject) -> dict[str, str]:
     protocol = PRESETS["asabench-v1"]
     return self_test(
-        subject, grid(PROMPTS, range(4), ["random"], protocol), protocol, {"random": make_attack("random", protocol)}
+        subject,
+        grid(PROMPTS, range(4), [RandomAttack()], protocol),
+        protocol,
+        {"random": make_attack("random", protocol)},
     )
 
 
@@ -312,7 +316,8 @@ def test_hooks_that_stay_are_noticed(llama: Subject, monkeypatch: pytest.MonkeyP
 
 def test_a_failed_self_test_stops_the_run(llama: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent:
-        name = "silent"
+        name = "random"
+        uses_seed = True
 
         def directions(self, subject: Subject, cells: Sequence[Any]) -> torch.Tensor:
             return torch.full((len(cells), subject.d_model), torch.nan)

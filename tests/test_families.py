@@ -10,6 +10,7 @@ import torch
 from asabench.protocol import PRESETS, Protocol
 from asabench.records import Cell, Prompt
 from harness.attacks import make_attack
+from harness.attacks.random import RandomAttack
 from harness.injection import hidden_state
 from harness.subject import Subject
 from harness.sweep import grid, sweep
@@ -77,7 +78,7 @@ def answers(subject: Subject, cells: list[Cell], protocol: Protocol, **options: 
 
 @pytest.mark.parametrize("protocol", [V1, GU2025], ids=lambda protocol: protocol.name)
 def test_mixed_batches_equal_the_plain_loop(family_subject: Subject, protocol: Protocol) -> None:
-    cells = grid(PROMPTS, range(4), ["random"], protocol)
+    cells = grid(PROMPTS, range(4), [RandomAttack()], protocol)
     got = answers(family_subject, cells, protocol)
     assert len(got) == len(cells)
     for cell in cells:
@@ -96,7 +97,7 @@ def test_clean_answers_equal_generate(family_subject: Subject) -> None:
 
 
 def test_dose_zero_is_the_clean_answer_and_a_dose_is_not(family_subject: Subject) -> None:
-    got = answers(family_subject, grid(PROMPTS, range(4), ["random"], V1), V1)
+    got = answers(family_subject, grid(PROMPTS, range(4), [RandomAttack()], V1), V1)
     changed = 0
     for prompt in PROMPTS:
         clean = got[Cell(prompt=prompt).id]
@@ -109,11 +110,11 @@ def test_dose_zero_is_the_clean_answer_and_a_dose_is_not(family_subject: Subject
 
 def test_rows_leave_at_different_steps(llama: Subject) -> None:
     """What the tests above must have exercised."""
-    got = answers(llama, grid(PROMPTS, range(4), ["random"], V1), V1)
+    got = answers(llama, grid(PROMPTS, range(4), [RandomAttack()], V1), V1)
     assert len({len(tokens) for tokens in got.values()}) > 4
 
 
 def test_alone_and_in_company_are_the_same(family_subject: Subject) -> None:
-    cells = grid(PROMPTS, range(4), ["random"], V1)
+    cells = grid(PROMPTS, range(4), [RandomAttack()], V1)
     together, alone = answers(family_subject, cells, V1), answers(family_subject, cells, V1, max_rows=1)
     assert together == alone == answers(family_subject, list(reversed(cells)), V1, max_rows=7)

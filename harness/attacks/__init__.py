@@ -6,6 +6,7 @@ same way for all of them.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Protocol as Interface
 
@@ -19,23 +20,73 @@ from harness.subject import Subject
 
 
 class Attack(Interface):
-    """What the harness asks of an attack. `name` stands in the `attack` column."""
+    """What the harness asks of an attack. `name` stands in the `attack` column; `uses_seed` is False when every seed
+    would give the same directions (then there is one cell per dose and layer, with no seed)."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def uses_seed(self) -> bool: ...
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
         """Raw directions (cell, d_model), float32 on the CPU, in the order of `cells`."""
         ...
 
 
-ATTACKS: dict[str, Callable[[Protocol], Attack]] = {
+Options = dict[str, str]
+"""What stands behind the name on the command line: `gradient:direction=descend:at=reference`."""
+
+ATTACKS: dict[str, Callable[..., Attack]] = {
     "random": lambda protocol: RandomAttack(noise=protocol.noise),
 }
 
 
-def make_attack(name: str, protocol: Protocol) -> Attack:
-    """The attack of that name under a protocol."""
-    if name not in ATTACKS:
-        raise UserError(f"unknown attack {name!r}; allowed: {', '.join(ATTACKS)}")
-    return ATTACKS[name](protocol)
+def make_attack(spec: str, protocol: Protocol) -> Attack:
+    """An attack from `name[:option=value...]`, or someone else's from `package.module:Name[:option=value...]`.
+
+    Theirs is called as ours are: with the protocol, and the options by keyword.
+    """
+    name, *rest = spec.split(":")
+    make = ATTACKS.get(name)
+    if make is None:
+        if "." not in name and not (rest and "=" not in rest[0]):
+            raise UserError(
+                f"unknown attack {name!r}; allowed: {', '.join(ATTACKS)}, or an import path such as package.module:Name"
+            )
+        make, rest = _imported(name, rest[0] if rest else ""), rest[1:]
+    options: Options = {}
+    for part in rest:
+        key, equals, value = part.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"the option {part!r} of attack {spec!r} cannot be read; write name:option=value")
+        options[key] = value
+    try:
+        return make(protocol, **options)
+    except TypeError as error:
+        raise UserError(f"the attack {spec!r} cannot be made: {error}") from None
+
+
+def make_attacks(specs: Sequence[str], protocol: Protocol) -> dict[str, Attack]:
+    """The attacks of several specifications, by name; `UserError` when two have the same name."""
+    attacks: dict[str, Attack] = {}
+    for spec in specs:
+        attack = make_attack(spec, protocol)
+        if attack.name in attacks:
+            raise UserError(f"the attack {attack.name} is there twice; give each once")
+        attacks[attack.name] = attack
+    if not attacks:
+        raise UserError(f"no attack was given; allowed: {', '.join(ATTACKS)}")
+    return attacks
+
+
+def _imported(module: str, name: str) -> Callable[..., Attack]:
+    if not name:
+        raise UserError(f"the attack {module!r} names no class; write package.module:Name")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"the attack {module}:{name} cannot be imported ({error}); "
+            "check the path, and that its folder is installed or on PYTHONPATH"
+        ) from None

@@ -26,6 +26,7 @@ class RandomAttack:
 
     noise: Literal["per-cell", "one-vector"] = "per-cell"
     name: str = "random"
+    uses_seed: bool = True
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
         """(cell, d_model), float32 on the CPU."""
