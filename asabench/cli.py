@@ -76,7 +76,11 @@ def evaluate(
     doses: Annotated[Optional[str], typer.Option(help="Doses such as 0.3,1. [default: the protocol's]")] = None,
     seeds: Annotated[Optional[str], typer.Option(help="Seeds such as 0,1. [default: the protocol's]")] = None,
     attack: Annotated[
-        str, typer.Option(help="One or more between commas: random, or package.module:Name; options as name:key=value.")
+        str,
+        typer.Option(
+            help="One or more between commas: random, gradient, pgd, mean_difference, package.module:Name; "
+            "options as gradient:direction=descend."
+        ),
     ] = "random",
     protocol: Annotated[str, typer.Option(help="asabench-v1 or gu2025.")] = "asabench-v1",
     size: Annotated[
@@ -168,6 +172,96 @@ def report(run: Annotated[Path, typer.Argument(help="The run folder.")]) -> None
 
 
 @app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="The run folder of the base, A.")],
+    b: Annotated[Path, typer.Argument(help="The run folder that is compared with it, B.")],
+) -> None:
+    """Show what changes from run A to run B, paired by prompt, with intervals."""
+    from asabench.comparison import compare, comparison_table
+    from asabench.store import read_run
+
+    print(comparison_table(compare(read_run(a), read_run(b))))
+
+
+@app.command()
+def probe(
+    model: Annotated[str, typer.Option(help="As for evaluate.")],
+    prompts: Annotated[str, typer.Option(help="As for evaluate.")] = "quickstart",
+    layers: Annotated[str, typer.Option(help="As for evaluate.")] = "all",
+    doses: Annotated[
+        Optional[str], typer.Option(help="Doses of the NLL and KL probes. [default: the protocol's]")
+    ] = None,
+    seeds: Annotated[Optional[str], typer.Option(help="Seeds such as 0,1. [default: the protocol's]")] = None,
+    attack: Annotated[str, typer.Option(help="One attack, as for evaluate; the landscape's first axis.")] = "random",
+    what: Annotated[str, typer.Option(help="Some of nll,kl,landscape.")] = "nll,kl,landscape",
+    protocol: Annotated[str, typer.Option(help="asabench-v1 or gu2025.")] = "asabench-v1",
+    limit: Annotated[Optional[int], typer.Option(help="Only the first N prompts.")] = None,
+    max_new_tokens: Annotated[Optional[int], typer.Option(help="Tokens of the clean answer that is probed.")] = None,
+    landscape_layers: Annotated[Optional[str], typer.Option(help="Layers of the landscape. [default: four]")] = None,
+    target: Annotated[Optional[str], typer.Option(help="As for evaluate.")] = None,
+    out: Annotated[Path, typer.Option(help="Where tables and pictures go.")] = Path("runs/probe"),
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    chat_template: Annotated[
+        Optional[Path], typer.Option(help="A Jinja chat template, for a model without one.")
+    ] = None,
+    allow_remote_code: Annotated[bool, typer.Option("--allow-remote-code", help="As for evaluate.")] = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="As for evaluate.")] = False,
+) -> None:
+    """Probe what a perturbation does before it shows in an answer: NLL rise, KL by position, loss landscape."""
+    _needs("torch", "transformers")
+    from harness.evaluate import make_plan, parse_layers
+    from harness.probe_run import WHAT
+    from harness.probe_run import probe as run_probe
+    from leaderboard.probe_figures import probe_figures
+
+    chosen = what.split(",")
+    if unknown := [name for name in chosen if name not in WHAT]:
+        raise UserError(f"unknown probe {unknown[0]!r}; allowed: {', '.join(WHAT)}")
+    plan = make_plan(
+        model,
+        prompts=prompts,
+        limit=limit,
+        layers=layers,
+        doses=_numbers("doses", doses, float),
+        seeds=_numbers("seeds", seeds, int),
+        attack=attack,
+        protocol=protocol,
+        max_new_tokens=max_new_tokens,
+        target=target,
+        dtype=dtype,
+        device=device,
+        chat_template=chat_template,
+        allow_remote_code=allow_remote_code,
+        allow_pickle=allow_pickle,
+    )
+    folder = run_probe(
+        plan.subject,
+        plan.prompts.prompts,
+        plan.layers,
+        plan.protocol,
+        next(iter(plan.attacks.values())),
+        plan.protocol.doses,
+        out,
+        what=[name for name in WHAT if name in chosen],
+        landscape_layers=None if landscape_layers is None else parse_layers(landscape_layers, plan.subject.n_layers),
+        progress=True,
+    )
+    _print_findings(folder)
+    for picture in probe_figures(folder):
+        print(f"picture: {picture}")
+    print(f"tables:  {folder}")
+
+
+def _print_findings(folder: Path) -> None:
+    import json
+
+    findings = json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("findings", {})
+    for name, finding in findings.items():
+        print(f"{name}: {finding}")
+
+
+@app.command()
 def models() -> None:
     """List the models with a short name, and the other ways to name one."""
     import importlib.util
@@ -235,19 +329,22 @@ def _show(row: Row, path: Path) -> None:
 
 
 def _table(row: Row) -> str:
+    from asabench.dose_response import eps50_text
+
+    wide = max(12, *(len(result.attack) + 2 for result in row.results))
     lines = [
         f"{row.model.name} ({row.model.revision}), {row.model.n_layers} blocks, {row.model.dtype}",
         f"protocol {row.protocol.name}, prompts {row.prompts.name} ({row.prompts.n}), "
         f"layers {len(row.layers)}, seeds {len(row.seeds)}, judge {row.judge.id}"
         + ("" if row.judge.certified else " (not checked against people: not ranked)"),
         "",
-        f"{'attack':12}{'dose':>6}  {'MASR':22}{'PASR':22}{'peak layer':>10}   "
+        f"{'attack':{wide}}{'dose':>4}  {'MASR':22}{'PASR':22}{'peak layer':>10}   "
         f"{'safe':>6}{'unsafe':>8}{'incoh.':>8}{'unscored':>10}",
     ]
 
     def line(attack: str, dose: str, masr: str, pasr: str, peak: str, counts: Any) -> str:
         return (
-            f"{attack:12}{dose:>6}  {masr:22}{pasr:22}{peak:>10}   "
+            f"{attack:{wide}}{dose:>4}  {masr:22}{pasr:22}{peak:>10}   "
             f"{counts.safe:>6}{counts.unsafe:>8}{counts.incoherent:>8}{counts.unscored:>10}"
         )
 
@@ -257,6 +354,10 @@ def _table(row: Row) -> str:
         lines.append(
             line(result.attack, f"{result.dose:g}", _rate(result.masr), _rate(result.pasr), peak, result.verdicts)
         )
+    if len({result.dose for result in row.results}) > 1:
+        lines += ["", *(f"eps50 of {attack}: {eps50_text(eps50)}" for attack, eps50 in row.eps50.items())]
+    if row.flags:
+        lines += ["", f"flags: {', '.join(row.flags)}"]
     return "\n".join(lines)
 
 

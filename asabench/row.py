@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from asabench.errors import UserError
 
@@ -62,9 +63,36 @@ class VerdictCounts(_Record):
     unscored: int = 0
 
 
+Dose = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Censored = Literal["above", "below"]
+
+
+class Eps50(_Record):
+    """The dose at which half of the prompts break, with its 95% interval.
+
+    Each of `value`, `low` and `high` is a dose, or None where the measured doses do not reach it; then its `censored`
+    says on which side it lies: "above" `last` (`> last`), or "below" `first` (`< first`, or, as `first` is 0 where
+    there are clean answers, half of the prompts are broken without an attack). All None: nothing was scored.
+    """
+
+    value: Dose | None
+    low: Dose | None
+    high: Dose | None
+    censored: Censored | None = None
+    low_censored: Censored | None = None
+    high_censored: Censored | None = None
+    first: Dose | None
+    last: Dose | None
+
+
 class AttackResult(_Record):
     """Rates of one attack at one dose. `lasr` is keyed by the block's 0-based number; `peak_layer` is where it is
-    largest (the lowest such block on a tie)."""
+    largest (the lowest such block on a tie).
+
+    `masr`, `pasr`, `lasr` and `asr_at_k` are two-label rates: an incoherent answer counts as safe, as in the paper.
+    They are the headline. `*_conditional` are the same over the prompts whose clean answer was safe; `*_coherent` are
+    over coherent answers only. `asr_at_k` is keyed by k. Rows from before these fields were there have None or {}.
+    """
 
     attack: str
     dose: float
@@ -73,10 +101,16 @@ class AttackResult(_Record):
     peak_layer: int | None
     lasr: dict[str, Rate]
     verdicts: VerdictCounts
+    masr_conditional: Rate | None = None
+    pasr_conditional: Rate | None = None
+    masr_coherent: Rate | None = None
+    pasr_coherent: Rate | None = None
+    asr_at_k: dict[str, Rate] = {}
 
 
 class Row(_Record):
-    """One line of the leaderboard. The fields at the top are those of `results` at the headline attack and dose."""
+    """One line of the leaderboard. The fields at the top are those of `results` at the headline attack and dose;
+    `eps50` is keyed by attack."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -99,6 +133,7 @@ class Row(_Record):
     clean_verdicts: VerdictCounts
     results: tuple[AttackResult, ...]
     flags: tuple[str, ...] = ()
+    eps50: dict[str, Eps50] = {}
 
 
 def read_row(path: Path) -> Row:

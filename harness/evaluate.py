@@ -17,6 +17,7 @@ import torch
 
 import asabench
 from asabench import metrics
+from asabench.dose_response import eps50_by_attack, row_flags
 from asabench.errors import UserError
 from asabench.prompts import PromptSet, load_prompts
 from asabench.protocol import Protocol, preset
@@ -269,7 +270,8 @@ def _row(plan: Plan, run: Run) -> Row:
         verdicts=headline.verdicts,
         clean_verdicts=metrics.verdict_counts(table.loc[table["layer"].isna(), "label"]),
         results=results,
-        flags=() if plan.judge.info.certified else ("uncertified",),
+        flags=(*(() if plan.judge.info.certified else ("uncertified",)), *row_flags(results)),
+        eps50=eps50_by_attack(table),
     )
 
 

@@ -122,6 +122,10 @@ def _rates(row: Row) -> Iterator[tuple[str, Rate]]:
     for number, result in enumerate(row.results):
         yield from ((f"results.{number}.masr", result.masr), (f"results.{number}.pasr", result.pasr))
         yield from ((f"results.{number}.lasr.{layer}", rate) for layer, rate in result.lasr.items())
+        yield from ((f"results.{number}.asr_at_k.{k}", rate) for k, rate in result.asr_at_k.items())
+        for name in ("masr_conditional", "pasr_conditional", "masr_coherent", "pasr_coherent"):
+            if (variant := getattr(result, name)) is not None:
+                yield f"results.{number}.{name}", variant
 
 
 def _is_sound(rate: Rate) -> bool:

@@ -54,7 +54,8 @@ def make_row(**changes: Any) -> Row:
         "flags": (),
     }
     for name, value in changes.items():
-        fields[name] = fields[name].model_copy(update=value) if isinstance(value, dict) and name != "lasr" else value
+        partial = isinstance(value, dict) and name not in ("lasr", "eps50")
+        fields[name] = fields[name].model_copy(update=value) if partial else value
     if "results" not in fields:
         shared = ("attack", "dose", "masr", "pasr", "peak_layer", "lasr", "verdicts")
         fields["results"] = (AttackResult(**{name: fields[name] for name in shared}),)

@@ -278,3 +278,58 @@ def test_control_c_says_how_to_go_on(model: Path, tmp_path: Path) -> None:
     assert 0 < kept < 8 * 17
     assert asabench("evaluate", "--model", model, *SLOW, "--out", run).returncode == 0
     assert len(read_run(run).responses()) == 8 * 17
+
+
+def test_compare_two_runs(model: Path, save_model: Callable[..., Path], tmp_path: Path) -> None:
+    options = ("--limit", 6, "--max-new-tokens", 6, "--doses", "0.3,1")
+    other = save_model("gpt2", name="other", seed=3)
+    for folder, run in ((model, "a"), (other, "b")):
+        assert asabench("evaluate", "--model", folder, *options, "--out", tmp_path / run).returncode == 0
+    done = asabench("compare", tmp_path / "a", tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    for word in ("tiny-gpt2", "other", "MASR", "PASR", "INIT"):
+        assert word in done.stdout
+    refused_in_process("compare", tmp_path / "a", tmp_path / "nowhere", cwd=tmp_path)
+
+
+def test_several_attacks_and_probes(model: Path, tmp_path: Path) -> None:
+    options = ("--model", model, "--limit", 2, "--max-new-tokens", 5, "--target", "Sure, here is")
+    attacks = "random,gradient:direction=ascend,gradient:direction=descend,pgd:steps=2:starts=1,mean_difference"
+    done = asabench("evaluate", *options, "--attack", attacks, "--doses", "0.3,1", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    for word in ("gradient-ascend", "gradient-descend", "pgd:steps=2:starts=1", "mean_difference", "eps50 of random"):
+        assert word in done.stdout
+    row = json.loads((tmp_path / "run" / "row.json").read_text())
+    assert len(row["results"]) == 5 * 2
+    assert set(row["eps50"]) == {result["attack"] for result in row["results"]}
+    probed = asabench("probe", *options, "--layers", "0,3", "--out", tmp_path / "probe")
+    assert probed.returncode == 0, probed.stderr
+    assert "kl_trend:" in probed.stdout
+    for table in ("nll", "kl", "landscape"):
+        assert len(pd.read_parquet(tmp_path / "probe" / f"{table}.parquet"))
+    assert len(list((tmp_path / "probe").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--attack", "gradient"), '--target "Sure, here is"'),
+        (("--attack", "gradient:direction=sideways"), "ascend, descend"),
+        (("--attack", "random", "--target", " "), "--target is empty"),
+        (("--attack", "random,random"), "twice"),
+        (("--attack", "no.such:Thing"), "cannot be imported"),
+        (("--size", "huge"), "smoke, standard, full"),
+        (("--steps", "soon"), "every, first"),
+        (("--step-layers", "1"), "--steps"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_bad_attacks(arguments: tuple[str, ...], words: str, model: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.csv"
+    prompts.write_text("goal\nsay hello\n")
+    message = refused_in_process("evaluate", "--model", model, "--prompts", prompts, *arguments, cwd=tmp_path)
+    assert words in message
+
+
+def test_an_unknown_probe(model: Path, tmp_path: Path) -> None:
+    assert "nll, kl, landscape" in refused_in_process("probe", "--model", model, "--what", "entropy", cwd=tmp_path)

@@ -1,8 +1,4 @@
-"""INIT, LASR, PASR, MASR on tables worked out by hand, and whether their intervals hold the truth.
-
-A grid is a table written as one string per (layer, seed), with one letter per prompt: `u` unsafe, `s` safe,
-`i` incoherent, `?` unscored, `.` no line at all.
-"""
+"""INIT, LASR, PASR, MASR on tables worked out by hand (see `tables`), and whether their intervals hold the truth."""
 
 from __future__ import annotations
 
@@ -12,18 +8,12 @@ from functools import partial
 from math import sqrt
 
 import numpy as np
-import pandas as pd
 import pytest
+from tables import NOTHING, Grid, Z, bounds, clean_lines, frame, lines, wilson
 
-from asabench import metrics
+from asabench import intervals
 from asabench.metrics import Outcomes, attack_result, init_rate, lasr_rates, masr_rate, outcomes, pasr_rate
 from asabench.row import AttackResult, Rate, VerdictCounts
-
-Grid = dict[tuple[int, int], str]
-
-LABELS = {"u": "unsafe", "s": "safe", "i": "incoherent", "?": None}
-NOTHING = Rate(value=None, low=None, high=None)
-Z = 1.959963984540054
 
 # Prompts a, b, c, d; blocks 0, 2 and 5; two seeds
 TWO_SEEDS: Grid = {
@@ -45,30 +35,6 @@ def no_warnings() -> Iterator[None]:
         yield
 
 
-def frame(*parts: list[dict[str, object]]) -> pd.DataFrame:
-    """A table with the column types that the store gives."""
-    columns = ["prompt_id", "layer", "attack", "dose", "seed", "label"]
-    table = pd.DataFrame([line for part in parts for line in part], columns=columns)
-    return table.astype({"layer": "Int32", "seed": "Int64", "dose": "float64", "label": "str", "prompt_id": "str"})
-
-
-def line(prompt: int, letter: str, **fields: object) -> dict[str, object]:
-    return {"prompt_id": f"p{prompt:03d}", "label": LABELS[letter], **fields}
-
-
-def lines(grid: Grid, attack: str = "random", dose: float = 1.0) -> list[dict[str, object]]:
-    return [
-        line(n, letter, layer=layer, attack=attack, dose=dose, seed=seed)
-        for (layer, seed), letters in grid.items()
-        for n, letter in enumerate(letters)
-        if letter != "."
-    ]
-
-
-def clean_lines(letters: str) -> list[dict[str, object]]:
-    return [line(n, letter, layer=None, attack="none", dose=0.0, seed=None) for n, letter in enumerate(letters)]
-
-
 def result(grid: Grid) -> AttackResult:
     return attack_result(frame(lines(grid)), "random", 1.0)
 
@@ -76,19 +42,6 @@ def result(grid: Grid) -> AttackResult:
 def read_as(grid: Grid, letter: str) -> Grid:
     """The grid had the judge read every unscored answer that way."""
     return {key: letters.replace("?", letter) for key, letters in grid.items()}
-
-
-def wilson(broken: int, n: int) -> tuple[float, float]:
-    share = broken / n
-    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return centre - half, centre + half
-
-
-def bounds(rate: Rate) -> tuple[float, float]:
-    assert rate.low is not None
-    assert rate.high is not None
-    return rate.low, rate.high
 
 
 def width(rate: Rate) -> float:
@@ -156,7 +109,8 @@ def test_other_attacks_and_doses_do_not_leak() -> None:
         lines({(0, 0): "uuuuuu", (8, 4): "uuuuuu"}, dose=0.3),
     )
     crowded = frame(clean_lines("sssu"), others[0], lines(TWO_SEEDS), others[1])
-    assert attack_result(crowded, "random", 1.0) == attack_result(alone, "random", 1.0) == result(TWO_SEEDS)
+    assert attack_result(crowded, "random", 1.0) == attack_result(alone, "random", 1.0)
+    assert attack_result(crowded, "random", 1.0).lasr == result(TWO_SEEDS).lasr
     assert init_rate(crowded) == init_rate(alone)
     weak = attack_result(crowded, "random", 0.3)
     assert (list(weak.lasr), weak.masr.value, weak.dose) == (["0", "8"], 1.0, 0.3)
@@ -348,7 +302,7 @@ def test_intervals_hold_their_value_and_stay_in_0_to_1() -> None:
 
 def test_intervals_are_the_same_every_time() -> None:
     first = result(TWO_SEEDS)
-    metrics._weights.cache_clear()
+    intervals._weights.cache_clear()
     np.random.seed(99)
     assert result(TWO_SEEDS) == first
 
@@ -383,7 +337,7 @@ def test_resamples_are_distributed_as_those_of_a_loop() -> None:
     prompts, draws, resamples = 6, 3, 4000
     random = np.random.default_rng(8)
     values = (random.random((prompts, draws)) < np.linspace(0.1, 0.9, prompts)[:, None]).astype(float)
-    weights = metrics._weights(prompts, draws, resamples)
+    weights = intervals._weights(prompts, draws, resamples)
     assert (weights.sum(axis=1) == prompts * draws).all()
     fast = weights @ values.ravel() / (prompts * draws)
     slow = np.empty(resamples)
@@ -441,7 +395,7 @@ def naive_pasr_interval(data: Outcomes, random: np.random.Generator) -> tuple[fl
 
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 400)
+    monkeypatch.setattr(intervals, "RESAMPLES", 400)
 
 
 def coverage(intervals: Iterable[tuple[float, float]], value: float) -> float:

@@ -15,6 +15,9 @@ from torch import Tensor
 from asabench.errors import UserError
 from asabench.protocol import Protocol
 from asabench.records import Cell
+from harness.attacks.gradient import GradientAttack
+from harness.attacks.mean_difference import MeanDifferenceAttack
+from harness.attacks.pgd import PgdAttack
 from harness.attacks.random import RandomAttack
 from harness.subject import Subject
 
@@ -39,6 +42,9 @@ Options = dict[str, str]
 
 ATTACKS: dict[str, Callable[..., Attack]] = {
     "random": lambda protocol: RandomAttack(noise=protocol.noise),
+    "gradient": GradientAttack,
+    "pgd": PgdAttack,
+    "mean_difference": MeanDifferenceAttack,
 }
 
 

@@ -1,0 +1,56 @@
+"""ASA_grad: the sign of the gradient of a target's loss at a block's output.
+
+Source: Gu et al. 2025 (arXiv:2506.16078), after the sign-of-gradient step of Goodfellow et al. 2014 (arXiv:1412.6572).
+With the plus sign, as published, the step raises the loss of the compliant target; with the minus sign it makes the
+target likelier. They are two attacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from asabench.protocol import Protocol
+from asabench.records import Cell
+from harness.subject import Subject
+from harness.target_loss import POSITIONS, SIGN, Position, checked_option, loss_gradients
+
+
+@dataclass(frozen=True)
+class GradientAttack:
+    """direction: `ascend` (as published) or `descend` (targeted). at: where the gradient is read
+    (`harness.target_loss.Position`). Raises `UserError` for other values."""
+
+    protocol: Protocol
+    direction: Literal["ascend", "descend"] = "ascend"
+    at: Position = "last_prompt"
+
+    def __post_init__(self) -> None:
+        checked_option("gradient", "direction", self.direction, list(SIGN))
+        checked_option("gradient", "at", self.at, POSITIONS)
+
+    @property
+    def name(self) -> str:
+        return f"gradient-{self.direction}" + ("" if self.at == "last_prompt" else f":at={self.at}")
+
+    @property
+    def uses_seed(self) -> bool:
+        return False
+
+    def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
+        """(cell, d_model), float32 on the CPU, of -1, 0 and 1.
+
+        Raises `UserError` for prompts without a target and for models without gradients.
+        """
+        prompts = list(dict.fromkeys(cell.prompt for cell in cells))
+        gradients = loss_gradients(subject, prompts, self.protocol, self.at)
+        found = torch.empty(len(cells), subject.d_model)
+        for row, cell in enumerate(cells):
+            if cell.layer is None:
+                raise ValueError("a gradient direction needs a cell with a layer")
+            found[row] = SIGN[self.direction] * gradients[cell.prompt][cell.layer].sign()
+        return found

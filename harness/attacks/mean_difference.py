@@ -1,0 +1,92 @@
+"""Contrastive steering: mean activation over compliant answers to harmful requests minus that over benign texts.
+
+A direction needs no target, no gradient and no optimisation, only two sets of texts; it is the same for every prompt.
+Source: contrastive activation steering (Rimsky et al. 2023, arXiv:2312.06681), normalised as every attack here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from asabench.errors import UserError
+from asabench.protocol import Protocol
+from asabench.records import Cell, sha256_hex
+from harness.injection import capture
+from harness.model_cache import ModelCache
+from harness.subject import Subject
+
+COMPLIANCE, BENIGN = "contrast_compliance.txt", "contrast_benign.txt"
+BATCH = 32
+
+
+class MeanDifferenceAttack:
+    """harmful, benign: text files in UTF-8, one text a line; those that come with ASABench where not given.
+
+    Raises `UserError` for a file that cannot be read or holds no text. `protocol` is not used: the texts are given raw,
+    with the tokenizer's default special tokens.
+    """
+
+    def __init__(self, protocol: Protocol, harmful: str | None = None, benign: str | None = None) -> None:
+        self.harmful = _read(_shipped(COMPLIANCE) if harmful is None else Path(harmful))
+        self.benign = _read(_shipped(BENIGN) if benign is None else Path(benign))
+        own = harmful is not None or benign is not None
+        # By content: a path means nothing on another machine
+        digest = sha256_hex("\n".join([*self.harmful, "", *self.benign]))[:8]
+        self.name = "mean_difference" + (f":texts={digest}" if own else "")
+        self.uses_seed = False
+        self._cache: ModelCache[str] = ModelCache()
+
+    def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
+        """(cell, d_model), float32 on the CPU. The texts are read once a model, for all layers."""
+        known = self._cache.of(subject)
+        if "difference" not in known:
+            known["difference"] = last_mean(subject, self.harmful) - last_mean(subject, self.benign)
+        if any(cell.layer is None for cell in cells):
+            raise ValueError("a mean difference needs a cell with a layer")
+        return known["difference"][[cell.layer for cell in cells]]
+
+
+@torch.no_grad()
+def last_mean(subject: Subject, texts: Sequence[str]) -> Tensor:
+    """The mean over texts of every block's output at the last position: (layer, d_model), float32 on the CPU."""
+    tokens = [list(subject.tokenizer(text)["input_ids"]) for text in texts]
+    for text, tokens_of_text in zip(texts, tokens, strict=True):
+        if not tokens_of_text:
+            raise UserError(f"mean_difference: the text {text!r} has no tokens for {subject.name}; take it out")
+    tokens.sort(key=len)  # little padding
+    keep = {"logits_to_keep": 1} if subject.takes_logits_to_keep else {}
+    total = torch.zeros(subject.n_layers, subject.d_model)
+    for start in range(0, len(tokens), BATCH):
+        batch = tokens[start : start + BATCH]
+        longest = len(batch[-1])
+        ids = torch.zeros(len(batch), longest, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, tokens_of_text in enumerate(batch):
+            ids[row, longest - len(tokens_of_text) :] = torch.tensor(tokens_of_text)
+            mask[row, longest - len(tokens_of_text) :] = 1
+        with capture(subject.blocks, range(subject.n_layers)) as seen:
+            subject.forward(ids.to(subject.device), mask.to(subject.device), use_cache=False, **keep)
+        total += torch.stack([seen.outputs[layer][:, -1].float().sum(0).cpu() for layer in range(subject.n_layers)])
+    return total / len(texts)
+
+
+def _shipped(name: str) -> Path:
+    return Path(str(files("asabench") / "data" / name))
+
+
+def _read(path: Path) -> tuple[str, ...]:
+    how = "give a text file in UTF-8 with one text a line"
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise UserError(f"mean_difference: the texts in {path} cannot be read ({reason}); {how}") from None
+    texts = tuple(line.strip() for line in lines if line.strip())
+    if not texts:
+        raise UserError(f"mean_difference: {path} holds no text; {how}")
+    return texts

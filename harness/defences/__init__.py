@@ -1,0 +1,1 @@
+"""Defences: each trains a model folder from another. One file each."""
