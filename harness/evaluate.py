@@ -42,6 +42,7 @@ from harness.sweep import (
     rows_that_fit,
     sweep,
 )
+from harness.target_loss import require_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,8 @@ def make_plan(
     chosen_judge = make_judge(judge) if isinstance(judge, str) else judge
     prompt_set = load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", tuple(prompts))
     prompt_set = prompt_set.first(limit).with_target(target)
+    if any(getattr(each, "needs_targets", False) for each in attacks.values()):
+        require_targets(prompt_set.prompts)
     if isinstance(model, Subject):
         subject = model
     else:

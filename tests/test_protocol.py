@@ -19,6 +19,8 @@ OTHER_VALUES: dict[str, Any] = {
     "chat_template_variables": {"date_string": "27 Jul 2024", "enable_thinking": False},
     "suffix_separator": "\n",
     "max_new_tokens": 51,
+    "steps": "first",
+    "step_layers": (1,),
     "generation_config": "model",
     "statistics": "clean-prompt-input",
     "noise": "one-vector",
@@ -41,6 +43,8 @@ def test_asabench_v1() -> None:
         "chat_template_variables": {"date_string": "26 Jul 2024", "enable_thinking": False},
         "suffix_separator": " ",
         "max_new_tokens": 50,
+        "steps": "every",
+        "step_layers": None,
         "generation_config": "greedy-only",
         "statistics": "current-step",
         "noise": "per-cell",
@@ -58,6 +62,8 @@ def test_gu2025() -> None:
         "chat_template_variables": {},
         "suffix_separator": "",  # goal + suffix, no space between
         "max_new_tokens": 50,
+        "steps": "every",
+        "step_layers": None,
         "generation_config": "model",  # a repetition penalty stays active
         "statistics": "clean-prompt-input",  # the block's input, once, from the clean forward
         "noise": "one-vector",  # re-seeded before every draw
@@ -112,6 +118,8 @@ def test_the_digest_is_a_hash_of_the_fields_as_json() -> None:
         "chat_template_variables": {},
         "suffix_separator": "",
         "max_new_tokens": 50,
+        "steps": "every",
+        "step_layers": None,
         "generation_config": "model",
         "statistics": "clean-prompt-input",
         "noise": "one-vector",

@@ -24,7 +24,8 @@ from harness.subject import Subject
 
 class Attack(Interface):
     """What the harness asks of an attack. `name` stands in the `attack` column; `uses_seed` is False when every seed
-    would give the same directions (then there is one cell per dose and layer, with no seed)."""
+    would give the same directions (then there is one cell per dose and layer, with no seed). An attack may also have
+    `needs_targets = True`: then prompts without a target are refused before anything runs."""
 
     @property
     def name(self) -> str: ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class GradientAttack:
     protocol: Protocol
     direction: Literal["ascend", "descend"] = "ascend"
     at: Position = "last_prompt"
+
+    needs_targets: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checked_option("gradient", "direction", self.direction, list(SIGN))

@@ -42,6 +42,8 @@ class PgdAttack:
     `ascend` raises it.
     """
 
+    needs_targets = True
+
     def __init__(
         self,
         protocol: Protocol,
