@@ -22,7 +22,7 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	@touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
-	$(PIP) install -r requirements-dev.txt
+	$(PIP) install --no-deps -r requirements-dev.txt  # a whole list; pip would else complain of pyrit's missing ones
 	@touch $@
 
 quickstart: $(VENV)/ready ## evaluate a real model under ASA_random and build its leaderboard page
