@@ -22,7 +22,7 @@ class Progress:
             disable=not show,
             file=sys.stderr,
             mininterval=0.5,
-            bar_format="{desc} {bar:30} {n:.0f}/{total} cells, {elapsed} elapsed, {remaining} left, {postfix}",
+            bar_format="{desc} {bar:30} {n:.0f}/{total} cells, {elapsed} elapsed, {remaining} left{postfix}",
             postfix="",
         )
 
