@@ -21,8 +21,9 @@ $(VENV)/ready: requirements.txt pyproject.toml
 	$(PIP) install --no-deps --editable .
 	@touch $@
 
+# --no-deps: the list is whole, and pip would else complain of what pyrit lacks
 $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
-	$(PIP) install --no-deps -r requirements-dev.txt  # a whole list; pip would else complain of pyrit's missing ones
+	$(PIP) install --no-deps -r requirements-dev.txt
 	@touch $@
 
 quickstart: $(VENV)/ready ## evaluate a real model under ASA_random and build its leaderboard page
