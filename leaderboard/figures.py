@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from asabench.errors import UserError
 from asabench.row import AttackResult, Rate, Row
+from leaderboard.style import COLOURS, MARKERS, save_figure
 from leaderboard.svg import NONE, by_layer, format_rate, segments, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# The colours of Okabe and Ito, which people with any colour vision can tell apart; then the markers change too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-_STYLE: dict[str, Any] = {
-    "axes.edgecolor": "#888888",
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 11,
-    "font.size": 9.5,
-    "legend.frameon": False,
-    "svg.hashsalt": "asabench",  # otherwise the ids in an SVG are random
-    "text.parse_math": False,  # a model's name may hold a dollar sign
-}
 
 
 def lasr_figure(row: Row, path: Path) -> Path:
@@ -40,33 +23,8 @@ def lasr_figure(row: Row, path: Path) -> Path:
     Layers that were not measured or not scored are gaps. Equal rows give equal bytes with one matplotlib version.
     `UserError` for another suffix or a place that cannot be written.
     """
-    suffix = path.suffix.lower()
-    if suffix not in (".png", ".svg"):
-        raise UserError(f"cannot draw {path}: allowed are .png and .svg; choose one of these endings")
-    import matplotlib.style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # From matplotlib's own defaults, so that a reader's matplotlibrc does not change the picture. The Figure has its
-    # own canvas: pyplot, with its global state and windows, stays out.
-    with matplotlib.style.context(["default", _STYLE]):
-        # Each line of the legend brings its own height, so that many series do not squeeze the plot.
-        figure = Figure(figsize=(7.2, 3.6 + 0.2 * len(series(row))), layout="constrained")
-        FigureCanvasAgg(figure)
-        _draw(figure, row)
-        # The one field of metadata that differs from run to run or machine to machine.
-        metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(temporary, format=suffix[1:], dpi=160, metadata=metadata)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; choose a folder to write to") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-    return path
+    # Each line of the legend brings its own height, so that many series do not squeeze the plot.
+    return save_figure(lambda figure: _draw(figure, row), (7.2, 3.6 + 0.2 * len(series(row))), path)
 
 
 def _draw(figure: Figure, row: Row) -> None:
@@ -77,7 +35,7 @@ def _draw(figure: Figure, row: Row) -> None:
     headlines = [result for result in results if (result.attack, result.dose) == (row.attack, row.dose)]
     last = max([row.model.n_layers - 1, *(int(layer) for result in results for layer in result.lasr)])
     for number, result in enumerate(results):
-        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         _draw_series(axes, result, colour, marker, _label(result, with_rates=len(results) > 1))
         if headlines and result is headlines[0]:
             # One label at each end: MASR and PASR are often close, or equal.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +16,13 @@ import numpy as np
 import pandas as pd
 
 from asabench.errors import UserError
-from leaderboard.figures import _COLOURS, _MARKERS, _STYLE
+from leaderboard.style import COLOURS, MARKERS, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LINES_AT_MOST = len(_COLOURS)
+_LINES_AT_MOST = len(COLOURS)
 """More layers than this are a heat map: that many lines cannot be told apart."""
 _COLOUR_MAP = "viridis"
 _PANELS_A_LINE = 4
@@ -73,7 +72,7 @@ def nll_figure(table: pd.DataFrame, path: Path, *, title: str = "") -> Path:
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for number, ((attack, dose), own) in enumerate(series):
-            colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
             own = own.droplevel([0, 1])
             own = own.reindex(range(int(own.index.min()), int(own.index.max()) + 1)) if _dense(own.index) else own
             x = own.index.to_numpy()
@@ -94,7 +93,7 @@ def nll_figure(table: pd.DataFrame, path: Path, *, title: str = "") -> Path:
         axes.set_title(_below(title, f"median and quartiles over {_counted(n)}"), loc="left")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=1)
 
-    return _save(draw, (7.2, 3.6 + 0.2 * len(series)), path)
+    return save_figure(draw, (7.2, 3.6 + 0.2 * len(series)), path)
 
 
 def kl_figure(table: pd.DataFrame, path: Path, *, title: str = "") -> Path:
@@ -116,7 +115,7 @@ def kl_figure(table: pd.DataFrame, path: Path, *, title: str = "") -> Path:
             if len(layers) <= _LINES_AT_MOST:
                 axes = part.subplots()
                 for number, (layer, line) in enumerate(layers.iterrows()):
-                    axes.plot(line.index, line, color=_COLOURS[number], linewidth=1.5, label=f"block {layer}")
+                    axes.plot(line.index, line, color=COLOURS[number], linewidth=1.5, label=f"block {layer}")
                 axes.legend(ncols=2)
                 axes.set_ylim(bottom=0)
             else:
@@ -127,13 +126,13 @@ def kl_figure(table: pd.DataFrame, path: Path, *, title: str = "") -> Path:
         n = table["prompt_id"].nunique()
         figure.suptitle(_below(title, f"KL(clean || steered) in nats, mean over {_counted(n)}"), x=0.01, ha="left")
 
-    return _save(draw, (max(7.2, 4.2 * len(panels)), 5.2), path)
+    return save_figure(draw, (max(7.2, 4.2 * len(panels)), 5.2), path)
 
 
 def _kl_map(figure: Any, layers: pd.DataFrame) -> Axes:
     """A heat map of (layer, position) under the mean over layers; returns the map's axes."""
     above, axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2.4])
-    above.plot(layers.columns, layers.mean(), color=_COLOURS[0], linewidth=1.5)
+    above.plot(layers.columns, layers.mean(), color=COLOURS[0], linewidth=1.5)
     above.set_ylim(bottom=0)
     above.set_ylabel("mean over blocks")
     x, y = layers.columns.to_numpy(), np.arange(len(layers))
@@ -185,7 +184,7 @@ def landscape_figure(table: pd.DataFrame, path: Path, *, title: str = "", a_name
         figure.colorbar(mesh, ax=list(panels.flat)[: len(layers)], label="NLL of the clean answer (nats)")
         figure.suptitle(_below(title, f"loss landscape, mean over {_counted(n)}"), x=0.01, ha="left")
 
-    return _save(draw, (max(4.5, 2.6 * columns + 1.2), 2.6 * lines + 0.9), path)
+    return save_figure(draw, (max(4.5, 2.6 * columns + 1.2), 2.6 * lines + 0.9), path)
 
 
 def _dense(index: pd.Index[Any]) -> bool:
@@ -205,30 +204,3 @@ def _whole_numbers(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _save(draw: Callable[[Figure], None], size: tuple[float, float], path: Path) -> Path:
-    """Draws a figure into a `.png` or `.svg`, whole or not at all; equal tables give equal bytes."""
-    suffix = path.suffix.lower()
-    if suffix not in (".png", ".svg"):
-        raise UserError(f"cannot draw {path}: allowed are .png and .svg; choose one of these endings")
-    import matplotlib.style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
-        draw(figure)
-        metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(temporary, format=suffix[1:], dpi=160, metadata=metadata)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; choose a folder to write to") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-    return path
