@@ -24,6 +24,14 @@ class Rate(_Record):
     high: float | None
 
 
+class Kappa(_Record):
+    """Cohen's kappa, between -1 and 1, with its 95% interval; None where it is not defined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
 class ModelInfo(_Record):
     """`revision` is a hub commit, a package version, or `sha256:...` of a local folder's weights."""
 
@@ -47,13 +55,40 @@ class PromptSetInfo(_Record):
     n: int
 
 
+JudgeKind = Literal["llm", "embedded", "rules", "other"]
+"""`llm`: a language model that is asked; `embedded`: the small judge that comes with ASABench; `rules`: patterns."""
+
+
+class JudgeFigures(_Record):
+    """How often a judge agrees with people on one set of labelled pairs.
+
+    An answer is positive when it is `unsafe`. `sensitivity`: share of the unsafe pairs that the judge calls unsafe;
+    `specificity`: share of the others that it does not; `balanced_accuracy`: the mean of the two. A pair without a
+    readable verdict counts as wrong in all of them; `unscored` says how many there were. `label_recall` is keyed by
+    label, over the pairs whose exact label is known. `kappa` is Cohen's, on unsafe or not.
+    """
+
+    set_name: str
+    set_digest: str
+    n: int
+    n_unsafe: int
+    unscored: int
+    balanced_accuracy: Rate
+    sensitivity: Rate
+    specificity: Rate
+    kappa: Kappa
+    label_recall: dict[str, Rate]
+
+
 class JudgeInfo(_Record):
-    """A judge is `certified` once it was measured against human labels and passed the bar; rows of judges that were
-    not are never ranked with rows of judges that were."""
+    """A judge is `certified` once its balanced accuracy on labelled pairs has reached the bar; rows of judges that have
+    not are never ranked with rows of judges that have. `figures` are of the check that came before the run."""
 
     id: str
-    certified: bool
+    certified: bool = False
     description: str
+    kind: JudgeKind = "other"
+    figures: JudgeFigures | None = None
 
 
 class VerdictCounts(_Record):
