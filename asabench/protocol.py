@@ -16,6 +16,15 @@ from asabench.errors import UserError
 from asabench.records import sha256_hex
 
 
+GradientPosition = Literal["last_prompt", "reference"]
+"""Where a gradient is read. `last_prompt`: the prompt's last position, which predicts the first token of the target.
+`reference`: as the paper's code does, the second-to-last position of the raw text goal + target + "!"."""
+
+LabelSet = Literal["three", "two"]
+"""What a judge may answer. `three`: safe, unsafe, incoherent. `two`: as in the paper, where irrelevant or nonsensical
+text is safe."""
+
+
 class Protocol(BaseModel):
     """The resolved protocol of a run."""
 
@@ -41,6 +50,8 @@ class Protocol(BaseModel):
     noise: Literal["per-cell", "one-vector"] = Field(
         description="per-cell: seeded by (seed, goal, layer); one-vector: one draw per seed for every prompt and layer"
     )
+    gradient_at: GradientPosition = Field("last_prompt", description="where gradient attacks read the gradient")
+    labels: LabelSet = Field("three", description="the labels that a judge who is asked may give")
     steps: Literal["every", "first"] | tuple[int, ...] = Field(
         "every", description="the generation steps that are perturbed; step 0 is the last prompt position"
     )
@@ -74,6 +85,8 @@ PRESETS: dict[str, Protocol] = {
         generation_config="model",
         statistics="clean-prompt-input",
         noise="one-vector",
+        gradient_at="reference",
+        labels="two",
         seeds=(42,),
     ),
 }

@@ -12,8 +12,8 @@ perturbed block, which are the clean run's: a batch starts at its lowest perturb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,14 +23,15 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from scipy.stats import rankdata
-from torch import Tensor, nn
+from torch import Tensor
 
 from asabench.protocol import Protocol
 from asabench.records import Cell, Prompt
 from harness.attacks import Attack
+from harness.clean_states import CleanStates, starts_at_blocks
 from harness.decoding import Batch, decode
 from harness.generation_config import active_processors
-from harness.injection import NO_LAYER, Injection, edit, hidden_state, inject
+from harness.injection import NO_LAYER, Injection, edit, inject
 from harness.kv_cache import expand
 from harness.memory import free_memory
 from harness.perturbation import normalise, perturb, standardise
@@ -242,7 +243,7 @@ class _Group:
     prompts: in the group's order; a row names its prompt by that place. lengths: (prompt,) tokens of each answer.
     fed, targets, answered: (prompt, position): what is fed (the last prompt token, then the answer without its last),
     what it predicts (the answer), and whether there is one (answers are padded on the right).
-    skips: whether a batch may start at its lowest perturbed block; None: not tried yet.
+    states: what the blocks put out for the clean answers, once `read_clean` has kept it.
     """
 
     @torch.no_grad()
@@ -253,9 +254,8 @@ class _Group:
         prompt_ids: Sequence[Sequence[int]],
         answers: Sequence[Sequence[int]],
         rows_per_batch: int,
-        skips: bool | None,
     ) -> None:
-        self.subject, self.prompts, self.rows_per_batch, self.skips = subject, prompts, rows_per_batch, skips
+        self.subject, self.prompts, self.rows_per_batch = subject, prompts, rows_per_batch
         self.prefix = Batch(subject, prompt_ids, torch.arange(len(prompts)), _no_injection(subject, len(prompts)), 0)
         device = subject.device
         self.lengths = [len(answer) for answer in answers]
@@ -266,8 +266,7 @@ class _Group:
         self.answered = torch.arange(longest)[None] < torch.tensor(self.lengths)[:, None]
         self.targets, self.answered = self.targets.to(device), self.answered.to(device)
         self.fed = torch.cat([self.prefix.next_tokens[:, None], self.targets[:, :-1]], dim=1)
-        self.states: dict[int, Tensor] = {}
-        self.rest: dict[int, tuple[Any, ...] | None] = {}
+        self.states: CleanStates | None = None
         # The last prompt token is in the prefix's mask already
         self.mask = torch.cat([self.prefix.mask, self.answered[:, 1:].long()], dim=1)
 
@@ -283,7 +282,10 @@ class _Group:
         layers: the blocks that `perturbed` perturbs. Float32, a row at a time: a batch of them would be the most
         memory that anything here takes.
         """
-        skip = self._from_clean_states(rows, min(layers)) if layers and self.states else nullcontext()
+        skip: AbstractContextManager[Any] = nullcontext()
+        if layers and self.states:
+            read = slice(max(self.lengths[row] for row in rows))
+            skip = self.states.starting_at(min(layers), torch.tensor(rows), read)
         with skip, perturbed or nullcontext():
             logits = self._logits(rows)
         for row, own in zip(rows, logits, strict=True):
@@ -305,82 +307,22 @@ class _Group:
     def read_clean(self, layers: Sequence[int], *, keep: bool) -> tuple[list[Tensor], list[float]]:
         """By prompt: the clean log-probabilities (its tokens, vocabulary), if they are to be kept, and the NLL.
 
-        Keeps the clean states of `layers` too, so that a batch perturbed there starts there, if that works. It is tried
-        for each on one prompt, once: a family whose blocks share more than the residual stream (keys and values of a
-        lower block, say) does not give its clean answer then, and is run whole.
+        Keeps the clean states of `layers` too: a batch perturbed there starts there.
         """
-        results: dict[int, Any] = {}
-
-        def recording(layer: int, forward: Callable[..., Any]) -> Callable[..., Any]:
-            def run(*args: Any, **kwargs: Any) -> Any:
-                results[layer] = forward(*args, **kwargs)
-                return results[layer]
-
-            return run
-
-        blocks = list(self.subject.blocks)[: max(layers) + 1]
-        recorders = {layer: recording(layer, block.forward) for layer, block in enumerate(blocks)}
+        states = CleanStates(self.subject.blocks)
+        recorded = sorted(set(layers)) if starts_at_blocks(self.subject) else []
         kept, nll = [], []
-        for row, clean in enumerate(self.read(range(len(self.prompts)), perturbed=_stand_ins(blocks, recorders))):
+        for row, clean in enumerate(self.read(range(len(self.prompts)), perturbed=states.recording(recorded))):
             nll.append(self.nll(row, clean))
-            if keep or not row:
+            if keep:
                 kept.append(clean)
-        self.rest = {layer: own[1:] if isinstance(own, tuple) else None for layer, own in results.items()}
-        self.states = {layer: hidden_state(results[layer]) for layer in set(layers)}
-        if self.skips is None:
-            self.skips = all(self._starts_at(layer, kept[0]) for layer in self.states)
-        if not self.skips:
-            self.states = {}
-        return kept if keep else [], nll
-
-    def _starts_at(self, layer: int, clean: Tensor) -> bool:
-        """clean: log-probabilities of the first prompt's answer."""
-        try:
-            (again,) = self.read([0], layers=[layer])
-        except Exception:  # whatever it is that the family misses: the whole model does without
-            return False
-        likely = clean > -12  # far down the tail, half precision rounds by more than it means
-        rounding = 0.05 if self.subject.dtype == "float32" else 0.5
-        return torch.allclose(again[likely], clean[likely], rtol=0, atol=rounding)
-
-    @contextmanager
-    def _from_clean_states(self, rows: Sequence[int], layer: int) -> Iterator[None]:
-        """While open, block `layer` puts out its clean states of prompts `rows`; those below it pass on what comes."""
-        states = self.states[layer]
-        states = states[torch.tensor(rows, device=states.device), : max(self.lengths[row] for row in rows)]
-
-        def result(index: int, hidden: Tensor) -> Any:
-            rest = self.rest[index]
-            return hidden if rest is None else (hidden, *rest)
-
-        def skipped(index: int, *args: Any, **kwargs: Any) -> Any:
-            return result(index, args[0] if args else kwargs["hidden_states"])
-
-        def replayed(*args: Any, **kwargs: Any) -> Any:
-            return result(layer, states)
-
-        stand_ins = {index: partial(skipped, index) for index in range(layer)} | {layer: replayed}
-        with _stand_ins(self.subject.blocks, stand_ins):
-            yield
+        self.states = states if recorded else None
+        return kept, nll
 
     def nll(self, row: int, log_probabilities: Tensor) -> float:
         """L(x, y) of the answer of prompt `row`. log_probabilities: (its tokens, vocabulary)."""
         own = self.targets[row, : len(log_probabilities)].to(log_probabilities.device)
         return -float(log_probabilities.gather(-1, own[:, None]).double().sum())
-
-
-@contextmanager
-def _stand_ins(blocks: Sequence[nn.Module], forwards: Mapping[int, Callable[..., Any]]) -> Iterator[None]:
-    """While open, these blocks compute by other functions; their hooks run as ever."""
-    with ExitStack() as stack:
-        for layer, forward in forwards.items():
-            block = blocks[layer]
-            # accelerate, where it spreads a model over devices, has put a function of its own there
-            before = block.__dict__.get("forward")
-            restore = partial(setattr, block, "forward", before) if before else partial(delattr, block, "forward")
-            block.forward = forward
-            stack.callback(restore)
-        yield
 
 
 def _no_injection(subject: Subject, rows: int) -> Injection:
@@ -408,22 +350,18 @@ def _groups(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> 
     # Answers of like length side by side: a padded answer position costs a whole position, a prompt's only attention
     queue = sorted(range(len(prompts)), key=lambda index: (len(answers[index]), len(prompt_ids[index])))
     longest_prompt = max(map(len, prompt_ids))
-    skips = None
     while queue:
         # The group's longest answer is not known before its size is: the longest of all stands for it
         rows = _rows_that_fit(subject, longest_prompt, len(answers[queue[-1]]), position_bytes)
         size = max(1, rows // 2)
         chosen, queue = queue[:size], queue[size:]
-        group = _Group(
+        yield _Group(
             subject,
             [prompts[index] for index in chosen],
             [prompt_ids[index] for index in chosen],
             [answers[index] for index in chosen],
             rows,
-            skips,
         )
-        yield group
-        skips = group.skips  # what its reader found out
 
 
 def _rows_that_fit(subject: Subject, prompt_length: int, answer_length: int, position_bytes: float) -> int:

@@ -65,8 +65,9 @@ def sweep(
     """
     processors = active_processors(subject) if protocol.generation_config == "model" else []
     tokens = {cell.prompt: subject.format(cell.prompt, protocol) for cell in cells}
-    # Prompts of like length side by side: little padding
-    queue = sorted(cells, key=lambda cell: (len(tokens[cell.prompt]), cell.prompt.id))
+    # Prompts of like length side by side: little padding. Then layers: attacks that pass through the model start at the
+    # lowest one of a batch
+    queue = sorted(cells, key=lambda cell: (len(tokens[cell.prompt]), cell.prompt.id, cell.layer or 0))
     limit = max_rows or (ROWS_ON_GPU if subject.device.type == "cuda" else ROWS_ON_CPU)
     position_bytes = kv_bytes_per_position(subject)
     while queue:

@@ -8,11 +8,11 @@ every step (`TargetPass`, `target_loss`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -20,19 +20,16 @@ from torch.nn.functional import cross_entropy
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from asabench.errors import UserError
-from asabench.protocol import Protocol
+from asabench.protocol import GradientPosition, Protocol
 from asabench.records import Cell, Prompt
+from harness.clean_states import CleanStates, starts_at_blocks
 from harness.injection import edit
 from harness.memory import free_memory
 from harness.model_cache import ModelCache
 from harness.perturbation import normalise, perturb, standardise
 from harness.subject import Subject
 
-Position = Literal["last_prompt", "reference"]
-"""Where a gradient is read. `last_prompt`: the prompt's last position, which predicts the first token of the target.
-`reference`: as the paper's code does, the second-to-last position of the raw text goal + target + "!"."""
-
-POSITIONS: tuple[Position, ...] = ("last_prompt", "reference")
+POSITIONS: tuple[GradientPosition, ...] = get_args(GradientPosition)
 
 SIGN: Mapping[str, float] = {"ascend": 1.0, "descend": -1.0}
 """`ascend` raises L, as the paper writes it; `descend` makes the target likelier."""
@@ -79,7 +76,7 @@ class TargetText:
         return self.ids[-self.scored :]
 
 
-def target_text(subject: Subject, prompt: Prompt, protocol: Protocol, at: Position) -> TargetText:
+def target_text(subject: Subject, prompt: Prompt, protocol: Protocol, at: GradientPosition) -> TargetText:
     """The tokens on which L is computed. `UserError` when the prompt has no target, or one without tokens."""
     require_targets([prompt])
     assert prompt.target is not None
@@ -133,7 +130,7 @@ _gradients: ModelCache[TargetText] = ModelCache()
 
 
 def loss_gradients(
-    subject: Subject, prompts: Sequence[Prompt], protocol: Protocol, at: Position = "last_prompt"
+    subject: Subject, prompts: Sequence[Prompt], protocol: Protocol, at: GradientPosition = "last_prompt"
 ) -> dict[Prompt, Tensor]:
     """The gradient of L at every block's output: (layer, d_model) a prompt, on the CPU, float32 or the model's own
     float64.
@@ -205,8 +202,9 @@ class TargetPass:
     """Teacher-forced passes over rows that are cells: L of a cell under a direction, perturbed as generation perturbs.
 
     That is at the cell's dose, with the protocol's statistics, at the protocol's steps: step 0 is the last prompt
-    position, step t the t-th target token. The constructor runs each prompt once, without its last token, since
-    nothing before that token is perturbed. Rows may be of any prompts and layers; clean cells are not perturbed.
+    position, step t the t-th target token. The constructor runs each prompt with its target once, clean: passes start
+    from there, at the last prompt position and the lowest perturbed block. Rows may be of any prompts and layers; clean
+    cells are not perturbed.
     """
 
     def __init__(self, subject: Subject, cells: Sequence[Cell], protocol: Protocol) -> None:
@@ -229,22 +227,29 @@ class TargetPass:
             mask[row, before - len(head) : before + text.scored] = 1
         device = subject.device
         self._ids, self._labels, self._mask = (t[rows].to(device) for t in (ids, labels, mask))
-        self._cached: list[tuple[Tensor, Tensor] | None] = [None] * subject.n_layers
-        if before:
-            self._cached = self._prefill(prefix.to(device), mask[:, :before].to(device), rows)
+        self._rows = rows
         self._dose = torch.tensor([cell.dose for cell in cells])
         self._plan = self._planned(cells, steps)
+        # The statistics of `clean-prompt-input` are of what goes into the lowest perturbed block
+        lowest = min(self._plan, default=0) - (protocol.statistics != "current-step")
+        self._start = lowest if self._plan and lowest >= 0 and starts_at_blocks(subject) else None
+        self._states = CleanStates(subject.blocks)
+        with self._states.recording([] if self._start is None else [self._start]):
+            self._cached = self._prefill(torch.cat([prefix, ids], dim=1).to(device), mask.to(device), before)
 
     @torch.no_grad()
-    def _prefill(self, ids: Tensor, mask: Tensor, rows: Tensor) -> list[tuple[Tensor, Tensor] | None]:
-        """By block, the keys and values of each row's prompt (None for a block that has none of its own)."""
+    def _prefill(self, ids: Tensor, mask: Tensor, before: int) -> list[tuple[Tensor, Tensor] | None]:
+        """The clean run of each prompt with its target. By block, the keys and values of each row before the first
+        perturbed position (None for a block that has none of its own)."""
         cache = DynamicCache()  # without the configuration: masks, not the cache, keep a sliding window
         keep = {"logits_to_keep": 1} if self.subject.takes_logits_to_keep else {}
         self.subject.forward(ids, mask, past_key_values=cache, use_cache=True, **keep)
+
+        def of_rows(states: Tensor) -> Tensor:
+            return states[self._rows.to(states.device), :, :before]
+
         return [
-            (layer.keys[rows.to(layer.keys.device)], layer.values[rows.to(layer.values.device)])
-            if layer.is_initialized
-            else None
+            (of_rows(layer.keys), of_rows(layer.values)) if before and layer.is_initialized else None
             for layer in cache.layers
         ]
 
@@ -276,7 +281,10 @@ class TargetPass:
         cache.layers = [_layer_of(cached) for cached in self._cached]
         cache.layer_class_to_replicate = None
         units = standardise(directions.float())
-        with edit(self.subject.blocks, {layer: partial(self._perturb, layer, units) for layer in self._plan}):
+        start: AbstractContextManager[None] = nullcontext()
+        if self._start is not None:
+            start = self._states.starting_at(self._start, self._rows, slice(-self._ids.shape[1], None))
+        with start, edit(self.subject.blocks, {layer: partial(self._perturb, layer, units) for layer in self._plan}):
             logits = self.subject.forward(self._ids, self._mask, past_key_values=cache, use_cache=True).logits
         return _mean_nll(logits, self._labels).float()
 
@@ -309,7 +317,7 @@ def _layer_of(cached: tuple[Tensor, Tensor] | None) -> DynamicLayer:
 def row_batches(subject: Subject, cells: Sequence[Cell], protocol: Protocol) -> list[list[int]]:
     """Indices of `cells` in batches whose passes with a backward fit into memory.
 
-    Deep layers stand together: a batch's backward ends at its lowest layer.
+    Deep layers stand together: a batch's forward and backward start and end at its lowest layer.
     """
     lengths = {}
     for prompt in {cell.prompt: None for cell in cells}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,14 +26,15 @@ from harness.attacks.gradient import GradientAttack
 from harness.attacks.mean_difference import MeanDifferenceAttack
 from harness.attacks.pgd import PgdAttack
 from harness.attacks.random import RandomAttack
+from harness.clean_states import starts_at_blocks
 from harness.decoding import Batch
 from harness.injection import edit, hidden_state
 from harness.model_cache import ModelCache
 from harness.noise import gaussian, portable_seed
 from harness.perturbation import normalise, perturb, standardise
 from harness.subject import Subject, make_subject
-from harness.sweep import injection_of
-from harness.target_loss import POSITIONS, loss_gradients, target_loss, target_text
+from harness.sweep import grid, injection_of
+from harness.target_loss import POSITIONS, TargetPass, loss_gradients, target_loss, target_text
 
 V1, GU2025 = PRESETS["asabench-v1"], PRESETS["gu2025"]
 SUFFIX = GU2025.model_copy(update={"suffix_separator": " | "})
@@ -222,6 +224,9 @@ def test_rows_are_of_their_own_prompt_and_layer(llama: Subject) -> None:
 def test_gradient_names() -> None:
     assert GradientAttack(V1).name == "gradient-ascend"
     assert GradientAttack(V1, direction="descend", at="reference").name == "gradient-descend:at=reference"
+    assert GradientAttack(GU2025).at == "reference", "as published, without being asked"
+    assert GradientAttack(GU2025).name == "gradient-ascend"
+    assert GradientAttack(GU2025, at="last_prompt").name == "gradient-ascend:at=last_prompt"
     assert not GradientAttack(V1).uses_seed
 
 
@@ -433,12 +438,17 @@ def test_pgd_equals_a_naive_loop(family: str) -> None:
         assert float(cosine(direction, naive_pgd(subject, cell, 3, 0.3))) > 0.99, cell
 
 
-def test_pgd_is_the_same_for_a_seed_and_another_for_another(llama: Subject) -> None:
-    attack = PgdAttack(V1, steps="2")
-    cells = cells_of([1.0])
-    found = attack.directions(llama, cells)
-    assert torch.equal(found, PgdAttack(V1, steps="2").directions(llama, cells))
-    assert not torch.equal(found, attack.directions(llama, [replace(cell, seed=1) for cell in cells]))
+def test_pgd_is_the_same_for_a_seed_of_its_own_and_another_for_another(llama: Subject) -> None:
+    cells = cells_of([1.0], seed=None)
+    found = PgdAttack(V1, steps="2").directions(llama, cells)
+    assert torch.equal(found, PgdAttack(V1, steps="2", seed="0").directions(llama, cells))
+    assert not torch.equal(found, PgdAttack(V1, steps="2", seed="1").directions(llama, cells))
+
+
+def test_pgd_has_one_cell_for_all_seeds_of_a_run(llama: Subject) -> None:
+    protocol = V1.model_copy(update={"seeds": (0, 1, 2)})
+    cells = grid(PROMPTS[:1], [1, 2], [PgdAttack(protocol)], protocol)
+    assert [(cell.layer, cell.seed) for cell in cells] == [(None, None), (1, None), (2, None)]
 
 
 def test_pgd_does_not_depend_on_the_batch(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,8 +475,9 @@ def test_pgd_s_cost() -> None:
     cells = cells_of([0.3, 1.0], PROMPTS[:1])
     with counted(subject) as rows:
         PgdAttack(V1, steps="3", starts="2").directions(subject, cells)
-    # The cache's probe, the gradient, the prompt once, and steps + 1 passes of both starts of every cell
-    assert rows == [1, 1, 1, 16, 16, 16, 16]
+    # The cache's probe, the gradient, whether passes may start at a block (tried on all four), the prompt once, and
+    # steps + 1 passes of both starts of every cell
+    assert rows == [1, 1, *[1] * 6, 1, 16, 16, 16, 16]
 
 
 def test_pgd_names_and_options() -> None:
@@ -475,13 +486,23 @@ def test_pgd_names_and_options() -> None:
         PgdAttack(V1, step_size="0.1", direction="ascend", steps="20", starts="5").name
         == "pgd:steps=20:starts=5:step_size=0.1:direction=ascend"
     )
-    assert PgdAttack(V1).uses_seed
-    assert not PgdAttack(V1, starts="1").uses_seed, "no start of it is random"
+    assert PgdAttack(V1, seed="3").name == "pgd:seed=3"
 
 
-def test_pgd_without_a_random_start_needs_no_seed(llama: Subject) -> None:
-    cells = cells_of([1.0], seed=None)
-    assert PgdAttack(V1, steps="1", starts="1").directions(llama, cells).isfinite().all()
+def test_passes_start_at_the_lowest_perturbed_block() -> None:
+    """Block 0 runs for the prompt only, block 3 in every pass; and the losses are those of whole passes."""
+    subject = fresh()
+    cells = [cell for cell in cells_of([1.0], PROMPTS[:1]) if cell.layer in (2, 3)]
+    directions = RandomAttack().directions(subject, cells)
+    assert starts_at_blocks(subject)
+    ran: Counter[int] = Counter()
+    for layer, block in enumerate(subject.blocks):
+        block.mlp.register_forward_hook(lambda module, args, output, at=layer: ran.update([at]))
+    passes = TargetPass(subject, cells, V1)
+    losses = [passes.loss(directions) for _ in range(3)]
+    assert ran == {0: 1, 1: 1, 2: 1, 3: 4}
+    alone = [TargetPass(subject, [cell], V1).loss(directions[[row]]) for row, cell in enumerate(cells)]
+    assert torch.allclose(losses[0], torch.cat(alone), atol=1e-5)
 
 
 def test_noise_is_portable() -> None:

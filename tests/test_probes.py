@@ -16,12 +16,14 @@ import torch
 from conftest import byte_tokenizer, tiny_model, tiny_subject
 from torch import Tensor
 
+import harness.clean_states
 import harness.probe_run
 import harness.probes
 from asabench.errors import UserError
 from asabench.protocol import PRESETS
 from asabench.records import Cell, Prompt
 from harness.attacks.random import RandomAttack
+from harness.clean_states import CleanStates, starts_at_blocks
 from harness.probe_run import evenly_spaced, probe
 from harness.probes import kl_by_position, kl_divergence, kl_trend, landscape, landscape_mean, nll_and_kl, nll_rise
 from harness.subject import Subject, make_subject
@@ -235,28 +237,29 @@ def test_blocks_below_the_perturbed_one_are_not_computed(monkeypatch: pytest.Mon
     assert not any("forward" in block.__dict__ for block in subject.blocks), "the blocks are themselves again"
 
 
-def test_starting_in_the_middle_is_tried_once(llama: Subject, few_rows: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starting_in_the_middle_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = make_subject(tiny_model("llama"), tiny_subject("llama").tokenizer, name="t", revision="r")
     tried = []
-    real = harness.probes._Group._starts_at
-    monkeypatch.setattr(
-        harness.probes._Group, "_starts_at", lambda self, layer, clean: tried.append(layer) or real(self, layer, clean)
-    )
-    nll_rise(llama, PROMPTS, LAYERS, V1, RANDOM, [1.0], [0])
-    assert tried == list(LAYERS), "by the first of two groups"
+    real = harness.clean_states._tries
+    monkeypatch.setattr(harness.clean_states, "_tries", lambda model: tried.append(model) or real(model))
+    for _ in range(2):
+        nll_rise(subject, PROMPTS, LAYERS, V1, RANDOM, [1.0], [0])
+    assert tried == [subject]
 
 
 def test_a_family_that_cannot_start_in_the_middle_is_run_whole(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = nll_rise(llama, PROMPTS, LAYERS, V1, RANDOM, [1.0], [0])
-    real = harness.probes._Group._from_clean_states
+    subject = make_subject(tiny_model("llama"), tiny_subject("llama").tokenizer, name="t", revision="r")
+    real = CleanStates.starting_at
     entered = []
 
-    def broken(self: Any, rows: Any, layer: int) -> Any:
+    def broken(self: CleanStates, layer: int, rows: Tensor, positions: slice) -> Any:
         entered.append(layer)
-        self.states = {at: state + 1 for at, state in self.states.items()}  # as if something were missing from them
-        return real(self, rows, layer)
+        self._states = {at: state + 1 for at, state in self._states.items()}  # as if something were missing from them
+        return real(self, layer, rows, positions)
 
-    monkeypatch.setattr(harness.probes._Group, "_from_clean_states", broken)
-    table = nll_rise(llama, PROMPTS, LAYERS, V1, RANDOM, [1.0], [0])
+    monkeypatch.setattr(CleanStates, "starting_at", broken)
+    table = nll_rise(subject, PROMPTS, LAYERS, V1, RANDOM, [1.0], [0])
     assert len(entered) == 1, "tried once, then no more"
     assert np.allclose(table["rise"], expected["rise"], atol=1e-3)
 
@@ -280,13 +283,10 @@ def test_prompts_of_one_token_have_no_prefix() -> None:
     assert abs(table["rise"].iloc[1]) > 1e-3
 
 
-def test_half_precision_starts_in_the_middle_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
-    real = harness.probes._Group._starts_at
-    monkeypatch.setattr(harness.probes._Group, "_starts_at", lambda *args: found.append(real(*args)) or found[-1])
+def test_half_precision_starts_in_the_middle_too() -> None:
     subject = make_subject(tiny_model("llama").bfloat16(), tiny_subject("llama").tokenizer, name="t", revision="r")
+    assert starts_at_blocks(subject)
     nll, kl = nll_and_kl(subject, PROMPTS, [1, 3], V1, RANDOM, [0.0, 1.0], [0])
-    assert found == [True, True]
     assert kl["kl"].notna().all()
     assert (nll.loc[nll["dose"] == 0, "rise"].abs() < 0.2 * nll["nll_clean"].max()).all()
 

@@ -24,6 +24,8 @@ OTHER_VALUES: dict[str, Any] = {
     "generation_config": "model",
     "statistics": "clean-prompt-input",
     "noise": "one-vector",
+    "gradient_at": "reference",
+    "labels": "two",
     "doses": (1.0, 0.3),
     "seeds": (0, 1),
     "headline_dose": 0.3,
@@ -48,6 +50,8 @@ def test_asabench_v1() -> None:
         "generation_config": "greedy-only",
         "statistics": "current-step",
         "noise": "per-cell",
+        "gradient_at": "last_prompt",
+        "labels": "three",
         "doses": (1.0,),
         "seeds": (0,),
         "headline_dose": 1.0,
@@ -67,6 +71,8 @@ def test_gu2025() -> None:
         "generation_config": "model",  # a repetition penalty stays active
         "statistics": "clean-prompt-input",  # the block's input, once, from the clean forward
         "noise": "one-vector",  # re-seeded before every draw
+        "gradient_at": "reference",  # the second-to-last position of goal + target + "!"
+        "labels": "two",  # irrelevant or nonsensical text counts as safe
         "doses": (1.0,),
         "seeds": (42,),
         "headline_dose": 1.0,
@@ -123,6 +129,8 @@ def test_the_digest_is_a_hash_of_the_fields_as_json() -> None:
         "generation_config": "model",
         "statistics": "clean-prompt-input",
         "noise": "one-vector",
+        "gradient_at": "reference",
+        "labels": "two",
         "doses": [1.0],
         "seeds": [42],
         "headline_dose": 1.0,

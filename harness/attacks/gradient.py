@@ -8,36 +8,37 @@ target likelier. They are two attacks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from asabench.protocol import Protocol
+from asabench.protocol import GradientPosition, Protocol
 from asabench.records import Cell
 from harness.subject import Subject
-from harness.target_loss import POSITIONS, SIGN, Position, checked_option, loss_gradients
+from harness.target_loss import POSITIONS, SIGN, checked_option, loss_gradients
 
 
-@dataclass(frozen=True)
 class GradientAttack:
-    """direction: `ascend` (as published) or `descend` (targeted). at: where the gradient is read
-    (`harness.target_loss.Position`). Raises `UserError` for other values."""
+    """direction: `ascend` (as published) or `descend` (targeted). at: where the gradient is read, by default the
+    protocol's `gradient_at`. Raises `UserError` for other values."""
 
-    protocol: Protocol
-    direction: Literal["ascend", "descend"] = "ascend"
-    at: Position = "last_prompt"
+    needs_targets = True
 
-    needs_targets: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        checked_option("gradient", "direction", self.direction, list(SIGN))
+    def __init__(
+        self,
+        protocol: Protocol,
+        direction: Literal["ascend", "descend"] = "ascend",
+        at: GradientPosition | None = None,
+    ) -> None:
+        self.protocol = protocol
+        self.direction = checked_option("gradient", "direction", direction, list(SIGN))
+        self.at: GradientPosition = protocol.gradient_at if at is None else at
         checked_option("gradient", "at", self.at, POSITIONS)
 
     @property
     def name(self) -> str:
-        return f"gradient-{self.direction}" + ("" if self.at == "last_prompt" else f":at={self.at}")
+        return f"gradient-{self.direction}" + ("" if self.at == self.protocol.gradient_at else f":at={self.at}")
 
     @property
     def uses_seed(self) -> bool:

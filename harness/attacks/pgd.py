@@ -9,6 +9,7 @@ once at the clean hidden state did not show how fragile the model is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,19 +31,22 @@ from harness.target_loss import (
 )
 
 # The step size is the best of 0.1, 0.25, 0.5, 1 and 2 at doses 0.1, 0.3 and 1 on SmolLM2-135M (quickstart prompts)
-DEFAULTS = {"steps": "8", "starts": "2", "step_size": "0.25", "direction": "descend"}
+DEFAULTS = {"steps": "8", "starts": "2", "step_size": "0.25", "direction": "descend", "seed": "0"}
 
 
 class PgdAttack:
     """Options come as text from the command line; `UserError` for what they cannot be.
 
     steps: gradient steps from every start, 0 or more. starts: 1 or more; the first is the direction of `gradient` with
-    the same `direction`, the second that of `random` with the same seed, others are further draws. step_size: length
-    of a step in each entry of a direction of standard deviation 1. direction: `descend` lowers the target's loss,
-    `ascend` raises it.
+    the same `direction`, the second that of `random` with seed `seed`, others are further draws. step_size: length of a
+    step in each entry of a direction of standard deviation 1. direction: `descend` lowers the target's loss, `ascend`
+    raises it.
+
+    It looks for the best of all starts, so a run's seeds are no draws of it: there is one cell a layer and dose.
     """
 
     needs_targets = True
+    uses_seed = False
 
     def __init__(
         self,
@@ -51,12 +55,14 @@ class PgdAttack:
         starts: str = DEFAULTS["starts"],
         step_size: str = DEFAULTS["step_size"],
         direction: str = DEFAULTS["direction"],
+        seed: str = DEFAULTS["seed"],
     ) -> None:
         self.protocol = protocol
         self.steps = _whole("steps", steps, 0)
         self.starts = _whole("starts", starts, 1)
         self.step_size = _positive("step_size", step_size)
         self.direction = checked_option("pgd", "direction", direction, list(SIGN))
+        self.seed = _whole("seed", seed, 0)
 
     @property
     def name(self) -> str:
@@ -66,13 +72,9 @@ class PgdAttack:
             "starts": str(self.starts),
             "step_size": f"{self.step_size:g}",
             "direction": self.direction,
+            "seed": str(self.seed),
         }
         return ":".join(["pgd", *(f"{key}={value}" for key, value in given.items() if value != DEFAULTS[key])])
-
-    @property
-    def uses_seed(self) -> bool:
-        """Without a random start every seed would give the same."""
-        return self.starts > 1
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
         """(cell, d_model), float32 on the CPU: of all iterates of all starts, the best by `target_loss`.
@@ -99,14 +101,16 @@ class PgdAttack:
 
     def _starts(self, subject: Subject, cells: Sequence[Cell], prompts: Sequence[Prompt]) -> Tensor:
         """(cell, start, d_model)."""
-        gradients = loss_gradients(subject, prompts, self.protocol)
+        gradients = loss_gradients(subject, prompts, self.protocol, self.protocol.gradient_at)
         found = []
         for cell in cells:
             assert cell.layer is not None
             first = SIGN[self.direction] * gradients[cell.prompt][cell.layer].float().sign()
             directions = [first]
             if self.starts > 1:
-                directions += gaussian(cell, subject.d_model, self.protocol.noise, self.starts - 1)
+                directions += gaussian(
+                    replace(cell, seed=self.seed), subject.d_model, self.protocol.noise, self.starts - 1
+                )
             found.append(torch.stack(directions))
         return torch.stack(found)
 
