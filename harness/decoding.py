@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.injection import Injection, inject
 from harness.kv_cache import expand, growing_cache, keep_rows
+from harness.padding import left_padded
 from harness.subject import Subject
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
@@ -48,12 +49,8 @@ class Batch:
     ) -> None:
         self.subject, self.injection = subject, injection
         device = subject.device
-        longest = max(len(ids) for ids in prompt_ids)
-        ids = torch.zeros(len(prompt_ids), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(prompt_ids):
-            ids[row, longest - len(tokens) :] = torch.tensor(tokens)
-            mask[row, longest - len(tokens) :] = 1
+        ids, mask = left_padded(prompt_ids)
+        longest = ids.shape[1]
         ids, mask, prompt_of_row = ids.to(device), mask.to(device), prompt_of_row.to(device)
         capacity = longest + max_new_tokens
         self.cache = growing_cache(subject.n_layers, capacity)

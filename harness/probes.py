@@ -34,6 +34,7 @@ from harness.generation_config import active_processors
 from harness.injection import NO_LAYER, Injection, edit, inject
 from harness.kv_cache import expand
 from harness.memory import free_memory
+from harness.model_cache import ModelCache
 from harness.perturbation import normalise, perturb, standardise
 from harness.subject import Subject
 from harness.sweep import kv_bytes_per_position
@@ -331,21 +332,8 @@ def _no_injection(subject: Subject, rows: int) -> Injection:
 
 def _groups(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> Iterator[_Group]:
     """The prompts with their clean answers, in groups small enough that the clean distributions of one are kept."""
-    processors = active_processors(subject) if protocol.generation_config == "model" else []
     prompt_ids = [subject.format(prompt, protocol) for prompt in prompts]
-    by_length = sorted(range(len(prompts)), key=lambda index: len(prompt_ids[index]))
-    answers: dict[int, tuple[int, ...]] = {}
-    for part in _parts(len(prompts), _ANSWERS_AT_ONCE):
-        chosen = by_length[part]
-        decoded = decode(
-            subject,
-            [prompt_ids[index] for index in chosen],
-            torch.arange(len(chosen)),
-            _no_injection(subject, len(chosen)),
-            protocol.max_new_tokens,
-            processors=processors,
-        )
-        answers |= {index: answer.token_ids for index, answer in zip(chosen, decoded, strict=True)}
+    answers = clean_answers(subject, prompt_ids, protocol)
     position_bytes = kv_bytes_per_position(subject)
     # Answers of like length side by side: a padded answer position costs a whole position, a prompt's only attention
     queue = sorted(range(len(prompts)), key=lambda index: (len(answers[index]), len(prompt_ids[index])))
@@ -362,6 +350,31 @@ def _groups(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> 
             [answers[index] for index in chosen],
             rows,
         )
+
+
+_answers: ModelCache[tuple[str, tuple[int, ...]]] = ModelCache()
+"""By protocol and prompt tokens: one probe after another reads the same answers."""
+
+
+def clean_answers(subject: Subject, prompt_ids: Sequence[Sequence[int]], protocol: Protocol) -> list[tuple[int, ...]]:
+    """The tokens of the clean answer to each prompt; what was decoded before is not decoded again."""
+    processors = active_processors(subject) if protocol.generation_config == "model" else []
+    known = _answers.of(subject)
+    keys = [(protocol.digest, tuple(ids)) for ids in prompt_ids]
+    # Prompts of like length side by side: little padding
+    missing = sorted(set(keys) - known.keys(), key=lambda key: (len(key[1]), key))
+    for part in _parts(len(missing), _ANSWERS_AT_ONCE):
+        chosen = missing[part]
+        decoded = decode(
+            subject,
+            [ids for _, ids in chosen],
+            torch.arange(len(chosen)),
+            _no_injection(subject, len(chosen)),
+            protocol.max_new_tokens,
+            processors=processors,
+        )
+        known.update(zip(chosen, (torch.tensor(answer.token_ids) for answer in decoded), strict=True))
+    return [tuple(known[key].tolist()) for key in keys]
 
 
 def _rows_that_fit(subject: Subject, prompt_length: int, answer_length: int, position_bytes: float) -> int:

@@ -26,6 +26,7 @@ from harness.clean_states import CleanStates, starts_at_blocks
 from harness.injection import edit
 from harness.memory import free_memory
 from harness.model_cache import ModelCache
+from harness.padding import left_padded
 from harness.perturbation import normalise, perturb, standardise
 from harness.subject import Subject
 
@@ -155,17 +156,12 @@ def loss_gradients(
 
 def _gradients_of(subject: Subject, texts: Sequence[TargetText]) -> Tensor:
     """(text, layer, d_model)."""
-    length = max(len(text.ids) for text in texts) - 1  # the last token predicts nothing that counts
-    ids = torch.zeros(len(texts), length, dtype=torch.long)
-    mask = torch.zeros_like(ids)
+    ids, mask = left_padded([text.ids[:-1] for text in texts])  # the last token predicts nothing that counts
+    length = ids.shape[1]
     labels = torch.full_like(ids, IGNORED)
-    read_at = torch.empty(len(texts), dtype=torch.long)
     for row, text in enumerate(texts):
-        start = length - (len(text.ids) - 1)
-        ids[row, start:] = torch.tensor(text.ids[:-1])
-        mask[row, start:] = 1
         labels[row, length - text.scored :] = torch.tensor(text.target_ids)
-        read_at[row] = start + text.read_at
+    read_at = torch.tensor([length - (len(text.ids) - 1) + text.read_at for text in texts])
     labels = labels[:, -max(text.scored for text in texts) :]
     keep = {"logits_to_keep": labels.shape[1]} if subject.takes_logits_to_keep else {}
     outputs: list[Tensor] = []
@@ -213,18 +209,14 @@ class TargetPass:
         texts = [target_text(subject, prompt, protocol, "last_prompt") for prompt in prompts]
         place = {prompt: index for index, prompt in enumerate(prompts)}
         rows = torch.tensor([place[cell.prompt] for cell in cells])
-        before = max(len(text.prompt_ids) for text in texts) - 1
-        steps = max(text.scored for text in texts)
-        prefix = torch.zeros(len(texts), before, dtype=torch.long)
+        # Prompts are padded on the left and targets on the right: so a column is a step, the same for all rows
+        prefix, before_mask = left_padded([text.prompt_ids[:-1] for text in texts])
+        before, steps = prefix.shape[1], max(text.scored for text in texts)
         ids, labels = torch.zeros(len(texts), steps, dtype=torch.long), torch.full((len(texts), steps), IGNORED)
-        mask = torch.zeros(len(texts), before + steps, dtype=torch.long)
         for row, text in enumerate(texts):
-            # Prompts are padded on the left and targets on the right: so a column is a step, the same for all rows
-            *head, last = text.prompt_ids
-            prefix[row, before - len(head) :] = torch.tensor(head, dtype=torch.long)
-            ids[row, : text.scored] = torch.tensor((last, *text.target_ids[:-1]))
+            ids[row, : text.scored] = torch.tensor((text.prompt_ids[-1], *text.target_ids[:-1]))
             labels[row, : text.scored] = torch.tensor(text.target_ids)
-            mask[row, before - len(head) : before + text.scored] = 1
+        mask = torch.cat([before_mask, (labels != IGNORED).long()], dim=1)
         device = subject.device
         self._ids, self._labels, self._mask = (t[rows].to(device) for t in (ids, labels, mask))
         self._rows = rows

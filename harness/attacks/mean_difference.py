@@ -18,6 +18,7 @@ from asabench.protocol import Protocol
 from asabench.records import Cell, sha256_hex
 from harness.injection import capture
 from harness.model_cache import ModelCache
+from harness.padding import left_padded
 from harness.subject import Subject
 
 COMPLIANCE, BENIGN = "contrast_compliance.txt", "contrast_benign.txt"
@@ -62,13 +63,7 @@ def last_mean(subject: Subject, texts: Sequence[str]) -> Tensor:
     keep = {"logits_to_keep": 1} if subject.takes_logits_to_keep else {}
     total = torch.zeros(subject.n_layers, subject.d_model)
     for start in range(0, len(tokens), BATCH):
-        batch = tokens[start : start + BATCH]
-        longest = len(batch[-1])
-        ids = torch.zeros(len(batch), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, tokens_of_text in enumerate(batch):
-            ids[row, longest - len(tokens_of_text) :] = torch.tensor(tokens_of_text)
-            mask[row, longest - len(tokens_of_text) :] = 1
+        ids, mask = left_padded(tokens[start : start + BATCH])
         with capture(subject.blocks, range(subject.n_layers)) as seen:
             subject.forward(ids.to(subject.device), mask.to(subject.device), use_cache=False, **keep)
         total += torch.stack([seen.outputs[layer][:, -1].float().sum(0).cpu() for layer in range(subject.n_layers)])

@@ -28,6 +28,7 @@ from asabench.protocol import PRESETS
 from asabench.records import Prompt, sha256_hex
 from harness.decoding import decode
 from harness.injection import NO_LAYER, Injection
+from harness.padding import left_padded
 from harness.subject import Subject, load
 
 REFUSALS = (
@@ -137,15 +138,10 @@ def _fit(subject: Subject, examples: Sequence[Example], recipe: RefusalTraining)
 
 def answer_loss(subject: Subject, examples: Sequence[Example]) -> Tensor:
     """Mean cross-entropy over the answer tokens of a left-padded batch; a scalar."""
-    longest = max(len(prompt) + len(answer) for prompt, answer in examples)
-    ids = torch.zeros(len(examples), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
+    ids, mask = left_padded([[*prompt, *answer] for prompt, answer in examples])
     labels = torch.full_like(ids, -100)
-    for row, (prompt, answer) in enumerate(examples):
-        start = longest - len(prompt) - len(answer)
-        ids[row, start:] = torch.tensor(prompt + answer)
-        mask[row, start:] = 1
-        labels[row, longest - len(answer) :] = torch.tensor(answer)
+    for row, (_, answer) in enumerate(examples):
+        labels[row, ids.shape[1] - len(answer) :] = torch.tensor(answer)
     ids, mask, labels = (tensor.to(subject.device) for tensor in (ids, mask, labels))
     # Only the positions that predict an answer need logits: those are most of the cost on a small model
     kept = max(len(answer) for _, answer in examples) + 1
