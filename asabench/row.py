@@ -126,7 +126,8 @@ class AttackResult(_Record):
 
     `masr`, `pasr`, `lasr` and `asr_at_k` are two-label rates: an incoherent answer counts as safe, as in the paper.
     They are the headline. `*_conditional` are the same over the prompts whose clean answer was safe; `*_coherent` are
-    over coherent answers only. `asr_at_k` is keyed by k. Rows from before these fields were there have None or {}.
+    over coherent answers only. `asr_at_k` is keyed by k. `*_corrected` are corrected for the judge's measured error
+    (`asabench.corrected`; MASR cannot be). Rows from before these fields were there have None or {}.
     """
 
     attack: str
@@ -141,6 +142,8 @@ class AttackResult(_Record):
     masr_coherent: Rate | None = None
     pasr_coherent: Rate | None = None
     asr_at_k: dict[str, Rate] = {}
+    pasr_corrected: Rate | None = None
+    asr_at_1_corrected: Rate | None = None
 
 
 class Row(_Record):
@@ -160,6 +163,7 @@ class Row(_Record):
     attack: str
     dose: float
     init: Rate
+    init_corrected: Rate | None = None
     masr: Rate
     pasr: Rate
     peak_layer: int | None
@@ -169,6 +173,25 @@ class Row(_Record):
     results: tuple[AttackResult, ...]
     flags: tuple[str, ...] = ()
     eps50: dict[str, Eps50] = {}
+
+
+def eps50_text(eps50: Eps50) -> str:
+    """For a terminal: `0.34 [0.21, > 1]`; `< 0.1` and `0` say that the first dose, or none at all, breaks half."""
+    if eps50.first is None or eps50.last is None:
+        return "none scored"
+    below = f"< {eps50.first:g}" if eps50.first > 0 else "0"
+
+    def text(dose: float | None, censored: Censored | None) -> str:
+        if dose is not None:
+            return f"{dose:.3g}"
+        return below if censored == "below" else f"> {eps50.last:g}"
+
+    value, low, high = (
+        text(eps50.value, eps50.censored),
+        text(eps50.low, eps50.low_censored),
+        text(eps50.high, eps50.high_censored),
+    )
+    return f"{value} [{low}, {high}]"
 
 
 def read_row(path: Path) -> Row:

@@ -4,7 +4,8 @@
     RUN/prompts.parquet          the prompts
     RUN/responses/part-*.parquet one line a cell
     RUN/verdicts/part-*.parquet  one line a cell and judge
-    RUN/row.json                 the leaderboard row, when the run is finished
+    RUN/row.json                 the leaderboard row, when the run is finished: of the judge who judged it last
+    RUN/rows/JUDGE.json          the row of every judge
     RUN/lock                     held by the process that writes
 
 A process may die at any instant: what was renamed is there, the rest is not, and the next one goes on from it.
@@ -16,6 +17,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -86,7 +88,11 @@ class Run:
         self._append("verdicts", VERDICT_SCHEMA, [verdict_columns(verdict) for verdict in verdicts])
 
     def write_row(self, row: Row) -> None:
-        write_whole(self.path / "row.json", (row.model_dump_json(indent=2) + "\n").encode())
+        """As the row of its judge, and as the run's."""
+        content = (row.model_dump_json(indent=2) + "\n").encode()
+        (self.path / "rows").mkdir(exist_ok=True)
+        write_whole(self.path / "rows" / f"{_file_name(row.judge.id)}.json", content)
+        write_whole(self.path / "row.json", content)
 
     def update_manifest(self, **changes: Any) -> None:
         self.manifest = {**self.manifest, **changes}
@@ -116,7 +122,7 @@ class Run:
                 raise UserError(f"{path} cannot be read ({error}); delete it and start the run again") from None
         whole = pa.concat_tables(parts) if parts else arrow_schema(schema).empty_table()
         # Nullable types: a layer or a seed that is missing does not turn the others into floats
-        frame = whole.to_pandas(types_mapper=_nullable(pa).get)
+        frame = whole.to_pandas(types_mapper=nullable_types(pa).get)
         if frame.duplicated(key).any():
             raise UserError(
                 f"{self.path / table} holds a {' and '.join(key)} twice; it was not written by ASABench alone"
@@ -170,6 +176,23 @@ def open_run(path: Path, settings: Settings, context: Mapping[str, Any], prompts
         for leftover in path.rglob(".unfinished-*"):
             leftover.unlink()
         yield run
+
+
+@contextmanager
+def reopen_run(path: Path) -> Iterator[Run]:
+    """A run that exists, for writing, whatever its settings are; holds its lock while open."""
+    read_run(path)
+    with _disk_errors(path):
+        lock = (path / "lock").open("a")
+    with lock:
+        _lock(lock, path)
+        yield read_run(path)
+
+
+def _file_name(text: str) -> str:
+    """The text as a file name; a digest keeps two that look alike apart."""
+    plain = re.sub(r"[^\w.-]+", "-", text)
+    return plain if plain == text and len(text) <= 100 else f"{plain[:100]}-{sha256_hex(text)[:8]}"
 
 
 def _lock(lock: IO[str], path: Path) -> None:
@@ -259,7 +282,7 @@ def arrow_schema(columns: Mapping[str, str]) -> pa.Schema:
     return pa.schema([(name, types[kind]) for name, kind in columns.items()])
 
 
-def _nullable(pa: Any) -> dict[Any, Any]:
+def nullable_types(pa: Any) -> dict[Any, Any]:
     import pandas as pd
 
     return {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}

@@ -6,8 +6,9 @@ import importlib.metadata
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,20 @@ import pandas as pd
 import torch
 
 import asabench
-from asabench import metrics
-from asabench.dose_response import eps50_by_attack, row_flags
+from asabench.agreement import BAR
 from asabench.errors import UserError
 from asabench.prompts import PromptSet, load_prompts
 from asabench.protocol import Protocol, preset
 from asabench.protocol import size as published_size
-from asabench.records import Cell, Prompt, Response, sha256_hex
-from asabench.row import ModelInfo, PromptSetInfo, ProtocolInfo, Row
+from asabench.records import Cell, Prompt, Response, Verdict, sha256_hex
+from asabench.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Row
+from asabench.scoring import scores
 from asabench.store import Run, open_run, run_id
 from harness.attacks import Attack, make_attacks
 from harness.decoding import decode
-from harness.judges import Judge, make_judge
+from harness.judge_check import check_bar
+from harness.judge_run import checked_judge, judge_the_rest
+from harness.judges import DEFAULT_JUDGE, Judge, make_judge
 from harness.progress import progress_line
 from harness.selftest import self_test
 from harness.subject import Subject, check_prompt_format, load
@@ -69,6 +72,8 @@ class Plan:
     cells: tuple[Cell, ...]
     settings: dict[str, Any]
     path: Path
+    bar: float = BAR
+    uncertified: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +115,9 @@ def make_plan(
     steps: str | Sequence[int] | None = None,
     step_layers: Sequence[int] | None = None,
     target: str | None = None,
-    judge: str | Judge = "rules",
+    judge: str | Judge = DEFAULT_JUDGE,
+    bar: float = BAR,
+    uncertified: bool = False,
     dtype: str = "float32",
     device: str = "auto",
     out: str | Path | None = None,
@@ -122,8 +129,9 @@ def make_plan(
 
     attack: one or several specifications (`harness.attacks.make_attack`); they share clean answers and gradients.
     size: a published size of the protocol; what is given beside it wins. steps, step_layers: see
-    `asabench.protocol.Protocol`. target: given to prompts without one. out: a folder under `runs/` named after the
-    run's id, if None. Raises `UserError`.
+    `asabench.protocol.Protocol`. target: given to prompts without one. judge: a name (`harness.judges.make_judge`) or a
+    judge; before the run it must reach the balanced accuracy `bar` on labelled pairs, unless `uncertified`. out: a
+    folder under `runs/` named after the run's id, if None. Raises `UserError`.
     """
     resolved = resolve_protocol(
         protocol,
@@ -138,7 +146,9 @@ def make_plan(
     attacks = make_attacks([attack] if isinstance(attack, str) else attack, resolved)
     if size is not None and limit is None:
         limit = published_size(resolved, size).prompts
-    chosen_judge = make_judge(judge) if isinstance(judge, str) else judge
+    check_bar(bar)
+    chosen_judge = make_judge(judge, resolved.labels) if isinstance(judge, str) else judge
+    _ = chosen_judge.info  # a judge behind a server that is not there says so now
     prompt_set = load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", tuple(prompts))
     prompt_set = prompt_set.first(limit).with_target(target)
     if any(getattr(each, "needs_targets", False) for each in attacks.values()):
@@ -155,6 +165,7 @@ def make_plan(
             allow_pickle=allow_pickle,
         )
     check_prompt_format(subject, resolved)
+    _require_suffixes_with_tokens(subject, prompt_set.prompts, resolved)
     chosen_layers = parse_layers(layers, subject.n_layers)
     if resolved.step_layers is not None:
         parse_layers(resolved.step_layers, subject.n_layers)
@@ -182,17 +193,31 @@ def make_plan(
         cells=tuple(grid(prompt_set.prompts, chosen_layers, list(attacks.values()), resolved)),
         settings=settings,
         path=Path(out) if out is not None else default,
+        bar=bar,
+        uncertified=uncertified,
     )
+
+
+def _require_suffixes_with_tokens(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> None:
+    """`UserError` for a suffix that changes nothing: what looks like an attack would be the bare prompt."""
+    for prompt in prompts:
+        bare = replace(prompt, suffix=None)
+        if prompt.suffix is not None and subject.format(prompt, protocol) == subject.format(bare, protocol):
+            raise UserError(
+                f"the suffix {prompt.suffix!r} of prompt {prompt.id} has no tokens for {subject.name}; "
+                "give it some text, or leave it empty for the bare prompt"
+            )
 
 
 def run_plan(plan: Plan, *, progress: bool = False, max_rows: int | None = None) -> Evaluation:
     """Generates and judges what the run folder does not hold yet, then writes the row."""
     prompts = pd.DataFrame([_prompt_columns(prompt) for prompt in plan.prompts.prompts])
     started = time.monotonic()
-    with open_run(plan.path, plan.settings, _context(plan), prompts) as run:
-        _generate(plan, run, progress, max_rows)
-        _judge_the_rest(plan, run)
-        row = _row(plan, run)
+    judge, info = checked_judge(plan.judge, plan.bar, plan.uncertified)
+    with open_run(plan.path, plan.settings, {**_context(plan), "judge": info.model_dump()}, prompts) as run:
+        _generate(plan, run, judge, progress, max_rows)
+        judge_the_rest(run, judge, progress=progress)
+        row = _row(plan, run, info)
         run.write_row(row)
         run.update_manifest(state="finished", finished=_now(), seconds=round(time.monotonic() - started, 1))
         return Evaluation(path=run.path, row=row, responses=run.responses(), verdicts=run.verdicts())
@@ -202,7 +227,7 @@ def _prompt_columns(prompt: Prompt) -> dict[str, str | None]:
     return {"id": prompt.id, "goal": prompt.goal, "target": prompt.target, "suffix": prompt.suffix}
 
 
-def _generate(plan: Plan, run: Run, progress: bool, max_rows: int | None) -> None:
+def _generate(plan: Plan, run: Run, judge: Judge, progress: bool, max_rows: int | None) -> None:
     done = set(run.responses()["cell_id"])
     pending = [cell for cell in plan.cells if cell.id not in done]
     if not pending:
@@ -211,39 +236,32 @@ def _generate(plan: Plan, run: Run, progress: bool, max_rows: int | None) -> Non
     run.update_manifest(self_tests=found)
     with progress_line(len(done), len(plan.cells), plan.protocol.max_new_tokens, progress) as line:
         batches = sweep(plan.subject, pending, plan.protocol, plan.attacks, max_rows=max_rows, on_step=line.step)
-        for responses in batches:
-            run.append_responses(responses)
-            run.append_verdicts(plan.judge(responses))
+        for responses in _judged_behind(batches, run, judge):
             line.finish(len(responses))
 
 
-def _judge_the_rest(plan: Plan, run: Run) -> None:
-    """Judges the responses that this judge has not seen: a run may have died in between, or had another judge."""
-    table = run.responses()
-    verdicts = run.verdicts()
-    seen = set(verdicts.loc[verdicts["judge"] == plan.judge.info.id, "cell_id"])
-    cells = {cell.id: cell for cell in plan.cells}
-    unseen = [
-        Response(
-            cell=cells[line["cell_id"]],
-            text=line["text"],
-            token_ids=tuple(line["token_ids"]),
-            finish_reason=line["finish_reason"],
-        )
-        for line in table.to_dict("records")
-        if line["cell_id"] not in seen
-    ]
-    run.append_verdicts(plan.judge(unseen) if unseen else [])
+def _judged_behind(batches: Iterator[list[Response]], run: Run, judge: Judge) -> Iterator[list[Response]]:
+    """Stores each batch and its verdicts. A judge that is asked over the network reads one batch while the model
+    generates the next; others would take the processor from the model."""
+    if judge.info.kind != "llm":
+        for responses in batches:
+            run.append_responses(responses)
+            run.append_verdicts(judge(responses))
+            yield responses
+        return
+    with ThreadPoolExecutor(1) as pool:
+        asked: Future[list[Verdict]] | None = None
+        for responses in batches:
+            run.append_responses(responses)
+            if asked is not None:
+                run.append_verdicts(asked.result())
+            asked = pool.submit(judge, responses)
+            yield responses
+        if asked is not None:
+            run.append_verdicts(asked.result())
 
 
-def _row(plan: Plan, run: Run) -> Row:
-    table = run.judged(plan.judge.info.id)
-    results = tuple(
-        metrics.attack_result(table, attack, dose) for attack in plan.attacks for dose in plan.protocol.doses
-    )
-    # The headline is the first attack's, at the protocol's dose or else at its largest
-    own = [result for result in results if result.attack == next(iter(plan.attacks))]
-    headline = next((r for r in own if r.dose == plan.protocol.headline_dose), max(own, key=lambda r: r.dose))
+def _row(plan: Plan, run: Run, judge: JudgeInfo) -> Row:
     subject = plan.subject
     return Row(
         run_id=run.id,
@@ -260,21 +278,9 @@ def _row(plan: Plan, run: Run) -> Row:
         ),
         protocol=ProtocolInfo(name=plan.protocol.name, digest=plan.protocol.digest),
         prompts=PromptSetInfo(name=plan.prompts.name, digest=plan.prompts.digest[:16], n=len(plan.prompts.prompts)),
-        judge=plan.judge.info,
         layers=plan.layers,
         seeds=plan.protocol.seeds,
-        attack=headline.attack,
-        dose=headline.dose,
-        init=metrics.init_rate(table),
-        masr=headline.masr,
-        pasr=headline.pasr,
-        peak_layer=headline.peak_layer,
-        lasr=headline.lasr,
-        verdicts=headline.verdicts,
-        clean_verdicts=metrics.verdict_counts(table.loc[table["layer"].isna(), "label"]),
-        results=results,
-        flags=(*(() if plan.judge.info.certified else ("uncertified",)), *row_flags(results)),
-        eps50=eps50_by_attack(table),
+        **scores(run.judged(judge.id), list(plan.attacks), plan.protocol.doses, plan.protocol.headline_dose, judge),
     )
 
 
@@ -418,7 +424,6 @@ def _context(plan: Plan) -> dict[str, Any]:
         "started": _now(),
         "protocol_digest": plan.protocol.digest,
         "prompt_set": plan.prompts.name,
-        "judge": plan.judge.info.model_dump(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "hardware": {"machine": platform.machine(), "system": platform.system(), "threads": torch.get_num_threads()},
         "python": platform.python_version(),

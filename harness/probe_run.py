@@ -35,7 +35,14 @@ from harness.subject import Subject, check_prompt_format
 What = Literal["nll", "kl", "landscape"]
 WHAT: tuple[What, ...] = get_args(What)
 KIND = "probe"
-GRID = tuple(float(value) for value in np.linspace(-1, 1, 11))
+
+
+def grid_axis(points: int) -> tuple[float, ...]:
+    """The landscape's doses along one axis: from -1 to 1, evenly spaced."""
+    return tuple(np.linspace(-1, 1, points).tolist()) if points > 1 else (0.0,)
+
+
+GRID = grid_axis(11)
 """The values of a and b in the landscape. A full picture takes 50."""
 _TABLES = ("nll", "kl", "kl_trend", "landscape")
 

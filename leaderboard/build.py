@@ -23,7 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from asabench.errors import UserError
-from asabench.row import Rate, Row, VerdictCounts, read_row
+from asabench.row import Eps50, Rate, Row, VerdictCounts, eps50_text, read_row
 from leaderboard.svg import NONE, bounds, format_interval, format_number, format_rate, lasr_svg, strip_svg
 
 
@@ -123,9 +123,19 @@ def _rates(row: Row) -> Iterator[tuple[str, Rate]]:
         yield from ((f"results.{number}.masr", result.masr), (f"results.{number}.pasr", result.pasr))
         yield from ((f"results.{number}.lasr.{layer}", rate) for layer, rate in result.lasr.items())
         yield from ((f"results.{number}.asr_at_k.{k}", rate) for k, rate in result.asr_at_k.items())
-        for name in ("masr_conditional", "pasr_conditional", "masr_coherent", "pasr_coherent"):
+        for name in _VARIANTS:
             if (variant := getattr(result, name)) is not None:
                 yield f"results.{number}.{name}", variant
+
+
+_VARIANTS = (
+    "masr_conditional",
+    "pasr_conditional",
+    "masr_coherent",
+    "pasr_coherent",
+    "pasr_corrected",
+    "asr_at_1_corrected",
+)
 
 
 def _is_sound(rate: Rate) -> bool:
@@ -302,19 +312,40 @@ def _csv_columns(track: Track, entry: Entry) -> dict[str, object]:
         "dose": row.dose,
     }
     for name, rate in (("init", row.init), ("masr", row.masr), ("pasr", row.pasr)):
-        columns |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
+        columns |= _ends(name, rate)
     columns["peak_layer"] = row.peak_layer
+    headline = next((r for r in row.results if (r.attack, r.dose) == (row.attack, row.dose)), None)
+    for name in _VARIANTS:
+        columns |= _ends(name, None if headline is None else getattr(headline, name))
+    columns |= _ends("init_corrected", row.init_corrected)
+    eps50 = row.eps50.get(row.attack)
+    columns |= {"eps50": None if eps50 is None else eps50.value, "eps50_text": optional_eps50(eps50)}
     columns["n_layers_measured"] = len(set(row.layers))
     columns |= {f"steered_{label}": count for label, count in row.verdicts.model_dump().items()}
     columns |= {f"clean_{label}": count for label, count in row.clean_verdicts.model_dump().items()}
     return columns | {
         "judge": row.judge.id,
+        **_ends("judge_balanced_accuracy", None if row.judge.figures is None else row.judge.figures.balanced_accuracy),
         "created": row.created,
         "flags": ";".join(row.flags),
         "protocol_digest": row.protocol.digest,
         "prompts_digest": row.prompts.digest,
         "asabench_version": row.asabench_version,
     }
+
+
+def _ends(name: str, rate: Rate | None) -> dict[str, object]:
+    given = (None, None, None) if rate is None else (rate.value, rate.low, rate.high)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), given, strict=True))
+
+
+def optional_rate(rate: Rate | None) -> str:
+    """`0.94 [0.87, 0.98]`; a dash for a rate that a row does not have."""
+    return NONE if rate is None else format_rate(rate)
+
+
+def optional_eps50(eps50: Eps50 | None) -> str | None:
+    return None if eps50 is None else eps50_text(eps50)
 
 
 def _csv_cell(value: object) -> object:
@@ -336,6 +367,8 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "rate": format_rate,
+        "optional_rate": optional_rate,
+        "eps50": eps50_text,
         "interval": format_interval,
         "number": format_number,
         "ranges": number_ranges,

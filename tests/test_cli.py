@@ -22,9 +22,18 @@ from asabench.store import read_run
 ASABENCH = [sys.executable, "-m", "asabench.cli"]
 
 
+RULES = ("--judge", "rules", "--uncertified")
+
+
+def by_rules(arguments: tuple[object, ...]) -> list[str]:
+    """An evaluation is judged by rules unless it names a judge: the default one takes seconds to load its model."""
+    own = arguments[:1] != ("evaluate",) or "--judge" in arguments
+    return [*map(str, arguments), *(() if own else RULES)]
+
+
 def asabench(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*ASABENCH, *map(str, arguments)],
+        [*ASABENCH, *by_rules(arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -209,7 +218,7 @@ def test_an_output_folder_that_cannot_be_written(model: Path, tmp_path: Path) ->
 def test_a_full_disk_keeps_what_is_finished(model: Path, tmp_path: Path) -> None:
     """A limit on the size of a file stands for a full disk: the system answers the write with an error."""
     run = tmp_path / "run"
-    command = [*ASABENCH, "evaluate", "--model", model, "--limit", "4", "--max-rows", "5", "--out", run]
+    command = [*ASABENCH, "evaluate", "--model", model, "--limit", "4", "--max-rows", "5", "--out", run, *RULES]
     limited = ["bash", "-c", 'ulimit -f 3; trap "" XFSZ; exec "$@"', "-", *map(str, command)]
     done = subprocess.run(limited, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
@@ -228,7 +237,7 @@ def test_no_run_and_no_rows(tmp_path: Path) -> None:
 
 def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*ASABENCH, "evaluate", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*ASABENCH, *by_rules(("evaluate", *arguments))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

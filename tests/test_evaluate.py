@@ -15,8 +15,9 @@ from conftest import chat_tokenizer, tiny_model
 import harness.evaluate
 import harness.selftest
 from asabench.errors import UserError
+from asabench.labelled_pairs import gold_pairs
 from asabench.protocol import PRESETS
-from asabench.records import Prompt, Response, Verdict
+from asabench.records import Label, Prompt, Response, Verdict
 from asabench.row import JudgeInfo
 from harness.attacks import ATTACKS, make_attack
 from harness.attacks.random import RandomAttack
@@ -29,20 +30,25 @@ from harness.sweep import grid
 PROMPTS = [Prompt(id=f"p{n}", goal="count to " + "nine " * n) for n in range(1, 5)]
 
 
-class LengthJudge:
-    """A judge with all four verdicts, from the number of the first token."""
+RIGHT = {(pair.goal, pair.response): min(pair.right) for pair in gold_pairs()}
 
-    def __init__(self, name: str = "length-1", certified: bool = True) -> None:
-        self.info = JudgeInfo(id=name, certified=certified, description="for tests")
+
+class LengthJudge:
+    """A judge that knows the labelled pairs; of an answer it gives all four verdicts, from its first token."""
+
+    def __init__(self, name: str = "length-1") -> None:
+        self.info = JudgeInfo(id=name, description="for tests")
         self.seen = 0
 
     def __call__(self, responses: Sequence[Response]) -> list[Verdict]:
-        self.seen += len(responses)
-        labels = ("safe", "unsafe", "unsafe", "incoherent", None)
-        return [
-            Verdict(cell_id=r.cell.id, judge=self.info.id, label=labels[r.token_ids[0] % 5])  # type: ignore[arg-type]
-            for r in responses
-        ]
+        return [Verdict(cell_id=r.cell.id, judge=self.info.id, label=self.label(r)) for r in responses]
+
+    def label(self, response: Response) -> Label | None:
+        if not response.token_ids:
+            return RIGHT[response.cell.prompt.goal, response.text]
+        self.seen += 1
+        labels: tuple[Label | None, ...] = ("safe", "unsafe", "unsafe", "incoherent", None)
+        return labels[response.token_ids[0] % 5]
 
 
 def small(subject: Subject, out: Path, **choices: Any) -> harness.evaluate.Evaluation:
@@ -92,7 +98,37 @@ def test_the_manifest_says_what_was_run(llama: Subject, tmp_path: Path) -> None:
 
 
 def test_an_uncertified_judge_is_flagged(llama: Subject, tmp_path: Path) -> None:
-    assert small(llama, tmp_path / "run", judge="rules").row.flags == ("uncertified",)
+    row = small(llama, tmp_path / "run", judge="rules", uncertified=True).row
+    assert row.flags == ("uncertified",)
+    assert not row.judge.certified
+    assert row.judge.figures is not None, "what it reached stands beside its rates"
+
+
+@pytest.mark.parametrize("protocol", ["asabench-v1", "gu2025"])
+def test_a_suffix_without_tokens_is_refused(llama: Subject, tmp_path: Path, protocol: str) -> None:
+    prompts = [*PROMPTS, Prompt(id="blank", goal="one", suffix=" ")]
+    with pytest.raises(UserError, match=r"the suffix ' ' of prompt blank has no tokens for .*; give it some text"):
+        small(llama, tmp_path / "run", prompts=prompts, protocol=protocol)
+
+
+def test_a_judge_under_the_bar_stops_the_run_before_it_generates(llama: Subject, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rules-\w+ is not fit: balanced accuracy 0\.\d+ .*--uncertified"):
+        small(llama, tmp_path / "run", judge="rules")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_row_shows_its_judge_s_figures_and_corrected_rates(llama: Subject, tmp_path: Path) -> None:
+    row = small(llama, tmp_path / "run").row
+    figures = row.judge.figures
+    assert row.judge.certified
+    assert row.flags == ()
+    assert figures is not None
+    assert (figures.set_name, figures.balanced_accuracy.value, figures.unscored) == ("gold", 1.0, 0)
+    # A judge without error corrects nothing but the interval
+    assert row.init_corrected is not None
+    assert row.init_corrected.value == row.init.value
+    assert row.results[0].pasr_corrected is not None
+    assert row.results[0].pasr_corrected.value == row.results[0].pasr.value
 
 
 def test_a_finished_run_generates_nothing_again(

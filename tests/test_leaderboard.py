@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from rows import NO_RATE, make_result, make_row, rate, write_row
 
 from asabench.errors import UserError
-from asabench.row import Rate, Row, VerdictCounts
+from asabench.row import Eps50, JudgeFigures, Kappa, Rate, Row, VerdictCounts, eps50_text
 from leaderboard.build import build, number_ranges, rank_rows, short_count, short_revision
 from leaderboard.svg import format_rate, lasr_svg, segments, tick_step
 
@@ -136,7 +137,7 @@ def test_the_opened_part_holds_verdicts_and_provenance(tmp_path: Path) -> None:
     row = make_row()
     details = make_page(tmp_path, row).one("details")
     lines = {
-        line.all("th")[0].text(): [cell.text() for cell in line.all("td")] for line in details.one("tbody").all("tr")
+        line.all("th")[0].text(): [cell.text() for cell in line.all("td")] for line in details.all("tbody")[0].all("tr")
     }
     assert lines == {"clean": ["23", "1", "1", "0", "25"], "steered": ["51", "24", "19", "6", "100"]}
     provenance = {line.one("dt").text(): line.one("dd").text() for line in details.one("dl").all("div")}
@@ -147,6 +148,55 @@ def test_the_opened_part_holds_verdicts_and_provenance(tmp_path: Path) -> None:
     assert provenance["Protocol"] == "asabench-v1, digest a1b2c3d4e5f60718; noise seeds 0"
     assert provenance["Prompts"] == "quickstart, 25 prompts, digest 9988776655443322"
     assert provenance["Judge"] == "judge-x@1 (certified): a judge for tests"
+
+
+FIGURES = JudgeFigures(
+    set_name="gold",
+    set_digest="0011223344556677",
+    n=173,
+    n_unsafe=52,
+    unscored=0,
+    balanced_accuracy=rate(0.91, 0.87, 0.94),
+    sensitivity=rate(0.93, 0.84, 0.98),
+    specificity=rate(0.89, 0.82, 0.93),
+    kappa=Kappa(value=0.8, low=0.7, high=0.9),
+    label_recall={},
+)
+
+
+def test_a_judge_s_figures_stand_beside_its_name(tmp_path: Path) -> None:
+    page = make_page(tmp_path, make_row(judge={"figures": FIGURES}))
+    assert page.one("td", class_="judge").text() == "judge-x@1 0.91 [0.87, 0.94]"
+    provenance = {
+        line.one("dt").text(): line.one("dd").text() for line in page.one("dl", class_="provenance").all("div")
+    }
+    assert "balanced accuracy 0.91 [0.87, 0.94], sensitivity 0.93 [0.84, 0.98], specificity 0.89" in provenance["Judge"]
+    assert "173 gold pairs (digest 0011223344556677)" in provenance["Judge"]
+
+
+def test_variants_and_eps50_are_in_the_opened_part_and_the_csv(tmp_path: Path) -> None:
+    eps50 = Eps50(value=0.42, low=0.3, high=None, high_censored="above", first=0.0, last=1.0)
+    result = make_result(
+        masr_conditional=rate(0.5, 0.4, 0.6), masr_coherent=rate(0.7, 0.6, 0.8), pasr_corrected=rate(0.3, 0.2, 0.4)
+    )
+    row = make_row(results=(result,), eps50={"random": eps50})
+    page = make_page(tmp_path, row)
+    (line,) = page.one("details").all("tbody")[1].all("tr")
+    assert (
+        line.text()
+        .split("1", 1)[1]
+        .strip()
+        .startswith("0.64 [0.52, 0.77]0.50 [0.40, 0.60]0.70 [0.60, 0.80]0.44 [0.31, 0.58]0.30 [0.20, 0.40]")
+    )
+    assert page.one("details").all("tbody")[2].text() == f"random{eps50_text(eps50)}"
+    (cells,) = csv.DictReader((tmp_path / "site" / "rows.csv").read_text().splitlines())
+    assert (cells["masr_conditional"], cells["masr_coherent_high"], cells["pasr_corrected_low"]) == (
+        "0.5",
+        "0.8",
+        "0.2",
+    )
+    assert (cells["eps50"], cells["eps50_text"]) == ("0.42", eps50_text(eps50))
+    assert cells["pasr_conditional"] == cells["judge_balanced_accuracy"] == "", "a row from before has none"
 
 
 def test_the_chart_shows_each_layers_rate_and_says_its_peak(tmp_path: Path) -> None:
@@ -231,14 +281,14 @@ def test_every_attack_and_dose_has_a_line_where_there_are_several(tmp_path: Path
     def captions(run_id: str) -> list[str]:
         return [caption.text() for caption in page.one("tbody", id=f"run-{run_id}").all("caption")]
 
-    assert captions(alone.run_id) == ["Verdicts (answers)"]
+    assert captions(alone.run_id) == ["Verdicts (answers)", "Every attack and dose of this run"]
     assert captions("several") == ["Verdicts (answers)", "Every attack and dose of this run"]
     table = page.one("tbody", id="run-several").all("table")[1]
     assert [
         [cell.text() for cell in line.all() if cell.tag in ("th", "td")] for line in table.one("tbody").all("tr")
     ] == [
-        ["random", "1", "0.64 [0.52, 0.77]", "0.44 [0.31, 0.58]", "2", "0.19", "0.06"],
-        ["gradient", "0.3", "0.88 [0.81, 0.95]", "—", "—", "0.19", "0.06"],
+        ["random", "1", "0.64 [0.52, 0.77]", "—", "—", "0.44 [0.31, 0.58]", "—", "2", "0.19", "0.06"],
+        ["gradient", "0.3", "0.88 [0.81, 0.95]", "—", "—", "—", "—", "—", "0.19", "0.06"],
     ]
 
 

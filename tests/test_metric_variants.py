@@ -21,7 +21,6 @@ from asabench.dose_response import (
     dose_response,
     eps50,
     eps50_by_attack,
-    eps50_text,
     masking_flag,
     row_flags,
 )
@@ -36,7 +35,7 @@ from asabench.metrics import (
     outcomes,
     pasr_rate,
 )
-from asabench.row import AttackResult, Eps50, Rate, Row
+from asabench.row import AttackResult, Eps50, Rate, Row, eps50_text
 from leaderboard.build import read_checked_row
 
 

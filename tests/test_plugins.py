@@ -41,6 +41,8 @@ def test_the_attack_in_the_docs_runs(llama: Subject, tmp_path: Path) -> None:
         seeds=[0, 1],
         max_new_tokens=3,
         out=tmp_path / "run",
+        judge="rules",
+        uncertified=True,
     )
     counts = done.responses.groupby("attack").size().to_dict()
     # It uses no seed: one cell per prompt and layer, where random has two

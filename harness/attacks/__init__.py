@@ -6,7 +6,6 @@ same way for all of them.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Protocol as Interface
 
@@ -19,6 +18,7 @@ from harness.attacks.gradient import GradientAttack
 from harness.attacks.mean_difference import MeanDifferenceAttack
 from harness.attacks.pgd import PgdAttack
 from harness.attacks.random import RandomAttack
+from harness.import_path import imported
 from harness.subject import Subject
 
 
@@ -61,7 +61,7 @@ def make_attack(spec: str, protocol: Protocol) -> Attack:
             raise UserError(
                 f"unknown attack {name!r}; allowed: {', '.join(ATTACKS)}, or an import path such as package.module:Name"
             )
-        make, rest = _imported(name, rest[0] if rest else ""), rest[1:]
+        make, rest = imported("attack", name, rest[0] if rest else ""), rest[1:]
     options: Options = {}
     for part in rest:
         key, equals, value = part.partition("=")
@@ -85,15 +85,3 @@ def make_attacks(specs: Sequence[str], protocol: Protocol) -> dict[str, Attack]:
     if not attacks:
         raise UserError(f"no attack was given; allowed: {', '.join(ATTACKS)}")
     return attacks
-
-
-def _imported(module: str, name: str) -> Callable[..., Attack]:
-    if not name:
-        raise UserError(f"the attack {module!r} names no class; write package.module:Name")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"the attack {module}:{name} cannot be imported ({error}); "
-            "check the path, and that its folder is installed or on PYTHONPATH"
-        ) from None

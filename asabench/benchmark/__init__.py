@@ -1,0 +1,1 @@
+"""ASABench, the dataset: validated instances with their layers, and every attempt beside them (docs/dataset.md)."""

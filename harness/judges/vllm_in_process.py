@@ -1,0 +1,146 @@
+"""The language model judge with vLLM in this process, for batch jobs in an environment that has vLLM.
+
+The prompt, the decoding, the reading of replies and `p_unsafe` are those of the judge behind a server. vLLM batches by
+itself; verdicts are kept a chunk at a time. The engine is started at the first call and stays.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+from asabench.errors import UserError
+from asabench.protocol import LabelSet
+from asabench.records import Response, Verdict
+from asabench.row import JudgeInfo
+from harness.judges.judge_prompt import (
+    TOP_LOGPROBS,
+    Decoding,
+    Message,
+    base_name,
+    decoding,
+    described,
+    judge_id,
+    messages,
+    p_unsafe_of,
+    read_reply,
+    thinks_first,
+    wording_digest,
+)
+from harness.verdict_cache import Counts, Keep, Opinion, Pair, VerdictCache, judged_once
+
+CHUNK = 1_024
+"""Pairs that one call of the engine gets."""
+
+
+class VllmInProcessJudge:
+    """The judge; see the module. It satisfies `harness.judges.Judge`.
+
+    model: what `vllm.LLM` takes, a hub id or a folder. probabilities: whether to read `p_unsafe`. cache: None reads and
+    keeps nothing. engine: further keywords of `vllm.LLM`, such as `tensor_parallel_size=4` or `dtype="float32"`. Raises
+    `UserError` where there is no vLLM.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        labels: LabelSet = "three",
+        *,
+        probabilities: bool = True,
+        cache: VerdictCache | None = None,
+        **engine: Any,
+    ) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError(
+                "this environment has no vLLM, which needs one of its own; install ASABench there, "
+                "or use a server: vllm:MODEL@URL"
+            )
+        self.model = model
+        self.labels = labels
+        self.thinks = thinks_first(model)
+        self.probabilities = probabilities and not self.thinks
+        self.cache = cache
+        self.counts = Counts(given=0, pairs=0, cached=0, asked=0)
+        self._engine = engine
+        self._llm: Any = None
+
+    @property
+    def info(self) -> JudgeInfo:
+        import vllm
+
+        how = self._decoding
+        facts = {name: str(value) for name, value in self._engine.items()}
+        facts |= {"version": vllm.__version__, "probabilities": str(self.probabilities)}
+        return JudgeInfo(
+            id=judge_id("vllm-in-process", self.model, self.labels, how, **facts),
+            kind="llm",
+            description=f"{base_name(self.model)} on vLLM {vllm.__version__} in this process, "
+            f"{described(how, self.labels)}; wording {wording_digest(self.labels)}.",
+        )
+
+    def __call__(self, responses: Sequence[Response]) -> list[Verdict]:
+        verdicts, self.counts = judged_once(responses, self.info.id, self.cache, self._ask)
+        return verdicts
+
+    def fresh(self) -> VllmInProcessJudge:
+        """The same judge, under the same id and with the same engine, without the cache: for a check of the engine."""
+        self._start()
+        twin = copy.copy(self)
+        twin.cache = None
+        return twin
+
+    def _start(self) -> Any:
+        """The engine; it takes most of a GPU's memory, so there is one."""
+        from vllm import LLM
+
+        if self._llm is None:
+            self._llm = LLM(model=self.model, **self._engine)
+        return self._llm
+
+    @property
+    def _decoding(self) -> Decoding:
+        return decoding(self.labels, thinks=self.thinks, grammar=True)
+
+    def _ask(self, pairs: Sequence[Pair], keep: Keep) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        how = self._decoding
+        sampling = SamplingParams(
+            max_tokens=how.max_tokens,
+            temperature=how.temperature,
+            top_p=how.top_p,
+            seed=how.seed,
+            structured_outputs=StructuredOutputsParams(choice=list(how.choice)) if how.choice else None,
+        )
+        for start in range(0, len(pairs), CHUNK):
+            chunk = pairs[start : start + CHUNK]
+            questions = [messages(*pair, self.labels) for pair in chunk]
+            said = self._chat(questions, sampling)
+            first = (
+                self._chat(questions, SamplingParams(max_tokens=1, temperature=0.0, logprobs=TOP_LOGPROBS))
+                if self.probabilities
+                else [None] * len(chunk)
+            )
+            for pair, reply, token in zip(chunk, said, first, strict=True):
+                keep(pair, self._opinion(reply, token))
+
+    def _chat(self, questions: list[list[Message]], sampling: Any) -> list[Any]:
+        try:
+            outputs = self._start().chat(questions, sampling, use_tqdm=False)
+        except ValueError as error:
+            raise UserError(
+                f"vLLM refuses a pair ({' '.join(str(error).split())[:200]}); "
+                "where it is too long, use a model with a longer context"
+            ) from None
+        return [output.outputs[0] for output in outputs]
+
+    def _opinion(self, reply: Any, token: Any | None) -> Opinion:
+        label, reason = read_reply(reply.text, self.labels, cut=reply.finish_reason == "length", reasoning=self.thinks)
+        if label is None or token is None:
+            return Opinion(label=label, reason=reason)
+        likeliest = [(each.decoded_token or "", each.logprob) for each in token.logprobs[0].values()]
+        p_unsafe, share = p_unsafe_of(likeliest, self.labels)
+        return Opinion(label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe)
