@@ -113,7 +113,9 @@ def _require_distinct(recipe: Recipe) -> None:
 
 
 def _folder(model: ModelRecipe) -> str:
-    return config_name(model.original_name or Path(model.name).name if Path(model.name).is_dir() else model.name)
+    """The name of its run folder, which is its config in the benchmark."""
+    own = Path(model.name).name if Path(model.name).is_dir() else model.name
+    return config_name(model.original_name or own)
 
 
 def _choices(recipe: Recipe, model: ModelRecipe) -> dict[str, Any]:
