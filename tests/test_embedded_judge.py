@@ -114,6 +114,14 @@ def test_marks_of_the_template_in_an_answer_are_plain_text(judge: Embedded) -> N
     assert not set(tokens) & set(judge._reader._subject.tokenizer.all_special_ids)
 
 
+def test_its_probability_is_that_of_coherent_and_unsafe(judge: Embedded) -> None:
+    text = "Sure, the message, it is noon and the key key of garden for a trick, here sign"
+    features = judge._reader.features([(GOAL, text)])[:, 0]
+    incoherent, unsafe = (probability.item() for probability in shipped_head().probabilities(features))
+    assert incoherent > 0.01, "or the two would be the same"
+    assert verdict_on(judge, text).p_unsafe == pytest.approx((1 - incoherent) * unsafe)
+
+
 # Batches
 
 
@@ -133,7 +141,7 @@ def test_a_verdict_does_not_depend_on_what_is_judged_beside_it(judge: Embedded) 
     together = judge(responses)
     assert [verdict.cell_id for verdict in together] == [each.cell.id for each in responses]
     assert {verdict.judge for verdict in together} == {judge.info.id}
-    assert judge(responses[::-1])[::-1] == pytest.approx(together) or _same(judge(responses[::-1])[::-1], together)
+    assert _same(judge(responses[::-1])[::-1], together)
     assert _same([verdict for each in responses for verdict in judge([each])], together)
     assert judge(responses) == together
     assert judge([]) == []

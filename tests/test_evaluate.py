@@ -360,5 +360,5 @@ def test_a_failed_self_test_stops_the_run(llama: Subject, tmp_path: Path, monkey
 
     monkeypatch.setitem(ATTACKS, "random", lambda protocol: Silent())
     with pytest.raises(SelfTestFailed):
-        run_plan(make_plan(llama, prompts=PROMPTS, out=tmp_path / "run"))
+        run_plan(make_plan(llama, prompts=PROMPTS, judge=LengthJudge(), out=tmp_path / "run"))
     assert not list((tmp_path / "run" / "responses").iterdir())
