@@ -1,0 +1,1 @@
+"""Submissions: a model's or defence's numbers with all that is needed to recompute them, and without any text."""

@@ -1,0 +1,94 @@
+"""`submission.yaml`: who made what from what, under which protocol, and the digests of the files beside it.
+
+A submission is a folder `submissions/<slug>/`:
+
+    submission.yaml         this schema
+    row.json                asabench.row.Row, recomputed from the verdicts by whoever checks
+    verdicts.parquet        one line a cell, no text (asabench.submission.verdict_table)
+    utility.json            asabench.utility_report.UtilityReport
+    certificate.json        the judge's certificate, asabench.certificate.Certificate
+    manifest.json           how the runs were made: settings, versions, devices
+    training_prompts.txt    optional: SHA-256 of each goal that was trained on, one a line
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+SUBMISSION_FILE = "submission.yaml"
+ROW_FILE = "row.json"
+VERDICTS_FILE = "verdicts.parquet"
+UTILITY_FILE = "utility.json"
+CERTIFICATE_FILE = "certificate.json"
+MANIFEST_FILE = "manifest.json"
+TRAINING_PROMPTS_FILE = "training_prompts.txt"
+
+SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
+"""A folder's name: small letters, digits and dashes; it is part of the entry's permanent link."""
+
+
+def _plain_text(text: str) -> str:
+    """Names come from strangers and stand on a page: no markup, no control characters, no line breaks."""
+    if any(not character.isprintable() or character in "<>" for character in text):
+        raise ValueError("use plain text on one line, without < and >")
+    if text != text.strip():
+        raise ValueError("leave out the spaces around the text")
+    return text
+
+
+Line = Annotated[str, Field(min_length=1, max_length=120), AfterValidator(_plain_text)]
+Text = Annotated[str, Field(min_length=1, max_length=600), AfterValidator(_plain_text)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelRef(_Record):
+    """Which weights. `revision`: a hub commit of 40 hex digits, `sha256:...` of a local folder, or a package version
+    as the run wrote it; never a branch."""
+
+    name: Line
+    revision: Line
+
+
+class BaseModelRef(ModelRef):
+    """What the defence was applied to. `entry` is the slug of that model's own submission, which it is compared with."""
+
+    entry: Annotated[str, Field(pattern=SLUG)] | None = None
+
+
+class TrainingData(_Record):
+    """What a defence was trained on. `prompt_digests`: whether the requests' digests are in training_prompts.txt;
+    data without harmful requests need none."""
+
+    name: Line
+    examples: Annotated[int, Field(ge=0, le=10**9)]
+    prompt_digests: bool
+
+
+class Submission(_Record):
+    """`defence` is a short name such as `LAPT`, or `none`; `where` says whether it changed the weights or acts while
+    the model answers. `files` are SHA-256 digests of the other files of the folder, by name."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    slug: Annotated[str, Field(pattern=SLUG)]
+    name: Line
+    model: ModelRef
+    base: BaseModelRef | None = None
+    defence: Line = "none"
+    where: Literal["none", "training", "inference"] = "none"
+    description: Text | None = None
+    training_data: Annotated[tuple[TrainingData, ...], Field(max_length=50)] = ()
+    authors: Annotated[tuple[Line, ...], Field(min_length=1, max_length=100)]
+    link: Annotated[str, Field(max_length=300, pattern=r"^https://[^\s<>\"']+$")] | None = None
+    licence: Line
+    protocol: Line
+    created: Line
+    asabench_version: Line
+    reproduce: Annotated[tuple[Text, ...], Field(max_length=20)] = ()
+    files: dict[Line, Digest]
