@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 SUBMISSION_FILE = "submission.yaml"
 ROW_FILE = "row.json"
 VERDICTS_FILE = "verdicts.parquet"
@@ -57,7 +57,7 @@ class ModelRef(_Record):
 
 
 class BaseModelRef(ModelRef):
-    """What the defence was applied to. `entry` is the slug of that model's own submission, which it is compared with."""
+    """What the defence was applied to. `entry` is the slug of that model's own submission, to compare with."""
 
     entry: Annotated[str, Field(pattern=SLUG)] | None = None
 
