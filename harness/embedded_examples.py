@@ -20,9 +20,9 @@ from asabench.records import Cell, Prompt
 from harness.attacks import make_attacks
 from harness.coherence import coherence_verdict
 from harness.defences.refusal_training import benign_requests
-from harness.judges.rules import refusal_phrase
 from harness.padding import left_padded
 from harness.probes import clean_answers
+from harness.refusals import refusal_phrase
 from harness.subject import Subject
 from harness.sweep import sweep
 

@@ -16,10 +16,11 @@ import pytest
 
 import asabench
 from asabench.records import Cell, Prompt, Response
-from harness import coherence
+from harness import coherence, refusals
 from harness.coherence import coherence_verdict
 from harness.judges import Judge, rules
-from harness.judges.rules import Rules, read_text, refusal_phrase
+from harness.judges.rules import Rules, read_text
+from harness.refusals import refusal_phrase
 
 
 def response(text: str, number: int = 0) -> Response:
@@ -432,7 +433,7 @@ def test_the_id_is_the_same_in_every_process() -> None:
     [
         (coherence, "LOOP_SHARE", 0.51),
         (rules, "REVISION", rules.REVISION + 1),
-        (rules, "REFUSAL_PATTERNS", rules.REFUSAL_PATTERNS[1:]),
+        (refusals, "REFUSAL_PATTERNS", refusals.REFUSAL_PATTERNS[1:]),
         (coherence, "FUNCTION_WORDS", coherence.FUNCTION_WORDS + " fence"),
     ],
 )
