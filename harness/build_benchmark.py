@@ -10,6 +10,7 @@ One model is in memory at a time. A build may be stopped and started again for a
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,7 +72,7 @@ def build(
     rows: list[Row] = []
     for number, model in enumerate(recipe.models, start=1):
         if progress:
-            print(f"model {number} of {len(recipe.models)}: {model.model}", flush=True)
+            print(f"model {number} of {len(recipe.models)}: {model.model}", file=sys.stderr, flush=True)
         rows.append(
             _run(recipe, model, out, device=device, max_rows=max_rows, bar=bar, uncertified=uncertified, show=progress)
         )
