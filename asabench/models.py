@@ -37,4 +37,19 @@ PACKAGED_MODELS: dict[str, PackagedModel] = {
     )
 }
 
+
+@dataclass(frozen=True, kw_only=True)
+class PackagedAdapter:
+    """A LoRA adapter that comes with ASABench, in `asabench/data/adapters/<name>`."""
+
+    name: str
+    base: str
+    description: str
+
+
+PACKAGED_ADAPTERS: dict[str, PackagedAdapter] = {}
+
+SHORT_NAMES: tuple[str, ...] = (*PACKAGED_MODELS, *PACKAGED_ADAPTERS)
+"""What `--model` takes by name."""
+
 HUB_EXAMPLE = "meta-llama/Llama-3.2-3B-Instruct@main"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -12,48 +13,94 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from asabench.errors import UserError
-from asabench.models import HUB_EXAMPLE, PACKAGED_MODELS, PackagedModel
+from asabench.models import HUB_EXAMPLE, PACKAGED_ADAPTERS, PACKAGED_MODELS, SHORT_NAMES, PackagedModel
+from asabench.records import sha256_hex
 
 SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 PICKLE_FILES = ["*.bin"]
 CODE_FILES = ["*.py"]
+ADAPTER_FILE = "adapter_config.json"
+TRAINING_FILE = "training.json"
+RECORDS = (TRAINING_FILE, "settings.json")
+"""What `asabench defend` writes beside a model: how it was made. Times and paths in it are no part of a digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """A model on this disk. `revision` is a hub commit, `package==version`, or `sha256:...` of a local folder."""
+    """A model on this disk. `revision` is a hub commit, `package==version`, or `sha256:...` of a local folder.
+
+    `adapter`: the folder of a LoRA adapter that is merged into the weights in `folder`; then `revision` names both.
+    """
 
     name: str
     folder: Path
     revision: str
+    adapter: Path | None = None
 
 
 def locate(name: str, *, allow_pickle: bool = False, allow_remote_code: bool = False) -> ModelFiles:
     """The files of a short name, a local folder, or a hub id with an optional `@revision` (downloaded if need be)."""
     if name in PACKAGED_MODELS:
         return _packaged(PACKAGED_MODELS[name])
+    if name in PACKAGED_ADAPTERS:
+        return _adapted(Path(str(files("asabench"))) / "data" / "adapters" / name)
     folder = Path(name).expanduser()
     if folder.is_dir():
+        if (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").is_file():
+            return _adapted(folder)
         if not (folder / "config.json").is_file():
-            raise UserError(f"the folder {name} holds no config.json; --model takes a Hugging Face model folder")
+            raise UserError(
+                f"the folder {name} holds no config.json; "
+                "--model takes a Hugging Face model folder, or a LoRA adapter's"
+            )
         return ModelFiles(name=folder.resolve().name, folder=folder, revision=f"sha256:{folder_digest(folder)[:16]}")
     repository, _, revision = name.partition("@")
     if repository.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(
-            f"unknown model {name!r}; allowed: a short name ({', '.join(PACKAGED_MODELS)}), a local folder that "
+            f"unknown model {name!r}; allowed: a short name ({', '.join(SHORT_NAMES)}), a local folder that "
             f"exists, or a hub id such as {HUB_EXAMPLE}"
         )
     patterns = SAFE_FILES + (PICKLE_FILES if allow_pickle else []) + (CODE_FILES if allow_remote_code else [])
     return _from_hub(repository, revision or "main", patterns)
 
 
+def _adapted(folder: Path) -> ModelFiles:
+    """The base model that an adapter is for, and the adapter."""
+    try:
+        base_name = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        made_for = _base_revision(folder)
+        base = locate(str(base_name))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the adapter in {folder} cannot be read ({type(error).__name__}: {error}); "
+            f"it needs an {ADAPTER_FILE} that names its base_model_name_or_path"
+        ) from None
+    if made_for is not None and made_for != base.revision:
+        raise UserError(
+            f"the adapter in {folder} was made for {base_name} at {made_for}, and here is {base.revision}; "
+            "name that revision in base_model_name_or_path, or train the adapter again"
+        )
+    revision = sha256_hex(f"{folder_digest(folder)}:{base.revision}")[:16]
+    return ModelFiles(name=folder.resolve().name, folder=base.folder, revision=f"sha256:{revision}", adapter=folder)
+
+
+def _base_revision(folder: Path) -> str | None:
+    """The revision of the weights that an adapter was trained on, where its training record says it."""
+    path = folder / TRAINING_FILE
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))["base"]["revision"]
+    return str(found)
+
+
 def folder_digest(folder: Path) -> str:
     """SHA-256, in hex, over the names and contents of a model folder's weights, configuration and tokenizer."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name not in RECORDS):
         if path.suffix in {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py"}:
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()

@@ -139,6 +139,8 @@ def load(
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(_why_not_loaded(name, error, allow_pickle, allow_remote_code)) from None
+    if files.adapter is not None:
+        model = _with_adapter(model, files.adapter, name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=allow_remote_code)
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
@@ -150,6 +152,23 @@ def load(
         tokenizer.chat_template = _read_template(chat_template)
     model.to(target).eval().requires_grad_(False)
     return make_subject(model, tokenizer, name=files.name, revision=files.revision)
+
+
+def _with_adapter(model: Any, adapter: Path, name: str) -> Any:
+    """The model with a LoRA adapter merged into its weights: blocks, names and hooks are those of the base."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise UserError(f"{name} is a LoRA adapter and needs the package peft; run `pip install peft`") from None
+    from safetensors import SafetensorError
+
+    try:
+        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"the adapter {name} does not fit its base model ({_first_line(error)}); "
+            "name the model it was trained on as base_model_name_or_path in its adapter_config.json"
+        ) from None
 
 
 def make_subject(model: Any, tokenizer: Any, *, name: str, revision: str) -> Subject:
