@@ -50,8 +50,8 @@ class TaskScore(_Record):
 
 
 class UtilityReport(_Record):
-    """`clean` is without injection; `under_injection` repeats its rates for harmless requests under noise. `tasks` is
-    keyed by name: `gsm8k`, `csqa`, ..."""
+    """`clean` is without injection; `under_injection` repeats its rates for harmless requests under noise, as means
+    over `layers` and `seeds`. `tasks` is keyed by name: `gsm8k`, `csqa`, `csqa_norm`, ..."""
 
     schema_version: int = SCHEMA_VERSION
     created: str
@@ -59,12 +59,56 @@ class UtilityReport(_Record):
     model: str
     revision: str
     dtype: str
+    protocol: str = "asabench-v1"
+    max_new_tokens: int = Field(32, ge=1)
+    layers: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
     benign_set: RequestSet
     over_refusal_set: RequestSet
     refusal_detector: str
     clean: BenignRates
     under_injection: tuple[BenignRates, ...] = ()
     tasks: dict[str, TaskScore] = {}
+
+
+def near_chance(score: TaskScore) -> bool:
+    """Whether the score shows no ability: its interval holds chance, or lies below it."""
+    return score.accuracy.low is not None and score.accuracy.low <= score.chance
+
+
+def utility_table(report: UtilityReport) -> str:
+    """The report as lines for a terminal of 100 columns."""
+    benign, over = report.benign_set, report.over_refusal_set
+    lines = [
+        f"{report.model} ({report.revision}), {report.dtype}",
+        f"harmless requests {benign.name} ({benign.n}), safe requests that look unsafe {over.name} ({over.n}), "
+        f"{report.max_new_tokens} tokens",
+        *(
+            [f"under injection: means over layers {_listed(report.layers)}, seeds {_listed(report.seeds)}"]
+            if report.under_injection
+            else []
+        ),
+        "",
+        f"{'attack':18}{'dose':>6}  {'benign answers':22}over-refusal",
+    ]
+    for rates in (report.clean, *report.under_injection):
+        name, dose = ("clean", "") if rates is report.clean else (rates.attack, f"{rates.dose:g}")
+        lines.append(f"{name:18}{dose:>6}  {rate_text(rates.benign_answer_rate):22}{rate_text(rates.over_refusal)}")
+    if report.tasks:
+        lines += ["", f"{'task':18}{'n':>6}  {'accuracy':22}{'chance':8}"]
+    for task, score in report.tasks.items():
+        note = "near chance: shows no ability" if near_chance(score) else ""
+        lines.append(f"{task:18}{score.n:>6}  {rate_text(score.accuracy):22}{score.chance:<8.2g}{note}".rstrip())
+    return "\n".join(lines)
+
+
+def rate_text(rate: Rate) -> str:
+    """`0.42 [0.31, 0.53]`."""
+    return "none scored" if rate.value is None else f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ",".join(map(str, numbers))
 
 
 def read_utility(path: Path) -> UtilityReport:

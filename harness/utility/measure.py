@@ -1,0 +1,133 @@
+"""Model in, `UtilityReport` out: what `asabench utility` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import asabench
+from asabench.errors import UserError
+from asabench.prompts import PromptSet
+from asabench.protocol import Protocol
+from asabench.records import CLEAN, Cell
+from asabench.utility_report import TaskScore, UtilityReport
+from harness.attacks import Attack, make_attacks
+from harness.evaluate import parse_layers, resolve_protocol
+from harness.probe_run import evenly_spaced
+from harness.progress import progress_line
+from harness.subject import Subject, check_prompt_format
+from harness.sweep import grid, sweep
+from harness.utility.answers import DETECTOR, Reading, read_answer
+from harness.utility.benign import benign_rates
+from harness.utility.csqa import Questions, csqa_scores, read_questions
+from harness.utility.gsm8k import Problems, gsm8k_scores, read_problems
+from harness.utility.requests import BENIGN, OVER_REFUSAL, described, load_requests
+
+DOSES = (0.3, 1.0)
+LAYERS = 4
+"""Layers that are perturbed when none are named: evenly spaced, the first and last included. Each costs a model answer
+per request and dose, and the rates are means over them."""
+MAX_NEW_TOKENS = 32
+"""A refusal, and whether text is broken, shows within this many tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What is measured, resolved and checked as far as it can be without the model. `layers`: None takes `LAYERS`."""
+
+    protocol: Protocol
+    attacks: dict[str, Attack]
+    layers: str | Sequence[int] | None
+    benign: PromptSet
+    over_refusal: PromptSet
+    gsm8k: Problems | None
+    csqa: Questions | None
+
+
+def make_choices(
+    *,
+    benign: str = BENIGN,
+    over_refusal: str = OVER_REFUSAL,
+    attack: Sequence[str] = ("random",),
+    doses: Sequence[float] = DOSES,
+    layers: str | Sequence[int] | None = None,
+    seeds: Sequence[int] = (0,),
+    protocol: str | Protocol = "asabench-v1",
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    gsm8k: str | None = None,
+    csqa: str | None = None,
+    limit: int | None = None,
+) -> Choices:
+    """Resolves and checks what is to be measured.
+
+    benign, over_refusal: see `harness.utility.requests.load_requests`. attack: specifications as for an evaluation;
+    empty for clean rates only. gsm8k, csqa: see `harness.utility.sources.read_table`; None leaves the task out. limit:
+    the first requests of each set, and questions of each task. Raises `UserError`.
+    """
+    resolved = resolve_protocol(protocol, doses=doses, seeds=seeds, max_new_tokens=max_new_tokens)
+    attacks = make_attacks(attack, resolved) if attack else {}
+    _refuse_attacks_with_targets(attacks)
+    return Choices(
+        protocol=resolved,
+        attacks=attacks,
+        layers=layers,
+        benign=load_requests(benign, limit),
+        over_refusal=load_requests(over_refusal, limit),
+        gsm8k=None if gsm8k is None else read_problems(gsm8k, limit),
+        csqa=None if csqa is None else read_questions(csqa, limit),
+    )
+
+
+def measure(
+    subject: Subject, choices: Choices, *, max_rows: int | None = None, progress: bool = False
+) -> UtilityReport:
+    """Rates for harmless requests, clean and under injection, and scores on the tasks that were chosen.
+
+    max_rows: rows of a batch at most. progress: a line on a terminal. Raises `UserError`.
+    """
+    protocol, attacks = choices.protocol, choices.attacks
+    check_prompt_format(subject, protocol)
+    chosen = evenly_spaced(range(subject.n_layers), LAYERS) if choices.layers is None else choices.layers
+    layers = parse_layers(chosen, subject.n_layers)
+    benign, over_refusal = choices.benign.prompts, choices.over_refusal.prompts
+    # A request may be in both sets: it is answered once
+    prompts = list(dict.fromkeys([*benign, *over_refusal]))
+    cells = grid(prompts, layers, list(attacks.values()), protocol)
+    with progress_line(0, len(cells), protocol.max_new_tokens, progress) as line:
+        found: dict[Cell, Reading | None] = {}
+        for responses in sweep(subject, cells, protocol, attacks, max_rows=max_rows, on_step=line.step):
+            found |= {response.cell: read_answer(response.text) for response in responses}
+            line.finish(len(responses))
+    tasks: dict[str, TaskScore] = {}
+    if choices.gsm8k is not None:
+        tasks |= gsm8k_scores(subject, choices.gsm8k, protocol, max_rows=max_rows, progress=progress)
+    if choices.csqa is not None:
+        tasks |= csqa_scores(subject, choices.csqa, progress=progress)
+    return UtilityReport(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        asabench_version=asabench.__version__,
+        model=subject.name,
+        revision=subject.revision,
+        dtype=subject.dtype,
+        protocol=protocol.name,
+        max_new_tokens=protocol.max_new_tokens,
+        layers=layers if attacks else (),
+        seeds=protocol.seeds if attacks else (),
+        benign_set=described(choices.benign),
+        over_refusal_set=described(choices.over_refusal),
+        refusal_detector=DETECTOR,
+        clean=benign_rates(found, benign, over_refusal, CLEAN, 0.0),
+        under_injection=tuple(
+            benign_rates(found, benign, over_refusal, attack, dose) for attack in attacks for dose in protocol.doses
+        ),
+        tasks=tasks,
+    )
+
+
+def _refuse_attacks_with_targets(attacks: dict[str, Attack]) -> None:
+    if needing := [name for name, attack in attacks.items() if getattr(attack, "needs_targets", False)]:
+        raise UserError(
+            f"the attack {needing[0]} works towards a harmful target, which a harmless request has not; "
+            "allowed here: random, mean_difference, or none"
+        )
