@@ -33,13 +33,14 @@ RECORDS = (TRAINING_FILE, "settings.json")
 class ModelFiles:
     """A model on this disk. `revision` is a hub commit, `package==version`, or `sha256:...` of a local folder.
 
-    `adapter`: the folder of a LoRA adapter that is merged into the weights in `folder`; then `revision` names both.
+    `adapters`: folders of LoRA adapters that are merged into the weights in `folder`, in this order (one may be trained
+    on top of another); then `revision` names all.
     """
 
     name: str
     folder: Path
     revision: str
-    adapter: Path | None = None
+    adapters: tuple[Path, ...] = ()
 
 
 def locate(name: str, *, allow_pickle: bool = False, allow_remote_code: bool = False) -> ModelFiles:
@@ -85,7 +86,12 @@ def _adapted(folder: Path) -> ModelFiles:
             "name that revision in base_model_name_or_path, or train the adapter again"
         )
     revision = sha256_hex(f"{folder_digest(folder)}:{base.revision}")[:16]
-    return ModelFiles(name=folder.resolve().name, folder=base.folder, revision=f"sha256:{revision}", adapter=folder)
+    return ModelFiles(
+        name=folder.resolve().name,
+        folder=base.folder,
+        revision=f"sha256:{revision}",
+        adapters=(*base.adapters, folder),
+    )
 
 
 def _base_revision(folder: Path) -> str | None:

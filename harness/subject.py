@@ -139,8 +139,8 @@ def load(
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(_why_not_loaded(name, error, allow_pickle, allow_remote_code)) from None
-    if files.adapter is not None:
-        model = _with_adapter(model, files.adapter, name)
+    for adapter in files.adapters:
+        model = _with_adapter(model, adapter, name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=allow_remote_code)
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:

@@ -74,6 +74,18 @@ def test_its_revision_follows_its_weights_and_its_base_but_not_its_record(base: 
     assert locate(str(adapter)).revision not in (first.revision, second)
 
 
+def test_an_adapter_may_be_trained_on_top_of_another(base: Path, adapter: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    shutil.copytree(adapter, second)
+    rename_base(second, adapter)
+    weights = dict(load(str(base)).model.named_parameters())
+    one, two = dict(load(str(adapter)).model.named_parameters()), dict(load(str(second)).model.named_parameters())
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    # The same change twice
+    assert torch.allclose(two[name] - weights[name], 2 * (one[name] - weights[name]), atol=1e-5)
+    assert len({locate(str(folder)).revision for folder in (base, adapter, second)}) == 3
+
+
 def test_it_is_refused_when_its_base_is_at_another_revision(adapter: Path) -> None:
     record_base(adapter, "sha256:0123456789abcdef")
     with pytest.raises(UserError, match=r"was made for .* at sha256:0123456789abcdef, and here is sha256:"):
