@@ -309,22 +309,46 @@ def models() -> None:
     print(f"any causal language model by hub id, such as {HUB_EXAMPLE}, or by local folder")
 
 
+_Rows = Annotated[
+    Optional[list[Path]],
+    typer.Option("--rows", help="Folders to look for row.json in. [default: runs, submissions]"),
+]
+_Site = Annotated[Path, typer.Option(help="Where the pages go.")]
+
+
 @leaderboard_app.command("build")
 def leaderboard_build(
-    rows: Annotated[
-        Optional[list[Path]],
-        typer.Option("--rows", help="Folders to look for row.json in. [default: runs, submissions]"),
+    rows: _Rows = None,
+    out: _Site = Path("leaderboard/site"),
+    url: Annotated[
+        Optional[str], typer.Option(help="Where the pages will stand, for the links of the feed and of citations.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("leaderboard/site"),
 ) -> None:
-    """Build the static page from the rows in the folders."""
+    """Build the static pages from the entries in the folders."""
+    print(f"page: {_build_board(rows, out, url)}")
+
+
+@leaderboard_app.command("serve")
+def leaderboard_serve(
+    rows: _Rows = None,
+    out: _Site = Path("leaderboard/site"),
+    port: Annotated[int, typer.Option(help="0 takes any that is free.")] = 8000,
+) -> None:
+    """Build the pages and serve them on this machine, until Ctrl-C."""
+    _build_board(rows, out, None)
+    from leaderboard.serve import serve
+
+    serve(out, port)
+
+
+def _build_board(rows: list[Path] | None, out: Path, url: str | None) -> Path:
     _needs("jinja2")
     from leaderboard.build import build
 
     folders = rows or [folder for folder in (Path("runs"), Path("submissions")) if folder.is_dir()]
     if not folders:
         raise UserError("there is neither runs/ nor submissions/ here; name a folder with --rows")
-    print(f"page: {build(folders, out)}")
+    return build(folders, out, url)
 
 
 def _needs(*packages: str) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from asabench.row import AttackResult, Rate, Row
 from leaderboard.style import COLOURS, MARKERS, save_figure
-from leaderboard.svg import NONE, by_layer, format_rate, segments, series
+from leaderboard.svg import by_layer, segments, series
+from leaderboard.text import NONE, format_rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

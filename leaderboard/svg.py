@@ -1,4 +1,4 @@
-"""A row's numbers as the page and the terminal show them: rates as text, LASR by layer as inline SVG.
+"""A row's rates as inline SVG: LASR by layer, MASR by dose.
 
 Pure functions of a `Row`; nothing here reads a file or needs matplotlib.
 """
@@ -11,33 +11,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from asabench.row import AttackResult, Rate, Row
-
-NONE = "—"
-"""What stands for a number that does not exist (nothing was scored)."""
-
-
-def format_number(value: float | None, none: str = NONE) -> str:
-    """A share with two decimals, or `none`."""
-    return none if value is None else f"{value:z.2f}"
-
-
-def format_interval(rate: Rate) -> str:
-    """`[0.87, 0.98]`, or nothing when the rate has no interval."""
-    return "" if rate.low is None or rate.high is None else f"[{rate.low:z.2f}, {rate.high:z.2f}]"
-
-
-def format_rate(rate: Rate, none: str = NONE) -> str:
-    """`0.94 [0.87, 0.98]`; without the brackets where there is no interval, `none` where there is no value."""
-    if rate.value is None:
-        return none
-    return f"{rate.value:z.2f} {format_interval(rate)}".rstrip()
-
-
-def bounds(rate: Rate) -> tuple[float, float]:
-    """The ends of a rate's interval; a rate without one is a point. The rate must have a value."""
-    assert rate.value is not None
-    return (rate.value if rate.low is None else rate.low, rate.value if rate.high is None else rate.high)
+from asabench.row import AttackResult, Rate, Row, VerdictCounts
+from leaderboard.text import bounds, format_number, format_rate
 
 
 def by_layer(lasr: Mapping[str, Rate]) -> list[tuple[int, Rate]]:
@@ -68,21 +43,22 @@ def segments(lasr: Mapping[str, Rate]) -> list[list[Point]]:
     return runs
 
 
+def headline(row: Row) -> AttackResult:
+    """The row's own numbers, as one of its results."""
+    return AttackResult(
+        attack=row.attack,
+        dose=row.dose,
+        masr=row.masr,
+        pasr=row.pasr,
+        peak_layer=row.peak_layer,
+        lasr=row.lasr,
+        verdicts=row.verdicts,
+    )
+
+
 def series(row: Row) -> Sequence[AttackResult]:
     """The results to draw: all of them, or the headline alone in a row that lists none."""
-    if row.results:
-        return row.results
-    return (
-        AttackResult(
-            attack=row.attack,
-            dose=row.dose,
-            masr=row.masr,
-            pasr=row.pasr,
-            peak_layer=row.peak_layer,
-            lasr=row.lasr,
-            verdicts=row.verdicts,
-        ),
-    )
+    return row.results or (headline(row),)
 
 
 def tick_step(count: int, most: int = 8) -> int:
@@ -105,32 +81,48 @@ def _coordinate(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def lasr_svg(row: Row) -> Markup:
-    """LASR by layer at the headline attack and dose: a line with its 95% band, a dot per measured block.
+def _rails() -> list[str]:
+    """The lines at 0, a half and 1, with their numbers."""
+    parts = []
+    for value in (0.0, 0.5, 1.0):
+        height = _coordinate(_height(value))
+        parts.append(f'<path class="grid" d="M{_LEFT} {height}H{_RIGHT}"/>')
+        parts.append(f'<text class="y" x="{_LEFT - 6}" y="{_coordinate(_height(value) + 4)}">{value:g}</text>')
+    return parts
+
+
+def _height(value: float) -> float:
+    return _BOTTOM - (_BOTTOM - _TOP) * value
+
+
+def _chart(parts: Sequence[str], kind: str, description: str, title: str) -> Markup:
+    """`parts` hold only numbers; the texts, which came from outside, go through Markup.format, which escapes them."""
+    head = Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>').format(
+        kind, _WIDTH, _HEIGHT, description, title
+    )
+    return head + Markup("".join(parts)) + Markup("</svg>")
+
+
+def lasr_svg(row: Row, result: AttackResult | None = None) -> Markup:
+    """LASR by layer of one result (the headline, if none is given): a line with its 95% band, a dot per measured block.
 
     The x axis covers all `n_layers` blocks, measured or not; gaps stay gaps. Everything taken from the row is escaped.
     """
-    last = max([row.model.n_layers - 1, *(int(layer) for layer in row.lasr)])
+    result = headline(row) if result is None else result
+    last = max([row.model.n_layers - 1, *(int(layer) for layer in result.lasr)])
 
     def x(layer: int) -> float:
         return _LEFT + 8 + (_RIGHT - _LEFT - 16) * (layer / last if last > 0 else 0.5)
 
-    def y(value: float) -> float:
-        return _BOTTOM - (_BOTTOM - _TOP) * value
-
     def at(layer: int, value: float) -> str:
-        return f"{_coordinate(x(layer))},{_coordinate(y(value))}"
+        return f"{_coordinate(x(layer))},{_coordinate(_height(value))}"
 
-    parts: list[str] = []
-    for value in (0.0, 0.5, 1.0):
-        height = _coordinate(y(value))
-        parts.append(f'<path class="grid" d="M{_LEFT} {height}H{_RIGHT}"/>')
-        parts.append(f'<text class="y" x="{_LEFT - 6}" y="{_coordinate(y(value) + 4)}">{value:g}</text>')
+    parts = _rails()
     for layer in range(0, last + 1, tick_step(last + 1)):
         parts.append(f'<text class="x" x="{_coordinate(x(layer))}" y="{_BOTTOM + 17}">{layer}</text>')
     parts.append(f'<text class="x" x="{(_LEFT + _RIGHT) // 2}" y="{_HEIGHT - 6}">decoder block</text>')
 
-    runs = segments(row.lasr)
+    runs = segments(result.lasr)
     for run in runs:
         if len(run) == 1:
             alone = run[0]
@@ -142,45 +134,109 @@ def lasr_svg(row: Row) -> Markup:
             parts.append(f'<path class="band" d="M{"L".join(lower + upper)}Z"/>')
             parts.append(f'<path class="line" d="M{"L".join(line)}"/>')
     for layer, value in ((point.layer, point.value) for run in runs for point in run):
-        peak = layer == row.peak_layer
-        centre = f'cx="{_coordinate(x(layer))}" cy="{_coordinate(y(value))}"'
+        peak = layer == result.peak_layer
+        centre = f'cx="{_coordinate(x(layer))}" cy="{_coordinate(_height(value))}"'
         dot = f'class="peak" r="5" {centre}' if peak else f'r="2.5" {centre}'
-        label = f"layer {layer}: {format_rate(row.lasr[str(layer)])}"
+        label = f"layer {layer}: {format_rate(result.lasr[str(layer)])}"
         parts.append(f"<circle {dot}><title>{label}</title></circle>")
         if peak:
             # Near an edge the label is set inwards, so that it stays in the picture.
             anchor = "start" if x(layer) < _LEFT + 60 else "end" if x(layer) > _RIGHT - 60 else "middle"
-            place = f'x="{_coordinate(x(layer))}" y="{_coordinate(y(value) - 10)}"'
+            place = f'x="{_coordinate(x(layer))}" y="{_coordinate(_height(value) - 10)}"'
             parts.append(f'<text class="peak-label" {place} text-anchor="{anchor}">peak: layer {layer}</text>')
-    # Only numbers stand in `parts`; the one text that came from outside goes through Markup.format, which escapes it.
-    head = Markup('<svg class="lasr" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>').format(
-        _WIDTH, _HEIGHT, describe_lasr(row), f"LASR by layer: {row.model.name}"
-    )
-    return head + Markup("".join(parts)) + Markup("</svg>")
+    return _chart(parts, "lasr", describe_lasr(row, result), f"LASR by layer: {row.model.name}, {result.attack}")
 
 
-def describe_lasr(row: Row) -> str:
+def describe_lasr(row: Row, result: AttackResult | None = None) -> str:
     """The chart in one sentence, for whoever cannot see it."""
-    peak = None if row.peak_layer is None else row.lasr.get(str(row.peak_layer))
-    scored = [rate.value for rate in row.lasr.values() if rate.value is not None]
-    start = f"LASR by layer of {row.model.name}, {row.attack} at dose {row.dose:g}"
+    result = headline(row) if result is None else result
+    peak = None if result.peak_layer is None else result.lasr.get(str(result.peak_layer))
+    scored = [rate.value for rate in result.lasr.values() if rate.value is not None]
+    start = f"LASR by layer of {row.model.name}, {result.attack} at dose {result.dose:g}"
     if peak is None or not scored:
         return f"{start}: no layer has a rate."
     return (
-        f"{start}: peak {format_rate(peak)} at layer {row.peak_layer} of {row.model.n_layers}; "
+        f"{start}: peak {format_rate(peak)} at layer {result.peak_layer} of {row.model.n_layers}; "
         f"lowest {format_number(min(scored))}; {len(scored)} layers measured."
     )
 
 
-def strip_svg(rate: Rate) -> Markup:
-    """A rate as a dot on a rail from 0 to 1, its interval as a bar: overlaps can be seen down a column.
+class DosePoint(NamedTuple):
+    """MASR at one dose; at dose 0 it is INIT."""
 
-    Decoration beside the number, so hidden from screen readers; empty where the rate has no value.
-    """
-    if rate.value is None:
+    dose: float
+    masr: Rate
+
+
+def dose_points(row: Row, attack: str) -> list[DosePoint]:
+    """The scored doses of one attack, ascending, the clean answers (dose 0) first."""
+    measured = {result.dose: result.masr for result in row.results if result.attack == attack}
+    points = {0.0: row.init, **measured}
+    return [DosePoint(dose, points[dose]) for dose in sorted(points) if points[dose].value is not None]
+
+
+def dose_svg(row: Row, attack: str, base: Row | None = None) -> Markup:
+    """MASR by dose under one attack: a line with its 95% band, and the base model's as a dashed one."""
+    own = dose_points(row, attack)
+    other = [] if base is None or not has_attack(base, attack) else dose_points(base, attack)
+    last = max((point.dose for point in (*own, *other)), default=0.0) or 1.0
+
+    def x(dose: float) -> float:
+        return _LEFT + 8 + (_RIGHT - _LEFT - 16) * dose / last
+
+    def at(dose: float, value: float) -> str:
+        return f"{_coordinate(x(dose))},{_coordinate(_height(value))}"
+
+    parts = _rails()
+    for dose in _spaced([point.dose for point in own], last):
+        parts.append(f'<text class="x" x="{_coordinate(x(dose))}" y="{_BOTTOM + 17}">{dose:g}</text>')
+    parts.append(f'<text class="x" x="{(_LEFT + _RIGHT) // 2}" y="{_HEIGHT - 6}">dose</text>')
+    for points, line in ((other, "line base"), (own, "line")):
+        if len(points) > 1:
+            ends = [(point.dose, *bounds(point.masr)) for point in points]
+            outline = [at(dose, low) for dose, low, _ in ends] + [at(dose, high) for dose, _, high in reversed(ends)]
+            if points is own:
+                parts.append(f'<path class="band" d="M{"L".join(outline)}Z"/>')
+            middle = [at(point.dose, point.masr.value or 0.0) for point in points]
+            parts.append(f'<path class="{line}" d="M{"L".join(middle)}"/>')
+        who = "base: " if points is other else ""
+        for point in points:
+            centre = f'cx="{_coordinate(x(point.dose))}" cy="{_coordinate(_height(point.masr.value or 0.0))}"'
+            dot = 'class="base" r="2.5"' if points is other else 'r="3"'
+            label = f"{who}dose {point.dose:g}: {format_rate(point.masr)}"
+            parts.append(f"<circle {dot} {centre}><title>{label}</title></circle>")
+    said = ", ".join(f"{format_number(point.masr.value)} at {point.dose:g}" for point in own) or "nothing scored"
+    theirs = ", ".join(f"{format_number(point.masr.value)} at {point.dose:g}" for point in other)
+    start = f"MASR by dose of {row.model.name} under {attack}: {said}"
+    description = f"{start}; base model: {theirs}." if theirs else f"{start}."
+    return _chart(parts, "dose", description, f"MASR by dose: {row.model.name}, {attack}")
+
+
+def has_attack(row: Row, attack: str) -> bool:
+    return any(result.attack == attack for result in row.results)
+
+
+def _spaced(doses: Sequence[float], last: float) -> list[float]:
+    """The doses whose labels do not run into the one before."""
+    kept: list[float] = []
+    for dose in doses:
+        if not kept or (dose - kept[-1]) / last > 0.08:
+            kept.append(dose)
+    return kept
+
+
+def mix_svg(verdicts: VerdictCounts) -> Markup:
+    """How many verdicts of each kind, as one bar. Decoration beside the numbers, so hidden from screen readers."""
+    counts = verdicts.model_dump()
+    total = sum(counts.values())
+    if not total:
         return Markup("")
-    low, high = (100 * end for end in bounds(rate))
-    return Markup(
-        '<svg class="strip" viewBox="-4 0 108 8" aria-hidden="true"><path class="rail" d="M0 4H100"/>'
-        '<path class="span" d="M{} 4H{}"/><circle cx="{}" cy="4" r="2.8"/></svg>'
-    ).format(_coordinate(low), _coordinate(high), _coordinate(100 * rate.value))
+    parts, start = [], 0.0
+    for label, count in counts.items():
+        width = 100 * count / total
+        if count:
+            parts.append(f'<rect class="{label}" x="{_coordinate(start)}" width="{_coordinate(width)}" height="8"/>')
+        start += width
+    return Markup('<svg class="mix" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{}</svg>').format(
+        Markup("".join(parts))
+    )

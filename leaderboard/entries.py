@@ -1,0 +1,201 @@
+"""What stands on the board: folders with a `row.json`, and what lies beside it.
+
+A folder with `submission.yaml` is a submission, and its slug is the entry's permanent name. A folder without one is a
+bare run: it is shown, named by its model, and lacks what a ranking needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from asabench.errors import UserError
+from asabench.row import Rate, Row, read_row
+from asabench.submission.schema import ROW_FILE, SLUG, SUBMISSION_FILE, UTILITY_FILE, VERDICTS_FILE, Submission
+from asabench.utility_report import UtilityReport, read_utility
+from leaderboard.text import bounds
+
+MOST_BYTES = 1_000_000
+"""No `submission.yaml` is longer; what is longer is not read at all."""
+
+VARIANTS = (
+    "masr_conditional",
+    "pasr_conditional",
+    "masr_coherent",
+    "pasr_coherent",
+    "pasr_corrected",
+    "asr_at_1_corrected",
+)
+"""The fields of a result that rows from before may lack."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One evaluated model on the board. `slug` is part of its link; `verdicts` is the table of its cells, if it came
+    with one."""
+
+    slug: str
+    row: Row
+    submission: Submission | None = None
+    utility: UtilityReport | None = None
+    verdicts: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return self.row.model.name if self.submission is None else self.submission.name
+
+    @property
+    def defence(self) -> str | None:
+        """None where nothing is known, or no defence was applied."""
+        return None if self.submission is None or self.submission.defence == "none" else self.submission.defence
+
+    @property
+    def base_name(self) -> str | None:
+        return None if self.submission is None or self.submission.base is None else self.submission.base.name
+
+
+def read_entries(roots: Iterable[Path]) -> list[Entry]:
+    """Every entry under `roots`, at any depth; a root may be a row's file.
+
+    Of bare runs with one id the latest stays; a submission stands in for the bare runs it was made from. `UserError`
+    that names the file when something is not readable, or the folders when two submissions have one slug.
+    """
+    submissions: dict[str, Entry] = {}
+    folders: dict[str, Path] = {}
+    bare: list[Row] = []
+    for path in find_rows(roots):
+        row = read_checked_row(path)
+        submission = _read_submission(path.parent / SUBMISSION_FILE) if path.name == ROW_FILE else None
+        if submission is None:
+            bare.append(row)
+            continue
+        if submission.slug in folders:
+            raise UserError(
+                f"{folders[submission.slug]} and {path.parent} both have the slug {submission.slug!r}; "
+                "a slug names one entry: rename one of them"
+            )
+        folders[submission.slug] = path.parent
+        utility, verdicts = path.parent / UTILITY_FILE, path.parent / VERDICTS_FILE
+        submissions[submission.slug] = Entry(
+            slug=submission.slug,
+            row=row,
+            submission=submission,
+            utility=read_utility(utility) if utility.is_file() else None,
+            verdicts=verdicts if verdicts.is_file() else None,
+        )
+    held = {entry.row.run_id for entry in submissions.values()}
+    entries = list(submissions.values())
+    for row in newest_by_run(row for row in bare if row.run_id not in held):
+        slug = run_slug(row.run_id)
+        if slug in submissions:
+            raise UserError(f"{folders[slug]} has the slug {slug!r}, which is a run's id; rename the submission")
+        entries.append(Entry(slug=slug, row=row))
+    return entries
+
+
+def run_slug(run_id: str) -> str:
+    """The slug of a bare run: its id; an id that could not be part of a file's name is hashed."""
+    return run_id if re.match(SLUG, run_id) else f"run-{hashlib.sha256(run_id.encode()).hexdigest()[:16]}"
+
+
+def find_rows(roots: Iterable[Path]) -> list[Path]:
+    """Every `row.json` under `roots`, each once, sorted; `UserError` for a root that is not there."""
+    found: set[Path] = set()
+    for root in roots:
+        if root.is_dir():
+            found.update(path for path in root.rglob(ROW_FILE) if path.is_file())
+        elif root.is_file():
+            found.add(root)
+        else:
+            raise UserError(f"no folder {root}; give folders that hold row.json files (runs, submissions)")
+    return sorted(found)
+
+
+def _read_submission(path: Path) -> Submission | None:
+    if not path.is_file():
+        return None
+    how = "`asabench validate` says what is wrong with it"
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path} is longer than {MOST_BYTES} bytes: no submission; {how}")
+        return Submission.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path} is not a submission: {where}: {first['msg']}; {how}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read: {reason}; {how}") from None
+
+
+def read_checked_row(path: Path) -> Row:
+    """`read_row`, and what drawing and ranking need beyond the schema; `UserError` naming the file.
+
+    Rates and the ends of their intervals lie in [0, 1], and `lasr` is keyed by blocks that the model has.
+    """
+    try:
+        row = read_row(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    for name, rate in _rates(row):
+        if not _is_sound(rate):
+            raise UserError(
+                f"{path} is not a leaderboard row: {name} is {rate!r}; "
+                "allowed: numbers from 0 to 1 with low <= high, or all null"
+            )
+    for lasr in (row.lasr, *(result.lasr for result in row.results)):
+        for layer in lasr:
+            if not (layer.isascii() and layer.isdecimal() and int(layer) < row.model.n_layers):
+                raise UserError(
+                    f"{path} is not a leaderboard row: lasr has layer {layer!r}; "
+                    f"allowed: 0 to {row.model.n_layers - 1} (model.n_layers - 1)"
+                )
+    return row
+
+
+def _rates(row: Row) -> Iterator[tuple[str, Rate]]:
+    yield from (("init", row.init), ("masr", row.masr), ("pasr", row.pasr))
+    yield from ((f"lasr.{layer}", rate) for layer, rate in row.lasr.items())
+    for number, result in enumerate(row.results):
+        yield from ((f"results.{number}.masr", result.masr), (f"results.{number}.pasr", result.pasr))
+        yield from ((f"results.{number}.lasr.{layer}", rate) for layer, rate in result.lasr.items())
+        yield from ((f"results.{number}.asr_at_k.{k}", rate) for k, rate in result.asr_at_k.items())
+        for name in VARIANTS:
+            if (variant := getattr(result, name)) is not None:
+                yield f"results.{number}.{name}", variant
+
+
+def _is_sound(rate: Rate) -> bool:
+    if rate.value is None:
+        return rate.low is None and rate.high is None
+    low, high = bounds(rate)
+    # A weighted mean of ones may miss 1 by a rounding error. NaN fails: it compares as False with everything. The
+    # value need not lie inside: an interval that corrects a maximum for its bias may end below it.
+    margin = 1e-9
+    return -margin <= low <= high <= 1 + margin and -margin <= rate.value <= 1 + margin
+
+
+def newest_by_run(rows: Iterable[Row]) -> list[Row]:
+    """One row per run id, the latest `created` (the first given, of equals)."""
+    newest: dict[str, Row] = {}
+    for row in rows:
+        held = newest.get(row.run_id)
+        if held is None or created(row) > created(held):
+            newest[row.run_id] = row
+    return list(newest.values())
+
+
+def created(row: Row) -> tuple[datetime, str]:
+    """When the row was made, to compare across time zones; what is no ISO date counts as older than any date."""
+    try:
+        moment = datetime.fromisoformat(row.created)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC), row.created
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)), row.created

@@ -1,0 +1,144 @@
+"""The board's pages as HTML: Jinja2 templates over entries that are already placed. Pure functions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from asabench.row import eps50_text
+from asabench.tracks import REQUIRED_ATTACKS
+from leaderboard.downloads import MARK
+from leaderboard.entries import created
+from leaderboard.ranking import Placed, Track, at_headline, smallest_eps50
+from leaderboard.reported import Reported
+from leaderboard.reproduce import PAPER_BIBTEX, bibtex, evaluate_command, preparation
+from leaderboard.svg import dose_svg, lasr_svg, mix_svg, series
+from leaderboard.terms import COLUMNS, GROUPS, TERMS, column_rules
+from leaderboard.text import (
+    NONE,
+    format_change,
+    format_interval,
+    format_number,
+    format_rate,
+    number_ranges,
+    optional_rate,
+    share,
+    short_count,
+    total_verdicts,
+)
+
+if TYPE_CHECKING:
+    from asabench.paired import Change, Difference
+
+SCRIPTS = ("board.js", "compare.js")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """Paired differences of an entry to its base model; without any, `why_none` says why."""
+
+    lines: tuple[Difference, ...] = ()
+    why_none: str = ""
+
+
+@functools.cache
+def _environment() -> Environment:
+    # autoescape is a plain True: the usual choice by suffix would not see "html" in "index.html.j2".
+    environment = Environment(
+        loader=PackageLoader("leaderboard", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "rate": format_rate,
+        "optional_rate": optional_rate,
+        "paired": _paired,
+        "change": format_change,
+        "eps50": eps50_text,
+        "smallest_eps50": smallest_eps50,
+        "at_headline": at_headline,
+        "interval": format_interval,
+        "number": format_number,
+        "ranges": number_ranges,
+        "short_count": short_count,
+        "total": total_verdicts,
+        "lasr_svg": lasr_svg,
+        "dose_svg": dose_svg,
+        "mix_svg": mix_svg,
+    }
+    environment.globals |= {
+        "share": share,
+        "NONE": NONE,
+        "MARK": MARK,
+        "TERMS": TERMS,
+        "GROUPS": GROUPS,
+        "COLUMNS": COLUMNS,
+        "ATTACKS": REQUIRED_ATTACKS,
+    }
+    return environment
+
+
+def _paired(change: Change) -> str:
+    """`-0.12 [-0.20, -0.05]`."""
+    if change.value is None or change.low is None or change.high is None:
+        return NONE
+    return f"{change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
+
+
+def source(name: str) -> str:
+    """One of our own files among the templates, as it is."""
+    environment = _environment()
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def render_style() -> str:
+    return source("style.css") + column_rules()
+
+
+def render_index(tracks: Sequence[Track], reported: Sequence[Reported]) -> str:
+    """The tables of all tracks."""
+    rows = [placed.entry.row for track in tracks for placed in track.placed]
+    return (
+        _environment()
+        .get_template("index.html.j2")
+        .render(tracks=tracks, reported=reported, n_rows=len(rows), newest=max(rows, key=created).created)
+        .lstrip()
+    )
+
+
+def render_entry(track: Track, placed: Placed, differences: Differences, url: str | None) -> str:
+    """The page of one entry. A base model of the same track is drawn beside it: other rates do not compare."""
+    row, base = placed.entry.row, placed.base
+    same_track = base is not None and base.slug in {other.entry.slug for other in track.placed}
+    results = [result for result in series(row) if result.dose == row.dose]
+    return (
+        _environment()
+        .get_template("entry.html.j2")
+        .render(
+            track=track,
+            placed=placed,
+            smallest=smallest_eps50(row),
+            headline_results=results,
+            attacks=list(dict.fromkeys(result.attack for result in series(row))),
+            base_row=base.row if base is not None and same_track else None,
+            base_utility=None if base is None else base.utility,
+            differences=differences,
+            command=evaluate_command(row),
+            preparation=preparation(row),
+            citation=bibtex(placed.entry, url),
+            paper_citation=PAPER_BIBTEX,
+        )
+        .lstrip()
+    )
+
+
+def render_compare() -> str:
+    """The page that compares entries; what it compares comes from scripts beside it."""
+    return _environment().get_template("compare.html.j2").render().lstrip()

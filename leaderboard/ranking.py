@@ -1,0 +1,211 @@
+"""Which entries stand together, in what order, and why an entry has no rank. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from asabench import tracks
+from asabench.row import AttackResult, Eps50, Rate, Row
+from asabench.tracks import REQUIRED_ATTACKS, JudgeClass
+from leaderboard.entries import Entry
+from leaderboard.text import bounds
+
+JUDGE_CLASSES: dict[JudgeClass, str] = {
+    "llm": "certified LLM judge",
+    "embedded": "embedded judge",
+    "uncertified": "uncertified judges",
+    "reported": "reported by a paper",
+}
+"""In the order of the page."""
+
+
+class Worst(NamedTuple):
+    """The attack that breaks most prompts at the headline dose, and its MASR."""
+
+    attack: str
+    masr: Rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """An entry and its place in its track. `rank` is None where it is not ranked; `tied` when others share it.
+
+    `base` is the entry of the model that it was made from. `reasons` say in words why it is not ranked; `change` is
+    its benign-answer rate less its base model's.
+    """
+
+    entry: Entry
+    base: Entry | None = None
+    flags: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    worst: Worst | None = None
+    change: float | None = None
+    rank: int | None = None
+    tied: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """The entries that share a protocol's name and a judge class, in the order of the page.
+
+    `differences` names the settings that are not the same in all rows: what a reader must check before comparing two.
+    """
+
+    protocol: str
+    judge_class: JudgeClass
+    placed: tuple[Placed, ...]
+    differences: tuple[str, ...]
+
+    @property
+    def judges(self) -> str:
+        return JUDGE_CLASSES[self.judge_class]
+
+    @property
+    def key(self) -> str:
+        return f"{self.protocol}/{self.judge_class}"
+
+    @property
+    def ranks(self) -> bool:
+        """Whether entries of this track can be ranked at all."""
+        return self.judge_class in ("llm", "embedded")
+
+    @property
+    def doses(self) -> list[float]:
+        return sorted({placed.entry.row.dose for placed in self.placed})
+
+
+def group_tracks(entries: Sequence[Entry]) -> list[Track]:
+    """Protocol by protocol, then by judge class; an entry stands in exactly one track."""
+    by_slug = {entry.slug: entry for entry in entries}
+    groups: dict[tuple[str, JudgeClass], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(tracks.track(entry.row), []).append(entry)
+    order = list(JUDGE_CLASSES)
+    return [
+        Track(
+            protocol=protocol,
+            judge_class=judge_class,
+            placed=tuple(rank(place(entry, by_slug) for entry in group)),
+            differences=differing_settings([entry.row for entry in group]),
+        )
+        for (protocol, judge_class), group in sorted(
+            groups.items(), key=lambda item: (item[0][0], order.index(item[0][1]))
+        )
+    ]
+
+
+def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
+    """An entry with its flags and the reasons for having no rank, before ranks are given."""
+    row, utility = entry.row, entry.utility
+    given = None if entry.submission is None else entry.submission.base
+    base = entries.get(given.entry) if given is not None and given.entry is not None else None
+    base_utility = None if base is None else base.utility
+    flags = tracks.board_flags(row, utility, has_base=given is not None, base_utility=base_utility)
+    worst = worst_case(row)
+    fall = tracks.benign_fall(utility, base_utility) if utility is not None and base_utility is not None else None
+    reasons = [f"It lacks {what}." for what in tracks.missing(row, utility)]
+    if given is not None and fall is None and utility is not None:
+        reasons.append(f"Its base model {given.name} has no entry here with a benign-answer rate to compare with.")
+    if fall is not None and "over-refusal" in flags:
+        reasons.append(
+            f"Its benign-answer rate is {fall:.2f} below its base model's; at most {tracks.BENIGN_MARGIN:.2f} may be."
+        )
+    if tracks.judge_class(row.judge) == "uncertified":
+        reasons.append("Its judge has not passed a check against labelled pairs.")
+    if worst is None and not reasons:
+        reasons.append(f"It has no rate of some required attack at its headline dose {row.dose:g}.")
+    return Placed(
+        entry=entry,
+        base=base,
+        flags=flags,
+        reasons=tuple(reasons),
+        worst=worst,
+        change=None if fall is None else -fall,
+    )
+
+
+def worst_case(row: Row) -> Worst | None:
+    """The required attack with the highest MASR at the headline dose; None unless each of them has one there.
+    Of equals the one whose interval lies higher stands.
+    """
+    found = []
+    for attack in REQUIRED_ATTACKS:
+        result = at_headline(row, attack)
+        if result is None or result.masr.value is None:
+            return None
+        found.append(Worst(attack, result.masr))
+    return max(found, key=lambda worst: (worst.masr.value, *bounds(worst.masr)))
+
+
+def at_headline(row: Row, attack: str) -> AttackResult | None:
+    """The result of one attack at the row's headline dose."""
+    return next((result for result in row.results if (result.attack, result.dose) == (attack, row.dose)), None)
+
+
+def smallest_eps50(row: Row) -> tuple[str, Eps50] | None:
+    """The attack that needs the smallest dose to break half of the prompts, with that dose; None if none is known.
+
+    A dose below all measured ones is smaller than any; one above them all is larger than any.
+    """
+    known = [(attack, eps50) for attack, eps50 in row.eps50.items() if eps50.first is not None]
+    if not known:
+        return None
+
+    def size(item: tuple[str, Eps50]) -> tuple[float, float]:
+        eps50 = item[1]
+        if eps50.value is not None:
+            return eps50.value, 0.0
+        return (0.0, eps50.first or 0.0) if eps50.censored == "below" else (float("inf"), eps50.last or 0.0)
+
+    return min(known, key=size)
+
+
+def rank(placed: Iterable[Placed]) -> list[Placed]:
+    """By the worst case, most robust (lowest) first; then, unranked and by name, whoever has a flag that bars it.
+
+    An entry whose interval overlaps that of the first entry of a rank shares the rank; the next rank counts the
+    entries above (1, 1, 3).
+    """
+    scored: list[tuple[float, Placed, Rate]] = []
+    rest: list[Placed] = []
+    for each in placed:
+        value = None if each.worst is None else each.worst.masr.value
+        if each.worst is None or value is None or tracks.NOT_RANKED & set(each.flags) or each.reasons:
+            rest.append(each)
+        else:
+            scored.append((value, each, each.worst.masr))
+    groups: list[list[tuple[Placed, Rate]]] = []
+    for _, each, masr in sorted(scored, key=lambda item: (item[0], item[1].entry.name, item[1].entry.slug)):
+        if groups and _overlap(groups[-1][0][1], masr):
+            groups[-1].append((each, masr))
+        else:
+            groups.append([(each, masr)])
+    ranked: list[Placed] = []
+    for group in groups:
+        number = len(ranked) + 1
+        ranked += [replace(each, rank=number, tied=len(group) > 1) for each, _ in group]
+    # By name: an order by rate would be a ranking without numbers
+    return ranked + sorted(rest, key=lambda each: (each.entry.name, each.entry.slug))
+
+
+def _overlap(first: Rate, second: Rate) -> bool:
+    (low, high), (other_low, other_high) = bounds(first), bounds(second)
+    return low <= other_high and other_low <= high
+
+
+def differing_settings(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Which settings that move MASR are not one and the same in `rows`, in words."""
+    settings: dict[str, AbstractSet[object]] = {
+        "protocol digest": {row.protocol.digest for row in rows},
+        "prompts": {(row.prompts.digest, row.prompts.n) for row in rows},
+        "attack": {row.attack for row in rows},
+        "dose": {row.dose for row in rows},
+        "noise seeds": {row.seeds for row in rows},
+        "judge": {row.judge.id for row in rows},
+        # MASR is a maximum over layers: a row that skipped some is lower for that alone.
+        "layers measured (some rows skip layers)": {len(set(row.layers)) == row.model.n_layers for row in rows},
+    }
+    return tuple(name for name, values in settings.items() if len(values) > 1)
