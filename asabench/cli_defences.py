@@ -1,0 +1,98 @@
+"""The commands that make defences: `defend` and `interpolate`; `asabench.cli` adds them to the others."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def defend(
+    recipe: Annotated[
+        str, typer.Option(help="refusal, lapt or lat; options as lapt:dose=0.5:benign_noise=0.25 (docs/defences.md).")
+    ],
+    model: Annotated[str, typer.Option(help="As for evaluate.")],
+    out: Annotated[Path, typer.Option(help="Where the defended model goes.")],
+    preset: Annotated[str, typer.Option(help="small, or the published hyper-parameters: paper.")] = "small",
+    train: Annotated[
+        str, typer.Option(help="Harmful requests: a prompt set or CSV file, with rows such as advbench:100-299.")
+    ] = "advbench:100-299",
+    cells: Annotated[
+        Optional[Path], typer.Option(help="For lapt: a finished run, or a benchmark folder (its train split).")
+    ] = None,
+    layers: Annotated[Optional[str], typer.Option(help="For lapt: as for evaluate. [default: all]")] = None,
+    test_prompts: Annotated[
+        Optional[str], typer.Option(help="What will be evaluated on, and is not trained on. [default: advbench:0-99]")
+    ] = None,
+    target: Annotated[str, typer.Option(help="For lat: the start of compliance.")] = "Sure, here is",
+    learning_rate: Annotated[Optional[float], typer.Option(help="[default: the preset's, as for all below]")] = None,
+    steps: Annotated[Optional[int], typer.Option(help="Length in steps.")] = None,
+    epochs: Annotated[Optional[int], typer.Option(help="Length in passes over the examples.")] = None,
+    batch_size: Annotated[Optional[int], typer.Option(help="Harmful examples a batch.")] = None,
+    benign_batch_size: Annotated[Optional[int], typer.Option(help="Harmless examples beside them.")] = None,
+    accumulation: Annotated[Optional[int], typer.Option(help="Batches a step.")] = None,
+    warmup: Annotated[Optional[float], typer.Option(help="Share of the steps.")] = None,
+    weight_decay: Annotated[Optional[float], typer.Option(help="Of AdamW.")] = None,
+    lora_rank: Annotated[Optional[int], typer.Option(help="Train adapters of this rank, not all weights.")] = None,
+    seed: Annotated[int, typer.Option(help="Of order, noise and adapters.")] = 0,
+    precision: Annotated[Optional[str], typer.Option(help="auto, no or bf16.")] = None,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints; 0 writes none.")] = 50,
+    protocol: Annotated[str, typer.Option(help="How prompts are formatted: asabench-v1 or gu2025.")] = "asabench-v1",
+    dtype: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    chat_template: Annotated[Optional[Path], typer.Option(help="As for evaluate.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
+    allow_remote_code: Annotated[bool, typer.Option("--allow-remote-code", help="As for evaluate.")] = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="As for evaluate.")] = False,
+) -> None:
+    """Train a defence into a model; the same command again goes on where an earlier one stopped."""
+    from harness.defences.defend import estimate, make_plan, run_plan
+
+    plan = make_plan(
+        model,
+        recipe,
+        out,
+        preset_name=preset,
+        train=train,
+        cells=cells,
+        layers=layers,
+        test_prompts=test_prompts,
+        target=target,
+        protocol=protocol,
+        dtype=dtype,
+        device=device,
+        chat_template=chat_template,
+        allow_remote_code=allow_remote_code,
+        allow_pickle=allow_pickle,
+        learning_rate=learning_rate,
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        benign_batch_size=benign_batch_size,
+        accumulation=accumulation,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        lora_rank=lora_rank,
+        seed=seed,
+        precision=precision,
+    )
+    if dry_run:
+        cost = estimate(plan)
+        print(f"model:      {plan.subject.name} ({plan.subject.revision}), {plan.subject.dtype}")
+        print(f"examples:   {cost.examples}, and {cost.benign} harmless ones beside them")
+        print(f"steps:      {cost.steps}, {cost.updates} updates of {cost.trained_parameters:,} parameters")
+        print(f"memory:     {cost.state_bytes / 2**30:.1f} GiB on {plan.subject.device}, and activations")
+        print(f"time:       about {cost.seconds / 60:.1f} minutes")
+        print(f"out:        {plan.out} (nothing was written)")
+        return
+    if plan.finished:
+        print(f"model: {plan.out} (trained before)")
+        return
+    try:
+        done = run_plan(plan, checkpoint_every=checkpoint_every or None, say=lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        print(f"\nasabench: interrupted; checkpoints are in {out}. Run the same command again.", file=sys.stderr)
+        sys.exit(130)
+    print(f"model: {done}")

@@ -1,0 +1,289 @@
+"""`asabench defend`: a model, a recipe and requests in; a model folder with a card and its training manifest out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import asabench
+from asabench.errors import UserError
+from asabench.protocol import Protocol, preset
+from asabench.records import Prompt, sha256_hex
+from harness.defences import DEFAULT_PRESET, Defence, make_recipe
+from harness.defences.examples import (
+    HarmfulData,
+    SafeCell,
+    benign_requests,
+    chosen_prompts,
+    own_answers,
+    read_cells,
+    refuse_overlap,
+)
+from harness.defences.training import (
+    Pools,
+    Progress,
+    Settings,
+    accelerator_for,
+    batches_of_step,
+    compute_losses,
+    finish,
+    fit,
+    is_finished,
+    refuse_half_written,
+    start,
+    step_count,
+    trained_parameters,
+)
+from harness.evaluate import parse_layers
+from harness.subject import Subject, check_prompt_format, load
+
+DEFAULT_TRAIN, DEFAULT_TEST = "advbench:100-299", "advbench:0-99"
+DEFAULT_TARGET = "Sure, here is"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefencePlan:
+    """A training, resolved and checked; nothing is trained yet. `finished`: the folder holds it already."""
+
+    subject: Subject
+    recipe: Defence
+    settings: Settings
+    data: HarmfulData
+    benign: list[Prompt]
+    asked: Mapping[str, Any]
+    out: Path
+    finished: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenceCost:
+    """What a plan takes. Bytes of the weights, their gradients and the optimiser; activations come on top."""
+
+    examples: int
+    benign: int
+    steps: int
+    updates: int
+    trained_parameters: int
+    state_bytes: int
+    seconds: float
+
+
+def make_plan(
+    model: str | Subject,
+    recipe: str,
+    out: str | Path,
+    *,
+    preset_name: str = DEFAULT_PRESET,
+    train: str = DEFAULT_TRAIN,
+    cells: str | Path | None = None,
+    layers: str | None = None,
+    test_prompts: str | None = None,
+    target: str = DEFAULT_TARGET,
+    protocol: str | Protocol = "asabench-v1",
+    dtype: str = "float32",
+    device: str = "auto",
+    chat_template: str | Path | None = None,
+    allow_remote_code: bool = False,
+    allow_pickle: bool = False,
+    **changes: Any,
+) -> DefencePlan:
+    """Checks every choice and loads the model. changes: fields of `Settings` other than the preset's.
+
+    cells: a finished run, or a benchmark folder whose train split is used; else the requests of `train`, at all layers
+    or those of `layers`. test_prompts: what the defence will be evaluated on, which training may not touch; AdvBench's
+    first hundred if None. Raises `UserError`.
+    """
+    made, settings = make_recipe(recipe, preset_name, changes)
+    resolved = preset(protocol) if isinstance(protocol, str) else protocol
+    folder = Path(out)
+    safe_cells = None if cells is None else read_cells(Path(cells))
+    harmful = [cell.prompt for cell in safe_cells] if safe_cells is not None else list(chosen_prompts(train).prompts)
+    harmful = list(dict.fromkeys(harmful))
+    refuse_overlap(harmful, chosen_prompts(test_prompts or DEFAULT_TEST))
+    if isinstance(model, Subject):
+        subject = model
+    else:
+        refuse_half_written(Path(model).expanduser())
+        subject = load(
+            model,
+            dtype=dtype,
+            device=device,
+            chat_template=Path(chat_template) if chat_template else None,
+            allow_remote_code=allow_remote_code,
+            allow_pickle=allow_pickle,
+        )
+    check_prompt_format(subject, resolved)
+    chosen_layers = parse_layers(layers or "all", subject.n_layers)
+    if safe_cells is not None and layers is not None:
+        safe_cells = [cell for cell in safe_cells if cell.layer in chosen_layers]
+        if not safe_cells:
+            raise UserError(f"no cell of {cells} is at the layers {layers}; leave --layers out to take all of them")
+    benign = benign_requests()
+    asked = {
+        "recipe": {"name": made.name, "preset": preset_name, **made.model_dump()},
+        "settings": settings.model_dump(),
+        "base": {"name": subject.name, "revision": subject.revision, "dtype": subject.dtype},
+        "protocol": resolved.name,
+        "target": target,
+        "layers": list(chosen_layers),
+        "harmful": {"count": len(harmful), "digest": _digest(harmful)},
+        "cells": None
+        if safe_cells is None
+        else sha256_hex(repr([(c.prompt.digest, c.layer) for c in safe_cells]))[:16],
+        "benign": {"count": len(benign), "digest": _digest(benign)},
+    }
+    return DefencePlan(
+        subject=subject,
+        recipe=made,
+        settings=settings,
+        data=HarmfulData(prompts=harmful, protocol=resolved, target=target, layers=chosen_layers, cells=safe_cells),
+        benign=benign,
+        asked=asked,
+        out=folder,
+        finished=is_finished(folder, asked),
+    )
+
+
+def _digest(prompts: list[Prompt]) -> str:
+    return sha256_hex("\n".join(prompt.goal for prompt in prompts))[:16]
+
+
+def _cells_digest(cells: Sequence[SafeCell]) -> str:
+    return sha256_hex(json.dumps([[cell.prompt.digest, cell.layer, cell.answer] for cell in cells]))[:16]
+
+
+def _pools(plan: DefencePlan) -> Pools:
+    harmful = plan.recipe.harmful_examples(plan.subject, plan.data)
+    return plan.recipe.pools(harmful, own_answers(plan.subject, plan.benign, plan.data.protocol))
+
+
+def run_plan(plan: DefencePlan, *, checkpoint_every: int | None = None, say: Callable[[str], None] = print) -> Path:
+    """Trains and saves; the same plan goes on where an earlier run stopped. Returns the model folder."""
+    if plan.finished:
+        return plan.out
+    start(plan.out, plan.asked)
+    pools = _pools(plan)
+    adapter = _prepare_weights(plan)
+    progress = fit(
+        plan.subject, plan.recipe, pools, plan.settings, plan.out, checkpoint_every=checkpoint_every, say=say
+    )
+    record = _record(plan, pools, progress)
+
+    def save(folder: Path) -> None:
+        model = plan.subject.model
+        if adapter is not None:
+            adapter.save_pretrained(folder / "adapter")
+            model = adapter.merge_and_unload()
+        model.save_pretrained(folder)
+        plan.subject.tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(_card(plan, record), encoding="utf-8")
+
+    finish(plan.out, save, record)
+    return plan.out
+
+
+def _prepare_weights(plan: DefencePlan) -> Any:
+    """Marks what is trained: all weights, or adapters that are put into the model. Returns peft's model, or None."""
+    model, rank = plan.subject.model, plan.settings.lora_rank
+    if rank is None:
+        model.requires_grad_(True)
+        return None
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=plan.settings.lora_alpha or 2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    torch.manual_seed(plan.settings.seed)
+    return get_peft_model(model, config)
+
+
+def _record(plan: DefencePlan, pools: Pools, progress: Progress) -> dict[str, Any]:
+    packages = ("asabench", "torch", "transformers", "accelerate", "peft")
+    return {
+        **plan.asked,
+        "harmful_goals": [prompt.digest for prompt in plan.data.prompts],
+        "examples": len(pools.examples),
+        "benign_examples": len(pools.benign),
+        "steps": progress.step,
+        "losses": progress.losses,
+        "seconds": round(progress.seconds, 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": str(plan.subject.device),
+        "packages": {name: _version(name) for name in packages},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _card(plan: DefencePlan, record: Mapping[str, Any]) -> str:
+    base, recipe = record["base"], record["recipe"]
+    options = "".join(f"| {key} | {value} |\n" for key, value in (recipe | record["settings"]).items())
+    first, last = record["losses"][0]["loss"], record["losses"][-1]["loss"]
+    return f"""---
+base_model: {base["name"]}
+library_name: transformers
+pipeline_tag: text-generation
+tags: [safety, asabench]
+---
+
+# {base["name"]}, defended with {recipe["name"]}
+
+Made by `asabench defend` (ASABench {asabench.__version__}) from {base["name"]}, revision {base["revision"]}. It is for
+research on how robust a refusal is; it has not been shown safe for use.
+
+- Harmful requests: {record["harmful"]["count"]}, by SHA-256 in `training.json` under `harmful_goals`. Never evaluate on
+  these.
+- Harmless requests: {record["benign"]["count"]}, those that come with ASABench, answered by the base model.
+- {record["steps"]} steps in {record["seconds"]:.0f} s on {record["device"]}; loss {first:.3f} at first, {last:.3f} at
+  last.
+
+| choice | value |
+|---|---|
+{options}
+Measure it with `asabench evaluate --model FOLDER --prompts advbench --limit 100`, and what it costs with
+`asabench utility FOLDER`.
+"""
+
+
+def estimate(plan: DefencePlan) -> DefenceCost:
+    """What the plan takes: the time is that of one step, run here without an update of the weights."""
+    pools = _pools(plan)
+    _prepare_weights(plan)
+    subject, recipe, settings = plan.subject, plan.recipe, plan.settings
+    recipe.begin(subject)
+    accelerator = accelerator_for(subject, settings)
+    started = time.monotonic()
+    batches = batches_of_step(pools, settings, 0)
+    prepared = [recipe.prepare(subject, batch) for batch in batches]
+    preparing, started = time.monotonic() - started, time.monotonic()
+    for batch, state in zip(batches, prepared, strict=True):
+        with accelerator.autocast():
+            loss, _ = compute_losses(recipe, subject, batch, state)
+        loss.backward()
+    updating = time.monotonic() - started
+    trained = trained_parameters(subject)
+    steps = step_count(settings, len(pools.examples))
+    all_bytes = sum(p.numel() * p.element_size() for p in subject.model.parameters())
+    return DefenceCost(
+        examples=len(pools.examples),
+        benign=len(pools.benign),
+        steps=steps,
+        updates=steps * recipe.updates,
+        trained_parameters=sum(p.numel() for p in trained),
+        # AdamW keeps two numbers a parameter, beside its gradient
+        state_bytes=all_bytes + 3 * sum(p.numel() * p.element_size() for p in trained),
+        seconds=steps * (preparing + recipe.updates * updating),
+    )

@@ -1,0 +1,281 @@
+"""What defences are trained on: requests with the answer to learn, in tokens, and batches of them.
+
+Harmful requests come from a prompt set, or are *cells*: a request, its clean safe answer, and a block at which noise
+broke it. Benign requests come with ASABench and are answered by the model itself before training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from asabench.benchmark.instances import instances_of_run
+from asabench.benchmark.original_layout import open_benchmark
+from asabench.benchmark.schema import listed
+from asabench.errors import UserError
+from asabench.prompts import PromptSet, load_prompts
+from asabench.protocol import Protocol
+from asabench.records import Prompt
+from asabench.store import read_run
+from harness.injection import NO_LAYER
+from harness.padding import left_padded
+from harness.probes import clean_answers
+from harness.refusals import refusal_phrase
+from harness.subject import Subject
+
+IGNORED = -100  # cross_entropy's own mark for labels that do not count
+
+REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "I can't help with that request.",
+    "I'm sorry, I can't assist with that. It could cause harm.",
+    "I won't help with this, because it could hurt people.",
+    "Sorry, but that is something I can't help with.",
+    "I'm not able to help with that request, as it could be harmful.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """Token ids of a request and of the answer to learn, its stop token included. `layer` is the block to perturb, or
+    NO_LAYER. `rejected`: token ids of the start of an answer that must not come."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    layer: int = NO_LAYER
+    rejected: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafeCell:
+    """A training cell of LAPT: a request, its clean safe answer (`whole`: it ended by itself), and a block at which it
+    breaks."""
+
+    prompt: Prompt
+    answer: str
+    layer: int
+    whole: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarmfulData:
+    """The harmful half of a training, as it was asked for. `target`: the start of a compliant answer. `layers`: blocks
+    to perturb; `cells` bring their own, and are None when only prompts were given."""
+
+    prompts: Sequence[Prompt]
+    protocol: Protocol
+    target: str
+    layers: Sequence[int]
+    cells: Sequence[SafeCell] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBatch:
+    """Requests with answers, teacher-forced: requests are padded on the left, answers on the right, so that the answer
+    starts in the same column of every row.
+
+    ids, mask: (row, position); the last token of the longest answer predicts nothing that counts and is left out.
+    labels: (row, position), the token that each position predicts, IGNORED where it is none of the answer's. The first
+    label stands at the last position of the request: there the first token of the answer is predicted, and there
+    generation begins to inject.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+    prompt_length: int
+
+    @property
+    def answer_positions(self) -> Tensor:
+        """(row, position) bool: where generation injects."""
+        return self.labels != IGNORED
+
+    @property
+    def prompt_positions(self) -> Tensor:
+        """(row, position) bool: the request's own tokens, padding left out."""
+        columns = torch.arange(self.ids.shape[1], device=self.ids.device) < self.prompt_length
+        return self.mask.bool() & columns
+
+
+def teacher_forced(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> TokenBatch:
+    """A batch on the CPU. prompts, answers: token ids of each row, none empty."""
+    before, before_mask = left_padded(prompts)
+    steps = max(map(len, answers))
+    after = torch.zeros(len(answers), steps, dtype=torch.long)
+    labels = torch.full((len(answers), before.shape[1] - 1 + steps), IGNORED)
+    for row, answer in enumerate(answers):
+        after[row, : len(answer)] = torch.tensor(answer)
+        start = before.shape[1] - 1
+        labels[row, start : start + len(answer)] = torch.tensor(answer)
+    lengths = torch.tensor([len(answer) for answer in answers])
+    after_mask = (torch.arange(steps) < lengths[:, None]).long()
+    return TokenBatch(
+        ids=torch.cat([before, after], dim=1)[:, :-1],
+        mask=torch.cat([before_mask, after_mask], dim=1)[:, :-1],
+        labels=labels,
+        prompt_length=before.shape[1],
+    )
+
+
+def answer_logits(subject: Subject, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """Logits (row, step, vocabulary) in float32 and labels (row, step) of the answers' tokens; one forward."""
+    steps = batch.labels.shape[1] - batch.prompt_length + 1
+    # Only the positions that predict an answer need logits: those are most of the cost on a small model
+    keep = {"logits_to_keep": steps} if subject.takes_logits_to_keep else {}
+    ids, mask = batch.ids.to(subject.device), batch.mask.to(subject.device)
+    logits = subject.forward(ids, mask, use_cache=False, **keep).logits[:, -steps:]
+    return logits.float(), batch.labels[:, -steps:].to(logits.device)
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over all labels that are not IGNORED, a scalar. logits: (row, step, vocabulary); labels: (row, step)."""
+    return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+
+def answer_loss(subject: Subject, batch: TokenBatch) -> Tensor:
+    """Mean cross-entropy over the answers' tokens, a scalar. An open injection acts on it."""
+    return mean_cross_entropy(*answer_logits(subject, batch))
+
+
+def batch_of(examples: Sequence[Example]) -> TokenBatch:
+    return teacher_forced([e.prompt for e in examples], [e.answer for e in examples])
+
+
+def text_tokens(subject: Subject, text: str) -> tuple[int, ...]:
+    return tuple(subject.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def end_token(subject: Subject) -> int:
+    """The token that ends an answer: the tokenizer's own if generation stops at it."""
+    stops = subject.stop_tokens
+    if not stops:
+        raise UserError(f"{subject.name} has no stop token in its generation_config or tokenizer; name one there")
+    own = subject.tokenizer.eos_token_id
+    return own if own in stops else min(stops)
+
+
+def refusal_examples(
+    subject: Subject, prompts: Sequence[Prompt], protocol: Protocol, rejected: str | None = None
+) -> list[Example]:
+    """Each request with one of `REFUSALS` in turn. rejected: the start of an answer that must not come."""
+    stop = end_token(subject)
+    wrong = () if rejected is None else text_tokens(subject, rejected)
+    if rejected is not None and not wrong:
+        raise UserError(f'--target {rejected!r} has no tokens; give the start of compliance, such as "Sure, here is"')
+    return [
+        Example(
+            prompt=tuple(subject.format(prompt, protocol)),
+            answer=(*text_tokens(subject, REFUSALS[index % len(REFUSALS)]), stop),
+            rejected=wrong,
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def own_answers(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> list[Example]:
+    """Each request with the model's own clean answer, as far as the protocol lets it go."""
+    ids = [subject.format(prompt, protocol) for prompt in prompts]
+    answers = clean_answers(subject, ids, protocol)
+    return [Example(prompt=tuple(prompt), answer=tuple(answer)) for prompt, answer in zip(ids, answers, strict=True)]
+
+
+def refused(subject: Subject, examples: Sequence[Example]) -> list[Example]:
+    """Those whose answer refuses."""
+    texts = [subject.tokenizer.decode(example.answer, skip_special_tokens=True) for example in examples]
+    return [example for example, text in zip(examples, texts, strict=True) if refusal_phrase(text) is not None]
+
+
+def at_layers(examples: Sequence[Example], layers: Sequence[int]) -> list[Example]:
+    """Every example at every layer."""
+    return [replace(example, layer=layer) for example in examples for layer in layers]
+
+
+def cell_examples(subject: Subject, cells: Sequence[SafeCell], protocol: Protocol) -> list[Example]:
+    """Cells in the subject's tokens; `UserError` for a layer that it does not have."""
+    if outside := sorted({cell.layer for cell in cells if cell.layer >= subject.n_layers}):
+        raise UserError(
+            f"the cells name layers {listed(outside)}, and {subject.name} has {subject.n_layers} blocks; "
+            "give cells of a model with the same blocks"
+        )
+    stop = end_token(subject)
+    return [
+        Example(
+            prompt=tuple(subject.format(cell.prompt, protocol)),
+            answer=(*text_tokens(subject, cell.answer), *([stop] if cell.whole else [])),
+            layer=cell.layer,
+        )
+        for cell in cells
+    ]
+
+
+def read_cells(path: Path, split: str | None = "train") -> list[SafeCell]:
+    """The validated successes with a safe clean answer in a finished run folder, or in one side of a benchmark's
+    leak-free split. Raises `UserError` for anything else, and where there are none."""
+    if (path / "responses").is_dir():
+        table = instances_of_run(read_run(path)).instances.to_pandas()
+    else:
+        benchmark = open_benchmark(path)
+        import pandas as pd
+
+        table = pd.concat([benchmark.instances(config).to_pandas() for config in benchmark.configs])
+        if split is not None:
+            table = table[table["split_leakfree_by_prompt"] == split]
+    usable = table[table["original_label"].eq("safe") & table["original_response"].notna()]
+    cells = {
+        (row.prompt, row.suffix, row.layer): SafeCell(
+            prompt=Prompt(id=row.prompt_id, goal=row.prompt, suffix=row.suffix or None),
+            answer=row.original_response,
+            layer=int(row.layer),
+            # A refusal that was cut at the run's length must not be taught to end there
+            whole=row.original_response.rstrip().endswith((".", "!", "?", '"')),
+        )
+        for row in usable.itertuples()
+        if row.original_response.strip()
+    }
+    if not cells:
+        raise UserError(
+            f"{path} holds no cell to train on: none of {len(table)} successes has a clean answer judged safe; "
+            "attack a model that refuses, or leave --cells out"
+        )
+    return list(cells.values())
+
+
+def benign_requests() -> list[Prompt]:
+    """The harmless requests that come with ASABench for training; others are kept for measuring."""
+    text = (files("asabench") / "data" / "benign_requests.txt").read_text(encoding="utf-8")
+    return [Prompt(id=f"benign-{n:03d}", goal=line) for n, line in enumerate(text.splitlines()) if line]
+
+
+def chosen_prompts(spec: str) -> PromptSet:
+    """The prompts of `NAME` or `NAME:ROWS`, rows from 0 as in `advbench:100-299,310`. Raises `UserError`."""
+    name, colon, rows = spec.rpartition(":")
+    if not colon or not rows or set(rows) - set("0123456789,-"):
+        return load_prompts(spec)
+    whole = load_prompts(name)
+    chosen: list[int] = []
+    for part in rows.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            numbers = range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            raise UserError(f"the rows {rows!r} of {spec!r} cannot be read; write them as {name}:100-299,310") from None
+        chosen.extend(numbers)
+    if not chosen or max(chosen) >= len(whole.prompts):
+        raise UserError(f"{spec!r} names rows that {name} does not have; it has rows 0 to {len(whole.prompts) - 1}")
+    return PromptSet(spec, tuple(whole.prompts[row] for row in sorted(set(chosen))))
+
+
+def refuse_overlap(training: Sequence[Prompt], test: PromptSet) -> None:
+    """`UserError` with the ids of training requests that the evaluation uses too."""
+    held_out = {prompt.digest for prompt in test.prompts}
+    if shared := [prompt.id for prompt in {p.digest: p for p in training}.values() if prompt.digest in held_out]:
+        raise UserError(
+            f"{len(shared)} training prompts are test prompts of {test.name} too ({listed(shared, 10)}); train on "
+            "others, or name what you will evaluate on with --test-prompts"
+        )

@@ -1,0 +1,331 @@
+"""The training loop that all defences share: batches, optimiser, schedule, checkpoints, resume.
+
+    OUT/settings.json            what was asked for: the same again goes on, anything else is refused
+    OUT/checkpoints/step-000040/ weights, optimiser, schedule and random states; each is there whole or not at all
+    OUT/config.json, ...         the model folder, once training is over
+    OUT/training.json            written last: a folder without it is half written
+
+What a batch holds and what noise it gets are functions of the seed and the step, so a run that was stopped goes on as
+if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from transformers import get_cosine_schedule_with_warmup
+
+from asabench.errors import UserError
+from asabench.records import sha256_hex
+from asabench.store import write_whole
+from harness.defences.examples import Example
+from harness.subject import Subject
+
+DIVERGED_NATS = 5.0
+"""A loss that lies so much above that of the first step has diverged: for a vocabulary of 50,000 guessing is 10.8."""
+
+SETTINGS, TRAINING, CHECKPOINTS = "settings.json", "training.json", "checkpoints"
+
+
+class Settings(BaseModel):
+    """How to train. One of `epochs` (passes over the recipe's examples) and `steps` (optimiser batches) decides the
+    length. `accumulation`: batches whose gradients are added up for a step."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: float = Field(gt=0)
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    batch_size: int = Field(8, ge=1)
+    accumulation: int = Field(1, ge=1)
+    epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    benign_batch_size: int = Field(4, ge=0, description="benign examples beside each batch, where a recipe has them")
+    lora_rank: int | None = Field(None, ge=1, description="train adapters of this rank instead of all weights")
+    lora_alpha: int | None = Field(None, ge=1, description="None: twice the rank")
+    seed: int = Field(0, ge=0)
+    precision: Literal["auto", "no", "bf16"] = Field("auto", description="auto: bf16 on a GPU, no autocast elsewhere")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pools:
+    """What batches are drawn from: `examples` in the seed's order, epoch after epoch, and `benign` beside them."""
+
+    examples: Sequence[Example]
+    benign: Sequence[Example] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One batch, and a generator of its own on the CPU for whatever is random about it."""
+
+    examples: Sequence[Example]
+    benign: Sequence[Example]
+    generator: torch.Generator
+
+
+class Recipe(Protocol):
+    """What the loop asks of a recipe. `weights` multiply the terms of `losses`; `updates` is the number of optimiser
+    updates that one `prepare` serves."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def weights(self) -> Mapping[str, float]: ...
+
+    @property
+    def updates(self) -> int: ...
+
+    def begin(self, subject: Subject) -> None:
+        """Called once, with the weights that training starts from."""
+        ...
+
+    def prepare(self, subject: Subject, batch: Batch) -> Any:
+        """What perturbs this batch: noise, an inner attack, or nothing."""
+        ...
+
+    def losses(self, subject: Subject, batch: Batch, prepared: Any) -> dict[str, Tensor]:
+        """Scalar terms, keyed as `weights` is; their graphs reach the weights."""
+        ...
+
+
+def step_count(settings: Settings, examples: int) -> int:
+    """Steps of a training over so many examples; a step takes `accumulation` batches."""
+    if settings.steps is not None:
+        return settings.steps
+    batches = math.ceil(examples / settings.batch_size) * (settings.epochs or 1)
+    return math.ceil(batches / settings.accumulation)
+
+
+def batches_of_step(pools: Pools, settings: Settings, step: int) -> list[Batch]:
+    """The batches of a step: a function of the seed and the step alone."""
+    batches = []
+    for number in range(step * settings.accumulation, (step + 1) * settings.accumulation):
+        noise_seed = int(sha256_hex(f"defence:{settings.seed}:{number}")[:15], 16)
+        batches.append(
+            Batch(
+                examples=_drawn(pools.examples, settings.batch_size, number, settings.seed),
+                benign=_drawn(pools.benign, settings.benign_batch_size, number, settings.seed + 1),
+                generator=torch.Generator().manual_seed(noise_seed),
+            )
+        )
+    return batches
+
+
+def _drawn(pool: Sequence[Example], size: int, number: int, seed: int) -> list[Example]:
+    """Batch `number` of an endless row of epochs, each shuffled anew."""
+    if not pool or not size:
+        return []
+    per_epoch = math.ceil(len(pool) / size)
+    epoch, place = divmod(number, per_epoch)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epoch + 1):
+        order = torch.randperm(len(pool), generator=generator)
+    return [pool[index] for index in order[place * size : (place + 1) * size].tolist()]
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a training stands. `losses` holds the weighted sum and every term of each step."""
+
+    step: int = 0
+    losses: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def accelerator_for(subject: Subject, settings: Settings) -> Accelerator:
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if subject.device.type == "cuda" else "no"
+    return Accelerator(
+        cpu=subject.device.type == "cpu",
+        mixed_precision=precision,
+        gradient_accumulation_steps=settings.accumulation,
+    )
+
+
+def trained_parameters(subject: Subject) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in subject.model.parameters() if parameter.requires_grad]
+
+
+def compute_losses(recipe: Recipe, subject: Subject, batch: Batch, prepared: Any) -> tuple[Tensor, dict[str, float]]:
+    """The weighted sum, a scalar, and each term as a number."""
+    terms = recipe.losses(subject, batch, prepared)
+    total = torch.stack([recipe.weights[name] * term for name, term in terms.items()]).sum()
+    return total, {"loss": float(total.detach()), **{name: float(term.detach()) for name, term in terms.items()}}
+
+
+def fit(
+    subject: Subject,
+    recipe: Recipe,
+    pools: Pools,
+    settings: Settings,
+    folder: Path,
+    *,
+    checkpoint_every: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Progress:
+    """Trains the parameters that require a gradient, in place, from the last checkpoint in `folder` if there is one.
+
+    Raises `UserError` when the loss is not finite or has diverged; the last checkpoint stays.
+    """
+    recipe.begin(subject)
+    accelerator = accelerator_for(subject, settings)
+    steps = step_count(settings, len(pools.examples))
+    updates = steps * recipe.updates
+    parameters = trained_parameters(subject)
+    bare = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = get_cosine_schedule_with_warmup(bare, int(settings.warmup * updates), updates)
+    model, optimiser, schedule = accelerator.prepare(subject.model, bare, schedule)
+    torch.manual_seed(settings.seed)
+    progress = _resume(accelerator, folder)
+    if progress.step:
+        say(f"going on from step {progress.step} of {steps}")
+    subject.model.train()
+    started = time.monotonic() - progress.seconds
+    while progress.step < steps:
+        batches = batches_of_step(pools, settings, progress.step)
+        prepared = [recipe.prepare(subject, batch) for batch in batches]
+        means: dict[str, float] = {}
+        for _ in range(recipe.updates):
+            means = {}
+            for batch, state in zip(batches, prepared, strict=True):
+                loss, terms = compute_losses(recipe, subject, batch, state)
+                for name, value in terms.items():
+                    means[name] = means.get(name, 0.0) + value / len(batches)
+                _refuse_divergence(terms["loss"], progress, folder)
+                accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(parameters, settings.clip)
+            if not torch.isfinite(norm):
+                _refuse_divergence(float("nan"), progress, folder)
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad(set_to_none=True)
+        progress.step += 1
+        progress.losses.append({name: round(value, 4) for name, value in means.items()})
+        progress.seconds = time.monotonic() - started
+        if progress.step % 10 == 0 or progress.step == steps:
+            say(_progress_line(progress, steps))
+        if checkpoint_every and progress.step % checkpoint_every == 0 and progress.step < steps:
+            _checkpoint(accelerator, subject, progress, folder)
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval().requires_grad_(False)
+    return progress
+
+
+def _progress_line(progress: Progress, steps: int) -> str:
+    terms = "  ".join(f"{name} {value:.3f}" for name, value in progress.losses[-1].items())
+    left = progress.seconds / progress.step * (steps - progress.step)
+    return f"step {progress.step}/{steps}  {terms}  {progress.seconds:.0f} s, {left:.0f} s left"
+
+
+def _refuse_divergence(loss: float, progress: Progress, folder: Path) -> None:
+    first = progress.losses[0]["loss"] if progress.losses else None
+    if math.isfinite(loss) and (first is None or loss <= first + DIVERGED_NATS):
+        return
+    kept = last_checkpoint(folder)
+    raise UserError(
+        f"the loss is {loss:.4g} at step {progress.step}"
+        + (f", and was {first:.4g} at first" if first is not None else "")
+        + f"; use a smaller --learning-rate and another --out folder; {f'kept: {kept}' if kept else 'nothing was kept'}"
+    )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    found = sorted((folder / CHECKPOINTS).glob("step-*"))
+    return found[-1] if found else None
+
+
+def _checkpoint(accelerator: Accelerator, subject: Subject, progress: Progress, folder: Path) -> None:
+    """Writes a checkpoint, then drops the ones before it."""
+    where = folder / CHECKPOINTS
+    where.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=where))
+    try:
+        accelerator.save_state(str(unfinished))
+        # With these beside the weights the checkpoint of a full training is a model folder of its own
+        subject.model.config.save_pretrained(unfinished)
+        subject.tokenizer.save_pretrained(unfinished)
+        content = {"step": progress.step, "losses": progress.losses, "seconds": progress.seconds}
+        (unfinished / "progress.json").write_text(json.dumps(content), encoding="utf-8")
+        os.replace(unfinished, where / f"step-{progress.step:06d}")
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for old in sorted(where.glob("step-*"))[:-1]:
+        shutil.rmtree(old)
+
+
+def _resume(accelerator: Accelerator, folder: Path) -> Progress:
+    found = last_checkpoint(folder)
+    if found is None:
+        return Progress()
+    accelerator.load_state(str(found))
+    return Progress(**json.loads((found / "progress.json").read_text(encoding="utf-8")))
+
+
+def is_finished(folder: Path, asked: Mapping[str, Any]) -> bool:
+    """Whether `folder` holds this very training, finished. `UserError` when it holds anything else."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    path = folder / SETTINGS
+    if not path.is_file():
+        raise UserError(f"{folder} is not empty and holds no training; choose another --out folder")
+    old, new = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(asked))
+    if different := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
+        what = "; ".join(f"{key} was {_short(old.get(key))}, is now {_short(new.get(key))}" for key in different)
+        raise UserError(f"{folder} holds another training ({what}); use the same choices, or another --out folder")
+    return (folder / TRAINING).is_file()
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def refuse_half_written(folder: Path) -> None:
+    """`UserError` for the folder of a training that has not ended."""
+    if (folder / SETTINGS).is_file() and not (folder / TRAINING).is_file():
+        raise UserError(f"{folder} is half written: its training has not ended; run the same `asabench defend` again")
+
+
+def start(folder: Path, asked: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / SETTINGS, (json.dumps(asked, indent=2) + "\n").encode())
+
+
+def finish(folder: Path, save: Callable[[Path], None], record: Mapping[str, Any]) -> None:
+    """Puts what `save` writes into `folder`, its config.json last, then training.json, and drops checkpoints."""
+    with _unfinished(folder) as made:
+        save(made)
+        # Until config.json is there nothing takes the folder for a model
+        for path in sorted(made.iterdir(), key=lambda path: path.name == "config.json"):
+            target = folder / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+    write_whole(folder / TRAINING, (json.dumps(record, indent=2) + "\n").encode())
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
