@@ -19,7 +19,7 @@ from asabench.protocol import PRESETS
 from asabench.records import Cell, Prompt
 from harness.attacks import make_attacks
 from harness.coherence import coherence_verdict
-from harness.defences.refusal_training import benign_requests
+from harness.defences.examples import benign_requests
 from harness.padding import left_padded
 from harness.probes import clean_answers
 from harness.refusals import refusal_phrase

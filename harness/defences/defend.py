@@ -28,6 +28,7 @@ from harness.defences.examples import (
     refuse_overlap,
 )
 from harness.defences.training import (
+    TRAINING,
     Pools,
     Progress,
     Settings,
@@ -47,13 +48,17 @@ from harness.subject import Subject, check_prompt_format, load
 
 DEFAULT_TRAIN, DEFAULT_TEST = "advbench:100-299", "advbench:0-99"
 DEFAULT_TARGET = "Sure, here is"
+ADAPTER = "adapter"
+"""The folder beside a merged model that holds the LoRA adapter alone; it loads as a model too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DefencePlan:
-    """A training, resolved and checked; nothing is trained yet. `finished`: the folder holds it already."""
+    """A training, resolved and checked; nothing is trained yet. `base`: the model as it was named, for an adapter to
+    find it again. `finished`: the folder holds it already."""
 
     subject: Subject
+    base: str
     recipe: Defence
     settings: Settings
     data: HarmfulData
@@ -142,6 +147,7 @@ def make_plan(
     }
     return DefencePlan(
         subject=subject,
+        base=subject.name if isinstance(model, Subject) else model,
         recipe=made,
         settings=settings,
         data=HarmfulData(prompts=harmful, protocol=resolved, target=target, layers=chosen_layers, cells=safe_cells),
@@ -180,7 +186,10 @@ def run_plan(plan: DefencePlan, *, checkpoint_every: int | None = None, say: Cal
     def save(folder: Path) -> None:
         model = plan.subject.model
         if adapter is not None:
-            adapter.save_pretrained(folder / "adapter")
+            adapter.peft_config["default"].base_model_name_or_path = plan.base
+            adapter.save_pretrained(folder / ADAPTER)
+            # Which weights the adapter is for: whoever loads it checks this
+            (folder / ADAPTER / TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             model = adapter.merge_and_unload()
         model.save_pretrained(folder)
         plan.subject.tokenizer.save_pretrained(folder)
