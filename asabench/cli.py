@@ -30,6 +30,7 @@ app = typer.Typer(
 leaderboard_app = typer.Typer(help="The static leaderboard page.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(leaderboard_app, name="leaderboard")
 app.command()(cli_defences.defend)
+app.command()(cli_defences.interpolate)
 app.command()(cli_judging.judge)
 app.command("judge-check")(cli_judging.judge_check)
 app.command()(cli_utility.utility)

@@ -8,6 +8,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from asabench.errors import UserError
+from asabench.numbers import numbers
+
 
 def defend(
     recipe: Annotated[
@@ -96,3 +99,41 @@ def defend(
         print(f"\nasabench: interrupted; checkpoints are in {out}. Run the same command again.", file=sys.stderr)
         sys.exit(130)
     print(f"model: {done}")
+
+
+def interpolate(
+    base: Annotated[str, typer.Argument(help="The model before the defence: a short name, folder or hub id.")],
+    tuned: Annotated[str, typer.Argument(help="The defended model.")],
+    out: Annotated[Path, typer.Option(help="Where the mixture goes.")],
+    lambdas: Annotated[str, typer.Option(help="Shares of the defended model to try.")] = "0.1,0.2,0.3,0.4,0.5",
+    keep: Annotated[
+        Optional[str],
+        typer.Option(help="What may fall by how much: benign:0.05, over-refusal:0.05 (may rise), csqa:0.05."),
+    ] = None,
+    csqa: Annotated[Optional[str], typer.Option(help="CommonsenseQA, as for `asabench utility`.")] = None,
+    limit: Annotated[Optional[int], typer.Option(help="Only the first N requests or questions.")] = None,
+    dtype: Annotated[str, typer.Option(help="In which models are measured; they are written in the base's.")] = (
+        "float32"
+    ),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+) -> None:
+    """Mix a defended model with its base: the largest share whose utility stays within the margin."""
+    from harness.defences.interpolate import interpolate as mix
+    from harness.defences.kept_utility import scorer
+
+    what, colon, margin = (keep or "").partition(":")
+    shares = numbers("lambdas", lambdas, float) or []
+    if keep is not None and not colon:
+        raise UserError(f"--keep {keep!r} names no margin; write it as {keep}:0.05")
+    done = mix(
+        base,
+        tuned,
+        shares,
+        out,
+        score=None if keep is None else scorer(what, csqa=csqa, limit=limit, dtype=dtype, device=device),
+        margin=(numbers("--keep's margin", margin, float) or [0.0])[0] if keep is not None else 0.0,
+        kept=what,
+        say=lambda line: print(line, flush=True),
+    )
+    print(f"lambda: {done.lam:g}")
+    print(f"model: {done.path}")

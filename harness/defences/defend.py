@@ -42,6 +42,7 @@ from harness.defences.training import (
     start,
     step_count,
     trained_parameters,
+    unfinished,
 )
 from harness.evaluate import parse_layers
 from harness.subject import Subject, check_prompt_format, load
@@ -182,20 +183,18 @@ def run_plan(plan: DefencePlan, *, checkpoint_every: int | None = None, say: Cal
         plan.subject, plan.recipe, pools, plan.settings, plan.out, checkpoint_every=checkpoint_every, say=say
     )
     record = _record(plan, pools, progress)
-
-    def save(folder: Path) -> None:
+    with unfinished(plan.out) as made:
         model = plan.subject.model
         if adapter is not None:
             adapter.peft_config["default"].base_model_name_or_path = plan.base
-            adapter.save_pretrained(folder / ADAPTER)
+            adapter.save_pretrained(made / ADAPTER)
             # Which weights the adapter is for: whoever loads it checks this
-            (folder / ADAPTER / TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            (made / ADAPTER / TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             model = adapter.merge_and_unload()
-        model.save_pretrained(folder)
-        plan.subject.tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(_card(plan, record), encoding="utf-8")
-
-    finish(plan.out, save, record)
+        model.save_pretrained(made)
+        plan.subject.tokenizer.save_pretrained(made)
+        (made / "README.md").write_text(_card(plan, record), encoding="utf-8")
+        finish(plan.out, made, record)
     return plan.out
 
 

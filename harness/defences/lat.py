@@ -129,7 +129,7 @@ class Lat(BaseModel):
         """The inner attack, by projected gradient descent."""
         pairs = pair_batch(batch.examples)
         where = perturbed_positions(pairs, len(batch.examples), self.positions).to(subject.device)
-        layers = evenly_spaced(self.layers, subject.n_layers)
+        layers = middles_of_parts(self.layers, subject.n_layers)
         radius = self._radii(subject, pairs, where, layers)
         shape = (*where.shape, subject.d_model)
         shifts = {
@@ -199,7 +199,7 @@ class Lat(BaseModel):
         return kl_div(now, before, reduction="batchmean", log_target=True)
 
 
-def evenly_spaced(count: int, n_layers: int) -> list[int]:
+def middles_of_parts(count: int, n_layers: int) -> list[int]:
     """`count` blocks spread over the depth, each in the middle of its share of it; all blocks if there are fewer."""
     count = min(count, n_layers)
     return [(2 * place + 1) * n_layers // (2 * count) for place in range(count)]

@@ -12,6 +12,7 @@ if it had not been.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -34,6 +35,9 @@ from asabench.records import sha256_hex
 from asabench.store import write_whole
 from harness.defences.examples import Example
 from harness.subject import Subject
+
+# Saving a checkpoint warns of tied weights, which loading ties again
+logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 DIVERGED_NATS = 5.0
 """A loss that lies so much above that of the first step has diverged: for a vocabulary of 50,000 guessing is 10.8."""
@@ -304,28 +308,30 @@ def refuse_half_written(folder: Path) -> None:
 
 
 def start(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Makes the folder of a training, or takes it up again; what a process that died was writing goes."""
     folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.rglob(".unfinished-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     write_whole(folder / SETTINGS, (json.dumps(asked, indent=2) + "\n").encode())
 
 
-def finish(folder: Path, save: Callable[[Path], None], record: Mapping[str, Any]) -> None:
-    """Puts what `save` writes into `folder`, its config.json last, then training.json, and drops checkpoints."""
-    with _unfinished(folder) as made:
-        save(made)
-        # Until config.json is there nothing takes the folder for a model
-        for path in sorted(made.iterdir(), key=lambda path: path.name == "config.json"):
-            target = folder / path.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(path, target)
-    write_whole(folder / TRAINING, (json.dumps(record, indent=2) + "\n").encode())
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-
-
 @contextmanager
-def _unfinished(folder: Path) -> Iterator[Path]:
+def unfinished(folder: Path) -> Iterator[Path]:
+    """A folder inside `folder` to write a model into; it is gone afterwards."""
     made = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
     try:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def finish(folder: Path, made: Path, record: Mapping[str, Any]) -> None:
+    """Moves what is in `made` into `folder`, its config.json last, then writes training.json and drops checkpoints."""
+    # Until config.json is there nothing takes the folder for a model
+    for path in sorted(made.iterdir(), key=lambda path: path.name == "config.json"):
+        target = folder / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(path, target)
+    write_whole(folder / TRAINING, (json.dumps(record, indent=2) + "\n").encode())
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
