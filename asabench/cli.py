@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 import asabench
-from asabench import cli_benchmark, cli_defences, cli_judging, cli_utility
+from asabench import cli_benchmark, cli_defences, cli_judging, cli_submission, cli_utility
 from asabench.errors import UserError
 from asabench.numbers import numbers
 
@@ -34,6 +34,8 @@ app.command()(cli_defences.interpolate)
 app.command()(cli_judging.judge)
 app.command("judge-check")(cli_judging.judge_check)
 app.command()(cli_utility.utility)
+app.command()(cli_submission.submit)
+app.command()(cli_submission.validate)
 app.command("judge-server", context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(
     cli_judging.judge_server
 )

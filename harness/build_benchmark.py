@@ -29,8 +29,9 @@ from asabench.store import read_run, write_whole
 from harness.attacks import make_attacks
 from harness.evaluate import estimate, make_plan, parse_layers, resolve_protocol, run_plan
 
-BYTES_A_CELL = 400
-"""On disk, of a run: answers of 50 tokens with their token ids, compressed; measured on SmolLM2-135M."""
+BYTES_A_CELL = 300
+"""On disk, of a run: answers of 50 tokens with their token ids, compressed (SmolLM2-135M: 261; where many are short
+refusals: 184; docs/results/dataset-build.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,95 @@
+"""What a pull request is told: a submission's row beside its base's, and what is wrong, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from asabench.row import AttackResult, Rate, Row, eps50_text
+from asabench.submission.validate import Validation, validate_folder
+from asabench.tracks import board_flags, track
+
+MOST_SHOWN = 20
+"""Findings and notices of a submission that are listed; the others are counted."""
+
+
+def comment(done: Sequence[Validation]) -> str:
+    """One comment for all submissions of a pull request. Whatever a stranger wrote stands between backticks: it can
+    neither mention anybody nor draw a link."""
+    return "\n\n".join(_section(each) for each in done) + "\n"
+
+
+def _section(each: Validation) -> str:
+    heading = f"### {_code(each.slug)}: {'valid' if each.ok else 'not valid'}"
+    parts = [heading]
+    if each.findings:
+        parts.append(
+            _listed(
+                [
+                    f"{_code(f.file)}: {_code(f.field)}: {_code(f.found)}; {_code(f.allowed)}; {_code(f.fix)}"
+                    for f in each.findings
+                ]
+            )
+        )
+    if each.ok and each.row is not None:
+        parts.append(_table(each, each.row))
+    if each.notices:
+        parts.append(_listed([_code(notice) for notice in each.notices]))
+    if each.ok:
+        parts.append("Every rate, interval and flag was recomputed from the verdicts and is as `row.json` says.")
+    return "\n\n".join(parts)
+
+
+def _listed(lines: Sequence[str]) -> str:
+    more = [f"{len(lines) - MOST_SHOWN} more"] if len(lines) > MOST_SHOWN else []
+    return "\n".join(f"- {line}" for line in [*lines[:MOST_SHOWN], *more])
+
+
+def _table(each: Validation, row: Row) -> str:
+    base = _base(each)
+    columns: list[tuple[str, Row]] = [(_code(each.slug), row)]
+    if base is not None and base.row is not None:
+        columns.append((f"base {_code(base.slug)}", base.row))
+    has_base = each.submission is not None and each.submission.base is not None
+    flags = board_flags(row, each.utility, has_base=has_base, base_utility=None if base is None else base.utility)
+    lines: list[tuple[str, Callable[[Row], str]]] = [
+        ("model", lambda r: _code(f"{r.model.name} ({r.model.revision[:20]}), {r.model.n_layers} blocks")),
+        ("track", lambda r: _code(f"{track(r).protocol}, judge class {track(r).judge_class}")),
+        ("judge", lambda r: _code(r.judge.id)),
+        ("prompts", lambda r: _code(f"{r.prompts.name} ({r.prompts.n})")),
+        ("INIT", lambda r: _rate(r.init)),
+    ]
+    for result in row.results:
+        name = _code(f"{result.attack} at {result.dose:g}")
+        lines.append((f"MASR, {name}", lambda r, own=result: _rate_of(r, own, "masr")))  # type: ignore[misc]
+        lines.append((f"PASR, {name}", lambda r, own=result: _rate_of(r, own, "pasr")))  # type: ignore[misc]
+    for attack in row.eps50:
+        lines.append((f"eps50, {_code(attack)}", lambda r, attack=attack: _eps50(r, attack)))  # type: ignore[misc]
+    table = [f"| | {' | '.join(name for name, _ in columns)} |", "|---" * (len(columns) + 1) + "|"]
+    table += [f"| {name} | {' | '.join(show(r) for _, r in columns)} |" for name, show in lines]
+    return "\n".join(table) + (f"\n\nFlags on the board: {_code(', '.join(flags))}" if flags else "")
+
+
+def _base(each: Validation) -> Validation | None:
+    if each.submission is None or each.submission.base is None or each.submission.base.entry is None:
+        return None
+    folder = Path(each.path).parent / each.submission.base.entry
+    return validate_folder(folder) if folder.is_dir() else None
+
+
+def _rate_of(row: Row, own: AttackResult, name: str) -> str:
+    same = [each for each in row.results if (each.attack, each.dose) == (own.attack, own.dose)]
+    return _rate(getattr(same[0], name)) if same else "not measured"
+
+
+def _eps50(row: Row, attack: str) -> str:
+    return _code(eps50_text(row.eps50[attack])) if attack in row.eps50 else "not measured"
+
+
+def _rate(rate: Rate) -> str:
+    return "none scored" if rate.value is None else f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
+
+
+def _code(text: str) -> str:
+    plain = "".join(character if character.isprintable() else " " for character in text)
+    return "`" + plain.replace("`", "'").replace("|", "\\|").strip() + "`"

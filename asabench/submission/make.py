@@ -1,0 +1,428 @@
+"""A submission from finished runs: everything that can be computed again, and no text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ValidationError
+
+import asabench
+from asabench.certificate import Certificate
+from asabench.errors import UserError
+from asabench.prompts import read_csv
+from asabench.records import Cell, Prompt, sha256_hex
+from asabench.row import Row
+from asabench.store import Run, read_run, write_whole
+from asabench.submission.findings import shown
+from asabench.submission.manifest import (
+    Hardware,
+    PromptDigest,
+    RunManifest,
+    RunRecord,
+    RunSettings,
+    difference,
+    merged_attacks,
+)
+from asabench.submission.row_of import row_of
+from asabench.submission.schema import (
+    CERTIFICATE_FILE,
+    MANIFEST_FILE,
+    ROW_FILE,
+    SLUG,
+    SUBMISSION_FILE,
+    TRAINING_PROMPTS_FILE,
+    UTILITY_FILE,
+    VERDICTS_FILE,
+    BaseModelRef,
+    ModelRef,
+    Submission,
+    TrainingData,
+)
+from asabench.submission.validate import Validation, validate_folder
+from asabench.submission.verdict_table import response_digest, schema, sorted_lines, table_bytes
+from asabench.utility_report import UtilityReport
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+PACKAGES = ("asabench", "torch", "transformers", "tokenizers", "pandas", "pyarrow", "numpy", "scipy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """Training data that is declared. `goals`: the digests of its harmful requests, if they are given."""
+
+    name: str
+    examples: int
+    goals: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What runs do not know of themselves; as in `asabench.submission.schema.Submission`."""
+
+    name: str
+    authors: tuple[str, ...]
+    licence: str
+    defence: str = "none"
+    where: Literal["none", "training", "inference"] | None = None
+    base: BaseModelRef | None = None
+    training: tuple[TrainedOn, ...] = ()
+    description: str | None = None
+    link: str | None = None
+    slug: str | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A finished run of one judge, with what of it is submitted."""
+
+    run: Run
+    settings: RunSettings
+    row: Row
+    prompts: tuple[PromptDigest, ...]
+    table: pd.DataFrame
+
+
+def make_submission(
+    runs: Sequence[Path],
+    details: Details,
+    *,
+    utility: UtilityReport | None = None,
+    certificate: Certificate | None = None,
+    out: Path = Path("submissions"),
+    replace: bool = False,
+) -> Validation:
+    """Writes `out/<slug>/`, whole or not at all, and gives back what `validate` says of it (it is valid).
+
+    runs: folders of finished runs of one model, judged by one judge, that differ in their attacks only. replace: a
+    submission of that slug may be there. Raises `UserError` for what cannot be submitted.
+    """
+    if not runs:
+        raise UserError("no run was given; give the --out folder of an evaluation")
+    judged = [read_judged(path) for path in runs]
+    manifest = manifest_of(judged)
+    submission, contents = contents_of(judged, manifest, details, utility, certificate)
+    target = out / submission.slug
+    if target.exists() and not replace:
+        raise UserError(f"{target} is there already; give another --slug, or --replace to write it again")
+    return _write(target, contents)
+
+
+def slug_of(name: str, protocol: str) -> str:
+    """A folder's name from an entry's name and its protocol."""
+    plain = re.sub(r"[^a-z0-9]+", "-", f"{name} {protocol}".casefold()).strip("-")[:64].strip("-")
+    if not re.match(SLUG, plain):
+        raise UserError(f"the name {shown(name)} gives no folder name; give one with --slug, such as my-model")
+    return plain
+
+
+# What is in a run
+
+
+def read_judged(path: Path) -> Judged:
+    """A finished run, checked; `UserError` for one that cannot be submitted."""
+    run = read_run(path)
+    row = run.row
+    settings = _settings(run)
+    responses, verdicts = run.responses(), run.verdicts()
+    if responses["suffix"].notna().any():
+        raise UserError(f"{path} has prompts with suffixes, which submissions do not have yet; evaluate without them")
+    own = verdicts.loc[verdicts["judge"] == row.judge.id, ["cell_id", "label", "p_unsafe"]]
+    if unseen := len(responses) - len(own):
+        raise UserError(f"{path}: {unseen} answers have no verdict of {row.judge.id}; run the same evaluation again")
+    prompts = _prompts(run)
+    table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
+    _check_cells(path, table)
+    return Judged(run, settings, row, prompts, _without_text(table))
+
+
+def _settings(run: Run) -> RunSettings:
+    try:
+        settings = RunSettings.model_validate_json(json.dumps(run.manifest["settings"]), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{run.path}/manifest.json: settings.{where}: {first['msg']}; evaluate again with this version"
+        ) from None
+    if settings.id != run.id:
+        raise UserError(f"{run.path}/manifest.json: the run's id is not that of its settings; evaluate again")
+    return settings
+
+
+def _prompts(run: Run) -> tuple[PromptDigest, ...]:
+    path = run.path / "prompts.parquet"
+    try:
+        table = pd.read_parquet(path, columns=["id", "goal"])
+        return tuple(PromptDigest(id=each.id, sha256=sha256_hex(str(each.goal))) for each in table.itertuples())
+    except ValidationError as error:
+        name = shown(error.errors()[0]["input"])
+        raise UserError(
+            f"{path}: the prompt id {name}; a submission takes letters, digits, dots and dashes, at most 64: no text"
+        ) from None
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}); evaluate again") from None
+
+
+def _check_cells(path: Path, table: pd.DataFrame) -> None:
+    """A submission has no cell ids: whoever reads it computes them."""
+    for line in table.itertuples():
+        cell = Cell(
+            prompt=Prompt(id=str(line.prompt_id), goal=str(line.goal)),
+            layer=None if pd.isna(line.layer) else int(line.layer),  # type: ignore[arg-type,call-overload]
+            attack=str(line.attack),
+            dose=float(line.dose),  # type: ignore[arg-type]
+            seed=None if pd.isna(line.seed) else int(line.seed),  # type: ignore[arg-type,call-overload]
+        )
+        if cell.id != line.cell_id:
+            raise UserError(f"{path}: cell {line.cell_id} does not match its prompt and settings; the run was changed")
+
+
+def _without_text(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `verdicts.parquet` from responses with their verdicts."""
+    return pd.DataFrame(
+        {
+            **{name: table[name] for name in ("prompt_id", "layer", "attack", "dose", "seed", "label")},
+            "p_unsafe": table["p_unsafe"].astype(np.float32),
+            "response_sha256": [response_digest(text) for text in table["text"]],
+            "response_tokens": [len(tokens) for tokens in table["token_ids"]],
+            "response_characters": [len(text) for text in table["text"]],
+        }
+    )[[field.name for field in schema()]]
+
+
+# Together
+
+
+def manifest_of(judged: Sequence[Judged]) -> RunManifest:
+    """The manifest of runs that belong together; `UserError` that says what differs where they do not."""
+    first = judged[0]
+    for other in judged[1:]:
+        differs = difference(first.settings, other.settings)
+        if differs is None and first.prompts != other.prompts:
+            differs = "their prompts"
+        if differs is None and first.row.model != other.row.model:
+            differs = "the model's size"
+        if differs is None and first.row.judge.id != other.row.judge.id:
+            differs = f"the judge ({first.row.judge.id}, {other.row.judge.id}); `asabench judge` judges a run again"
+        if differs is None and first.row.judge.certified != other.row.judge.certified:
+            differs = "whether the judge reached the bar"
+        if differs is not None:
+            raise UserError(
+                f"{first.run.path} and {other.run.path} differ in {differs}; "
+                "the runs of one submission differ in their attacks only"
+            )
+    merged_attacks([each.settings.attacks for each in judged])
+    return _record(
+        RunManifest,
+        "manifest.json",
+        model=first.row.model,
+        prompt_set=first.row.prompts.name,
+        prompts=first.prompts,
+        runs=tuple(_run_record(each) for each in judged),
+    )
+
+
+def _run_record(judged: Judged) -> RunRecord:
+    held: Mapping[str, Any] = judged.run.manifest
+    hardware = held.get("hardware")
+    packages = held.get("packages") or {}
+    return _record(
+        RunRecord,
+        f"{judged.run.path}/manifest.json",
+        run_id=judged.run.id,
+        settings=judged.settings,
+        judge=judged.row.judge,
+        started=held.get("started"),
+        finished=held.get("finished"),
+        resumed=len(held.get("resumed", [])),
+        device=held.get("device"),
+        hardware=None if hardware is None else Hardware(**hardware),
+        python=held.get("python"),
+        packages={name: packages[name] for name in PACKAGES if name in packages},
+        git_commit=held.get("git_commit"),
+        self_tests=held.get("self_tests", {}),
+    )
+
+
+def contents_of(
+    judged: Sequence[Judged],
+    manifest: RunManifest,
+    details: Details,
+    utility: UtilityReport | None,
+    certificate: Certificate | None,
+) -> tuple[Submission, dict[str, bytes]]:
+    """The files of a submission by name."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    table = merged_table(judged, manifest)
+    created = max(each.row.created for each in judged)
+    row = row_of(manifest, table, created=created, version=asabench.__version__)
+    contents = {
+        ROW_FILE: _json(row.model_dump(mode="json")),
+        VERDICTS_FILE: table_bytes(table),
+        # As the runs had them: fields that came later stay out of the settings
+        MANIFEST_FILE: _json(_manifest_json(manifest)),
+    }
+    if utility is not None:
+        contents[UTILITY_FILE] = _json(utility.model_dump(mode="json"))
+    if certificate is not None:
+        contents[CERTIFICATE_FILE] = _json(certificate.model_dump(mode="json"))
+    goals = sorted({goal for data in details.training for goal in data.goals or ()})
+    if goals:
+        contents[TRAINING_PROMPTS_FILE] = "".join(f"{goal}\n" for goal in goals).encode()
+    protocol = manifest.settings.protocol.name
+    submission = _record(
+        Submission,
+        "the submission",
+        slug=details.slug if details.slug is not None else slug_of(details.name, protocol),
+        name=details.name,
+        model=ModelRef(name=manifest.model.name, revision=manifest.model.revision),
+        base=details.base,
+        defence=details.defence,
+        where=_where(details),
+        description=details.description,
+        training_data=tuple(
+            TrainingData(name=data.name, examples=data.examples, prompt_digests=bool(data.goals))
+            for data in details.training
+        ),
+        authors=details.authors,
+        link=details.link,
+        licence=details.licence,
+        protocol=protocol,
+        created=now,
+        asabench_version=asabench.__version__,
+        files={name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())},
+    )
+    contents[SUBMISSION_FILE] = yaml_bytes(submission)
+    return submission, contents
+
+
+def merged_table(judged: Sequence[Judged], manifest: RunManifest) -> pd.DataFrame:
+    """The verdicts of all runs, each clean answer once. `UserError` where runs gave other clean answers."""
+    keys = ["prompt_id", "layer", "attack", "dose", "seed"]
+    whole = pd.concat([each.table for each in judged], ignore_index=True)
+    clean = whole[whole["layer"].isna()]
+    others = clean.groupby("prompt_id")[["response_sha256"]].nunique()
+    if len(differing := others[others["response_sha256"] > 1]):
+        raise UserError(
+            f"the runs gave other clean answers to {len(differing)} prompts (as {differing.index[0]}); they ran with "
+            "other weights, versions or devices: evaluate all attacks in one run"
+        )
+    once = whole.drop_duplicates(keys, ignore_index=True)
+    return sorted_lines(once, [prompt.id for prompt in manifest.prompts], manifest.settings.attacks)
+
+
+def yaml_bytes(submission: Submission) -> bytes:
+    """submission.yaml, in the order of the schema; fields that say nothing are left out."""
+    given = submission.model_dump(mode="json", exclude_none=True)
+    given = {name: value for name, value in given.items() if value != []}
+    return yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=1000).encode()
+
+
+def _where(details: Details) -> str:
+    if details.where is not None:
+        return details.where
+    if details.defence == "none":
+        return "none"
+    return "training" if details.training or details.base is not None else "inference"
+
+
+def _manifest_json(manifest: RunManifest) -> dict[str, Any]:
+    dumped = manifest.model_dump(mode="json")
+    for run, record in zip(dumped["runs"], manifest.runs, strict=True):
+        run["settings"] = record.settings.as_json()
+    return dumped
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _record(kind: type[Any], what: str, **fields: Any) -> Any:
+    """A record, or `UserError` that names the field."""
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        given = "" if isinstance(first["input"], dict | BaseModel) else f" {shown(first['input'])}"
+        raise UserError(f"{what}: {where}{given}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _write(target: Path, contents: Mapping[str, bytes]) -> Validation:
+    """The folder, whole or not at all: checked under a temporary name, then renamed."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"cannot write to {target.parent} ({error.strerror}); give another --out folder") from None
+    try:
+        made = place / target.name
+        made.mkdir()
+        for name, content in contents.items():
+            write_whole(made / name, content)
+        found = validate_folder(made)
+        if not found.ok:
+            raise UserError(f"this cannot be submitted: {found.findings[0].line}")
+        if target.exists():
+            _remove(target)
+        os.replace(made, target)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return found
+
+
+def _remove(target: Path) -> None:
+    """Only a submission is replaced, never a folder of something else."""
+    if target.is_symlink() or not (target / SUBMISSION_FILE).is_file():
+        raise UserError(f"{target} is no submission, so it is not replaced; give another --slug")
+    shutil.rmtree(target)
+
+
+# What is told on the command line
+
+
+def trained_on(spec: str) -> TrainedOn:
+    """`NAME=COUNT`."""
+    name, equals, count = spec.rpartition("=")
+    if not equals or not name or not count.isdecimal():
+        raise UserError(f"--training-data {spec!r} cannot be read; write NAME=COUNT, such as 'UltraChat subset=5000'")
+    return TrainedOn(name=name, examples=int(count))
+
+
+def trained_on_prompts(spec: str) -> TrainedOn:
+    """`[NAME=]FILE`: a CSV file with a goal column, or the training.json (or its folder) of a model trained here."""
+    name, _, file = spec.rpartition("=") if not Path(spec).exists() else ("", "", spec)
+    path = Path(file)
+    path = path / "training.json" if path.is_dir() else path
+    if path.suffix == ".json":
+        goals = _training_json(path)
+        return TrainedOn(name=name or "harmful requests", examples=len(goals), goals=goals)
+    if not path.is_file():
+        raise UserError(f"--training-prompts {spec!r}: there is no such file; give a CSV file or a training.json")
+    prompts = read_csv(path)
+    return TrainedOn(name=name or path.stem, examples=len(prompts), goals=tuple(prompt.digest for prompt in prompts))
+
+
+def _training_json(path: Path) -> tuple[str, ...]:
+    try:
+        goals = json.loads(path.read_text(encoding="utf-8"))["harmful_goals"]
+    except (OSError, ValueError, KeyError, TypeError):
+        goals = None
+    if not isinstance(goals, list) or not all(isinstance(goal, str) and _DIGEST.fullmatch(goal) for goal in goals):
+        raise UserError(
+            f"{path} holds no `harmful_goals`, a list of SHA-256 digests; give the folder of a trained model"
+        )
+    return tuple(goals)

@@ -1,0 +1,125 @@
+"""`manifest.json`: how the runs behind a submission were made. Digests stand for prompts; it holds no path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from asabench.errors import UserError
+from asabench.protocol import Protocol
+from asabench.records import CLEAN
+from asabench.row import JudgeInfo, ModelInfo
+from asabench.store import run_id
+from asabench.submission.schema import Digest, Line, Text
+
+HEADLINE_ATTACK = "random"
+PROMPT_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Short names, so that no sentence fits into one."""
+ATTACK = r"^[A-Za-z][A-Za-z0-9._:=-]{0,79}$"
+MOST_PROMPTS = 10_000
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSettings(_Record):
+    """What decides a run's answers, as `harness.evaluate` writes it; its hash is the run's id."""
+
+    model: Line
+    revision: Line
+    dtype: Literal["float32", "bfloat16", "float16"]
+    chat_template: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None
+    protocol: Protocol
+    attacks: Annotated[tuple[Annotated[str, Field(pattern=ATTACK)], ...], Field(min_length=1, max_length=50)]
+    layers: Annotated[tuple[Annotated[int, Field(ge=0, lt=10_000)], ...], Field(min_length=1, max_length=1_000)]
+    prompts: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    prompt_count: Annotated[int, Field(ge=1, le=MOST_PROMPTS)]
+
+    def as_json(self) -> dict[str, Any]:
+        """As the run had it: fields that came later stay out, so that the id is the run's."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    @property
+    def id(self) -> str:
+        return run_id(self.as_json())
+
+
+class PromptDigest(_Record):
+    """`sha256` is of the goal's UTF-8 bytes."""
+
+    id: Annotated[str, Field(pattern=PROMPT_ID)]
+    sha256: Digest
+
+
+class Hardware(_Record):
+    machine: Line
+    system: Line
+    threads: Count
+
+
+class RunRecord(_Record):
+    """One run. `judge` is the entry of its row: what the judge scored before the verdicts were given."""
+
+    run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    settings: RunSettings
+    judge: JudgeInfo
+    started: Line | None
+    finished: Line | None
+    resumed: Count
+    device: Line | None
+    hardware: Hardware | None
+    python: Line | None
+    packages: dict[Line, Line | None]
+    git_commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
+    self_tests: dict[Text, Text]
+
+
+class RunManifest(_Record):
+    """`prompts` are in the order of the set. Runs differ in their attacks only."""
+
+    schema_version: Literal[1] = 1
+    model: ModelInfo
+    prompt_set: Line
+    prompts: Annotated[tuple[PromptDigest, ...], Field(min_length=1, max_length=MOST_PROMPTS)]
+    runs: Annotated[tuple[RunRecord, ...], Field(min_length=1, max_length=50)]
+
+    @property
+    def settings(self) -> RunSettings:
+        """Those of one run that had all of the attacks."""
+        first = self.runs[0].settings
+        return first.model_copy(update={"attacks": merged_attacks([run.settings.attacks for run in self.runs])})
+
+
+def merged_attacks(attacks: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The attacks of several runs in order, `random` first: the first attack gives the row's headline, and nobody
+    should choose the kindest one for it. `UserError` for an attack that is there twice."""
+    listed = [attack for each in attacks for attack in each]
+    if twice := [attack for attack in dict.fromkeys(listed) if listed.count(attack) > 1]:
+        raise UserError(f"the attack {twice[0]} is in more than one run; give each attack once")
+    if CLEAN in listed:
+        raise UserError(f"an attack is called {CLEAN!r}, which names clean answers; give it another name")
+    return tuple(sorted(listed, key=lambda attack: attack != HEADLINE_ATTACK))
+
+
+def difference(a: RunSettings, b: RunSettings) -> str | None:
+    """What two runs differ in besides their attacks, in words; None if in nothing."""
+    first, second = a.as_json(), b.as_json()
+    names = [name for name in first if name not in ("attacks", "protocol") and first[name] != second.get(name)]
+    parts = [f"{name} ({_short(first[name])}, {_short(second.get(name))})" for name in names]
+    protocols: tuple[dict[str, Any], dict[str, Any]] = first["protocol"], second["protocol"]
+    parts += [
+        f"protocol {name} ({_short(protocols[0].get(name))}, {_short(protocols[1].get(name))})"
+        for name in sorted(protocols[0].keys() | protocols[1].keys())
+        if protocols[0].get(name) != protocols[1].get(name)
+    ]
+    return ", ".join(parts) or None
+
+
+def _short(value: object) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,299 @@
+"""Is a submission what it says it is? Everything that can be recomputed is recomputed; what differs is listed.
+
+`validate` never raises for what a submission contains. Findings make it invalid; notices say what keeps a valid one out
+of the ranking, or what could not be checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from asabench.certificate import Certificate
+from asabench.errors import UserError
+from asabench.row import Row
+from asabench.submission import checks
+from asabench.submission.cells import cell_count, cell_findings
+from asabench.submission.findings import REMAKE, Finding, Refused, shown
+from asabench.submission.known import protocol_gaps, published_goals
+from asabench.submission.manifest import RunManifest
+from asabench.submission.neighbours import Card, card_of, neighbour_findings
+from asabench.submission.row_of import differences, row_of
+from asabench.submission.safe_reading import MOST_BYTES, parsed, read_files, read_json, read_yaml
+from asabench.submission.schema import (
+    CERTIFICATE_FILE,
+    MANIFEST_FILE,
+    ROW_FILE,
+    SUBMISSION_FILE,
+    TRAINING_PROMPTS_FILE,
+    UTILITY_FILE,
+    VERDICTS_FILE,
+    Submission,
+)
+from asabench.submission.verdict_table import MOST_ROWS, parse_verdicts
+from asabench.tracks import missing
+from asabench.utility_report import UtilityReport
+
+MOST_DIFFERENCES = 5
+"""So many differing fields of a row are listed; the others are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What was found of one folder. `card` is what other submissions are compared with; it and the records are there
+    as far as they could be read."""
+
+    path: str
+    findings: tuple[Finding, ...] = ()
+    notices: tuple[str, ...] = ()
+    submission: Submission | None = None
+    row: Row | None = None
+    utility: UtilityReport | None = None
+    card: Card | None = field(default=None, repr=False)
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+    @property
+    def slug(self) -> str:
+        return Path(self.path).name
+
+
+def validate(paths: Sequence[Path], *, jobs: int = 1) -> list[Validation]:
+    """Checks submissions, each in itself and against each other and those beside it. A path is a submission, or a
+    folder of submissions. `UserError` only for a path that is neither."""
+    folders = list(dict.fromkeys(folder for path in paths for folder in submission_folders(path)))
+    beside = [each for each in _beside(folders) if each not in set(folders)]
+    if jobs > 1 and len(folders) > 1:
+        with ProcessPoolExecutor(min(jobs, len(folders))) as pool:
+            done = list(pool.map(validate_folder, folders))
+            cards = [card for card in pool.map(_card, beside, chunksize=8) if card is not None]
+    else:
+        done = [validate_folder(folder) for folder in folders]
+        cards = [card for card in map(_card, beside) if card is not None]
+    cards += [each.card for each in done if each.card is not None]
+    return [_with_neighbours(each, cards) for each in done]
+
+
+def submission_folders(path: Path) -> list[Path]:
+    """The submission at `path`, or those in it; `UserError` where there is neither."""
+    try:
+        if not path.is_dir():
+            raise UserError(f"{path} is no folder; give a submission such as submissions/my-model, or submissions")
+        names = {entry.name: entry for entry in os.scandir(path)}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; give a submission's folder") from None
+    absolute = Path(os.path.abspath(path))
+    if names.keys() & MOST_BYTES.keys():
+        return [absolute]
+    inner = [absolute / name for name in sorted(names) if not name.startswith(".") and names[name].is_dir()]
+    if not inner:
+        raise UserError(f"{path} holds no submission; give a folder that `asabench submit` wrote")
+    return inner
+
+
+def _beside(folders: Sequence[Path]) -> list[Path]:
+    """Submissions in the same collections."""
+    found: list[Path] = []
+    for parent in dict.fromkeys(folder.parent for folder in folders):
+        try:
+            with os.scandir(parent) as entries:
+                inner = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        except OSError:
+            continue
+        found += [parent / name for name in inner if (parent / name / SUBMISSION_FILE).is_file()]
+    return found
+
+
+def validate_folder(folder: Path) -> Validation:
+    """Everything that can be said of a submission by itself."""
+    if folder.is_symlink():
+        finding = Finding(folder.name, "the folder", "a link", "a folder of its own", "put the folder itself there")
+        return Validation(path=str(folder), findings=(finding,))
+    contents, findings = read_files(folder)
+    reader = _Reader(contents, findings)
+    submission = reader.record(Submission, SUBMISSION_FILE)
+    manifest = reader.record(RunManifest, MANIFEST_FILE)
+    row = reader.record(Row, ROW_FILE)
+    utility = reader.record(UtilityReport, UTILITY_FILE)
+    certificate = reader.record(Certificate, CERTIFICATE_FILE)
+    trained = reader.training_prompts()
+    notices: list[str] = []
+    if submission is not None:
+        findings += checks.submission_findings(submission, folder.name, row, manifest)
+        findings += _digest_findings(submission, contents)
+        findings += checks.training_findings(submission, trained, manifest)
+    card = None
+    if manifest is not None:
+        findings += checks.manifest_findings(manifest)
+        card = _check_verdicts(reader, manifest, row, submission)
+        notices += _notices(manifest)
+    if row is not None:
+        findings += checks.judge_findings(row, certificate, is_there=CERTIFICATE_FILE in contents)
+        notices += [f"shown as incomplete, not ranked: no {lack}" for lack in missing(row, utility)]
+        if not row.judge.certified:
+            notices.append("shown as uncertified, not ranked: the judge has not reached the bar")
+    if utility is not None:
+        findings += checks.utility_findings(utility, manifest)
+    return Validation(
+        path=str(folder),
+        findings=tuple(findings),
+        notices=tuple(notices),
+        submission=submission,
+        row=row,
+        utility=utility,
+        card=card,
+    )
+
+
+class _Reader:
+    """Reads a folder's contents into records; what is wrong goes to the findings."""
+
+    def __init__(self, contents: dict[str, bytes], findings: list[Finding]) -> None:
+        self.contents = contents
+        self.findings = findings
+
+    def record(self, kind: Any, name: str) -> Any:
+        if name not in self.contents:
+            return None
+        read = read_yaml if name == SUBMISSION_FILE else read_json
+        try:
+            value = read(self.contents[name])
+        except Refused as refused:
+            self.findings.append(refused.in_file(name))
+            return None
+        fix = "put it right in that file" if name == SUBMISSION_FILE else REMAKE
+        record, found = parsed(kind, value, name, fix)
+        self.findings += found
+        return record
+
+    def training_prompts(self) -> frozenset[str] | None:
+        if TRAINING_PROMPTS_FILE not in self.contents:
+            return None
+        try:
+            return checks.read_training_prompts(self.contents[TRAINING_PROMPTS_FILE])
+        except Refused as refused:
+            self.findings.append(refused.in_file(TRAINING_PROMPTS_FILE))
+            return None
+
+
+def _digest_findings(submission: Submission, contents: dict[str, bytes]) -> Iterator[Finding]:
+    there = contents.keys() - {SUBMISSION_FILE}
+    for name in sorted(there - submission.files.keys()):
+        yield Finding(SUBMISSION_FILE, f"files.{name}", "missing", "the SHA-256 of every file of the folder")
+    for name, digest in sorted(submission.files.items()):
+        if name not in there:
+            yield Finding(
+                SUBMISSION_FILE, f"files.{shown(name)[1:-1]}", "of no file here", f"only {', '.join(sorted(there))}"
+            )
+        elif (found := hashlib.sha256(contents[name]).hexdigest()) != digest:
+            yield Finding(name, "SHA-256", found, f"{digest}, as submission.yaml says: the file was changed")
+
+
+def _check_verdicts(
+    reader: _Reader, manifest: RunManifest, row: Row | None, submission: Submission | None
+) -> Card | None:
+    """Checks the table and the row that follows from it; None where the table cannot be read."""
+    findings = reader.findings
+    try:
+        settings = manifest.settings
+        if VERDICTS_FILE not in reader.contents:
+            return None
+        if (cells := cell_count(settings, len(manifest.prompts))) > MOST_ROWS:
+            raise Refused(
+                "cells", f"up to {cells} by manifest.json", f"at most {MOST_ROWS}", "submit fewer doses or seeds"
+            )
+        table = parse_verdicts(reader.contents[VERDICTS_FILE])
+    except Refused as refused:
+        findings.append(refused.in_file(VERDICTS_FILE))
+        return None
+    except UserError as error:
+        findings.append(Finding(MANIFEST_FILE, "runs", str(error), "each attack in one run"))
+        return None
+    wrong = [
+        *cell_findings(table, settings, [prompt.id for prompt in manifest.prompts]),
+        *checks.line_findings(table, settings.protocol.max_new_tokens),
+    ]
+    findings += wrong
+    if not wrong and row is not None:
+        findings += _row_findings(row, row_of(manifest, table, created=row.created, version=row.asabench_version))
+    return None if wrong or submission is None else card_of(submission, manifest, table)
+
+
+def _row_findings(row: Row, expected: Row) -> list[Finding]:
+    found = [
+        Finding(ROW_FILE, path, there, f"{recomputed} follows from verdicts.parquet and manifest.json")
+        for path, there, recomputed in differences(row.model_dump(mode="json"), expected.model_dump(mode="json"))
+    ]
+    if len(found) > MOST_DIFFERENCES:
+        others = Finding(
+            ROW_FILE,
+            "other fields",
+            f"{len(found) - MOST_DIFFERENCES} more differ",
+            "all follow from verdicts.parquet and manifest.json",
+        )
+        return [*found[:MOST_DIFFERENCES], others]
+    return found
+
+
+def _notices(manifest: RunManifest) -> Iterator[str]:
+    for gap in protocol_gaps(manifest.settings.protocol):
+        yield f"not the published protocol: {gap}"
+    try:
+        if not published_goals([prompt.sha256 for prompt in manifest.prompts]):
+            yield f"the prompts {manifest.prompt_set!r} are no published set: not comparable with other entries"
+    except UserError as error:
+        yield f"not checked whether the prompts are published: {error}"
+
+
+def _card(folder: Path) -> Card | None:
+    """The card of a submission that is only compared with; None where it cannot be read."""
+    contents, _ = read_files(folder)
+    reader = _Reader(contents, [])
+    submission, manifest = reader.record(Submission, SUBMISSION_FILE), reader.record(RunManifest, MANIFEST_FILE)
+    if submission is None or manifest is None or VERDICTS_FILE not in contents:
+        return None
+    try:
+        return card_of(submission, manifest, parse_verdicts(contents[VERDICTS_FILE]))
+    except (Refused, UserError):
+        return None
+
+
+def _with_neighbours(own: Validation, cards: Sequence[Card]) -> Validation:
+    if own.card is None or own.submission is None:
+        return own
+    findings, notices = neighbour_findings(own.card, own.submission, cards)
+    return replace(own, findings=(*own.findings, *findings), notices=(*own.notices, *notices))
+
+
+# In words
+
+
+def report(done: Sequence[Validation]) -> str:
+    """For a terminal: each folder, its findings and notices, and a last line."""
+    lines: list[str] = []
+    for each in done:
+        lines.append(f"{each.path}: {'valid' if each.ok else 'INVALID'}")
+        lines += [f"  {finding.line}" for finding in each.findings]
+        lines += [f"  notice: {notice}" for notice in each.notices]
+    wrong = sum(not each.ok for each in done)
+    lines.append(f"{len(done)} checked, {len(done) - wrong} valid, {wrong} invalid")
+    return "\n".join(lines)
+
+
+def as_json(done: Sequence[Validation]) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": each.path,
+            "ok": each.ok,
+            "findings": [finding._asdict() for finding in each.findings],
+            "notices": list(each.notices),
+        }
+        for each in done
+    ]
