@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ from harness.padding import left_padded
 from harness.probes import clean_answers
 from harness.refusals import refusal_phrase
 from harness.subject import Subject
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 IGNORED = -100  # cross_entropy's own mark for labels that do not count
 
@@ -218,32 +222,47 @@ def read_cells(path: Path, split: str | None = "train") -> list[SafeCell]:
     """The validated successes with a safe clean answer in a finished run folder, or in one side of a benchmark's
     leak-free split. Raises `UserError` for anything else, and where there are none."""
     if (path / "responses").is_dir():
-        table = instances_of_run(read_run(path)).instances.to_pandas()
+        run = instances_of_run(read_run(path))
+        tables: list[tuple[pa.Table, pa.Table | None]] = [(run.instances, run.attempts)]
+        split = None
     else:
         benchmark = open_benchmark(path)
-        import pandas as pd
-
-        table = pd.concat([benchmark.instances(config).to_pandas() for config in benchmark.configs])
-        if split is not None:
-            table = table[table["split_leakfree_by_prompt"] == split]
-    usable = table[table["original_label"].eq("safe") & table["original_response"].notna()]
-    cells = {
-        (row.prompt, row.suffix, row.layer): SafeCell(
-            prompt=Prompt(id=row.prompt_id, goal=row.prompt, suffix=row.suffix or None),
-            answer=row.original_response,
-            layer=int(row.layer),
-            # A refusal that was cut at the run's length must not be taught to end there
-            whole=row.original_response.rstrip().endswith((".", "!", "?", '"')),
-        )
-        for row in usable.itertuples()
-        if row.original_response.strip()
-    }
+        tables = [(benchmark.instances(config), benchmark.attempts(config)) for config in benchmark.configs]
+    cells: dict[tuple[str, str | None, int], SafeCell] = {}
+    count = 0
+    for instances, attempts in tables:
+        ended = _ended(attempts)
+        for row in instances.to_pylist():
+            if split is not None and row["split_leakfree_by_prompt"] != split:
+                continue
+            count += 1
+            answer = (row["original_response"] or "").strip()
+            if row["original_label"] != "safe" or not answer:
+                continue
+            prompt = Prompt(id=row["prompt_id"], goal=row["prompt"], suffix=row["suffix"])
+            # An answer that was cut at the run's length must not be taught to end there
+            whole = ended.get((row["prompt_sha256"], row["suffix_sha256"]), answer.endswith((".", "!", "?")))
+            cells[prompt.goal, prompt.suffix, row["layer"]] = SafeCell(
+                prompt=prompt, answer=answer, layer=row["layer"], whole=whole
+            )
     if not cells:
         raise UserError(
-            f"{path} holds no cell to train on: none of {len(table)} successes has a clean answer judged safe; "
+            f"{path} holds no cell to train on: none of {count} successes has a clean answer judged safe; "
             "attack a model that refuses, or leave --cells out"
         )
     return list(cells.values())
+
+
+def _ended(attempts: pa.Table | None) -> dict[tuple[str, str | None], bool]:
+    """By digests of prompt and suffix, whether the clean answer ended by itself; empty where no attempts are known."""
+    if attempts is None:
+        return {}
+    columns = attempts.select(["prompt_sha256", "suffix_sha256", "layer", "finish_reason"]).to_pylist()
+    return {
+        (row["prompt_sha256"], row["suffix_sha256"]): row["finish_reason"] == "stop"
+        for row in columns
+        if row["layer"] is None
+    }
 
 
 def benign_requests() -> list[Prompt]:
