@@ -172,6 +172,7 @@ function fill(slugs) {
 }
 
 async function show() {
+  document.getElementById("no-script").remove();
   const slugs = wanted();
   const known = slugs.filter((slug) => SLUG.test(slug) && names.has(slug)).slice(0, MOST);
   fill(known);
