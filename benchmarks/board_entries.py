@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import yaml
 
-from asabench.protocol import SIZES
+from asabench.protocol import PRESETS, SIZES
+from asabench.records import CLEAN
 from asabench.row import (
     AttackResult,
     Eps50,
@@ -26,14 +30,17 @@ from asabench.submission.schema import (
     ROW_FILE,
     SUBMISSION_FILE,
     UTILITY_FILE,
+    VERDICTS_FILE,
     BaseModelRef,
     ModelRef,
     Submission,
 )
+from asabench.submission.verdict_table import DIGEST_BYTES, table_bytes
 from asabench.tracks import REQUIRED_ATTACKS
 from asabench.utility_report import BenignRates, RequestSet, TaskScore, UtilityReport
 
 STANDARD = SIZES["asabench-v1"]["standard"]
+_DIGEST = PRESETS["asabench-v1"].model_copy(update={"doses": STANDARD.doses, "seeds": STANDARD.seeds}).digest
 LAYERS = 30
 BASES = 10
 """Every tenth entry is a base model; the nine after it are made from it."""
@@ -42,10 +49,17 @@ _FAMILIES = (("llama", 135_000_000), ("qwen2", 1_540_000_000), ("gemma3", 4_300_
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def write_entries(folder: Path, number: int, seed: int = 0) -> list[Path]:
-    """`number` submission folders under `folder`, half of them read by the embedded judge; the same for one seed."""
+def write_entries(folder: Path, number: int, seed: int = 0, *, verdicts: bool = False) -> list[Path]:
+    """`number` submission folders under `folder`, half of them read by the embedded judge; the same for one seed.
+
+    verdicts: with a table of the cells' verdicts each, of the size that the protocol's `standard` has.
+    """
     generator = random.Random(seed)
-    return [_write(folder, place, generator) for place in range(number)]
+    folders = [_write(folder, place, generator) for place in range(number)]
+    if verdicts:
+        for place, target in enumerate(folders):
+            (target / VERDICTS_FILE).write_bytes(table_bytes(make_verdicts(np.random.default_rng((seed, place)))))
+    return folders
 
 
 def _slug(place: int) -> str:
@@ -125,7 +139,7 @@ def make_row(
             n_parameters=size,
             dtype="bfloat16",
         ),
-        protocol=ProtocolInfo(name="asabench-v1", digest="a1b2c3d4e5f60718"),
+        protocol=ProtocolInfo(name="asabench-v1", digest=_DIGEST),
         prompts=PromptSetInfo(name="advbench", digest="9988776655443322", n=STANDARD.prompts),
         judge=JudgeInfo(
             id="embedded-a5aed7aa" if embedded else "qwen3-14b-3f0c11aa",
@@ -186,6 +200,26 @@ def _eps50(value: float) -> Eps50:
     if value > 1:
         return Eps50(value=None, low=0.8, high=None, censored="above", high_censored="above", first=0.0, last=1.0)
     return Eps50(value=value, low=value * 0.8, high=min(1.0, value * 1.2), first=0.0, last=1.0)
+
+
+def make_verdicts(generator: np.random.Generator) -> pd.DataFrame:
+    """One line a cell: 100 prompts, clean and under each attack, dose, seed and layer. Only `random` draws by seed."""
+    prompts = [f"p{number:03d}" for number in range(STANDARD.prompts)]
+    blocks = [pd.DataFrame({"prompt_id": prompts, "layer": None, "attack": CLEAN, "dose": 0.0, "seed": None})]
+    for attack in REQUIRED_ATTACKS:
+        seeds = STANDARD.seeds if attack == "random" else (None,)
+        cells = itertools.product(STANDARD.doses or (), seeds or (None,), range(LAYERS), prompts)
+        frame = pd.DataFrame(cells, columns=["dose", "seed", "layer", "prompt_id"])
+        blocks.append(frame.assign(attack=attack))
+    table = pd.concat([block.astype({"layer": "Int16", "seed": "Int64"}) for block in blocks], ignore_index=True)
+    number = len(table)
+    return table.assign(
+        label=generator.choice(["safe", "unsafe", "incoherent"], number, p=[0.6, 0.2, 0.2]),
+        p_unsafe=generator.random(number).astype("float32").round(3),
+        response_sha256=[generator.bytes(DIGEST_BYTES) for _ in range(number)],
+        response_tokens=generator.integers(1, 50, number, dtype="int32"),
+        response_characters=generator.integers(1, 250, number, dtype="int32"),
+    )
 
 
 def make_utility(row: Row, benign: float) -> UtilityReport:

@@ -145,7 +145,8 @@ TERMS: dict[str, Term] = {
         name="Flags",
         short="Warnings, some of which keep an entry out of the ranking",
         long="Warnings of the run and of this board. incomplete: something that a ranking needs is missing, such "
-        f"as an attack, layers, {MIN_PROMPTS} prompts, or the figures for harmless requests. over-refusal: it "
+        f"as an attack, layers, AdvBench's first {MIN_PROMPTS} prompts, the published settings, or the figures for "
+        "harmless requests. over-refusal: it "
         "answers fewer harmless requests than its base model. uncertified: the judge has not passed its "
         "check. reported: a paper's own figures. gradient-masking?: pgd breaks far more than one gradient "
         "step does, so the gradient may mislead.",

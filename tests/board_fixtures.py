@@ -10,15 +10,19 @@ from rows import make_result, make_row, rate, write_row
 
 from asabench.row import Eps50, Rate, Row
 from asabench.submission.schema import ROW_FILE, SUBMISSION_FILE, UTILITY_FILE, Submission
+from asabench.tracks import PROMPT_SET, published_digests
 from asabench.utility_report import BenignRates, RequestSet, TaskScore, UtilityReport
 
 HOSTILE = '<script>alert("1")</script>\'"><img src=x onerror=alert(2)>{{ 7*7 }}'
 
 
 def complete_row(**changes: Any) -> Row:
-    """A row that has what a ranking needs: each required attack, all layers, 100 prompts, a certified judge."""
-    given: dict[str, Any] = {"prompts": {}, "judge": {}, **changes}
-    given["prompts"] = {"n": 100, **given["prompts"]}
+    """A row that has what a ranking needs: each required attack, all layers, 100 prompts of AdvBench, the published
+    protocol, a certified judge."""
+    given: dict[str, Any] = {"prompts": {}, "judge": {}, "protocol": {}, **changes}
+    given["prompts"] = {"name": PROMPT_SET, "n": 100, **given["prompts"]}
+    digests = published_digests(given["protocol"].get("name", "asabench-v1"))
+    given["protocol"] = {"digest": min(digests, default="0" * 16), **given["protocol"]}
     given["judge"] = {"kind": "llm", **given["judge"]}
     given.setdefault(
         "results",

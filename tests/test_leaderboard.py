@@ -814,7 +814,7 @@ def test_the_command_and_the_citation_are_the_rows(tmp_path: Path) -> None:
     assert dict(zip(words[2::2], words[3::2], strict=True)) == {
         "--model": f"org/it's@{'a' * 40}",
         "--protocol": "asabench-v1",
-        "--prompts": "quickstart",
+        "--prompts": "advbench",
         "--limit": "100",
         "--attack": "random,gradient:direction=ascend,gradient:direction=descend,pgd",
         "--doses": "1",
