@@ -213,10 +213,11 @@ def pair_batch(examples: Sequence[Example]) -> TokenBatch:
 
 
 def perturbed_positions(pairs: TokenBatch, examples: int, positions: str) -> Tensor:
-    """(example, position) bool. A position of the answers counts when either of the two has a token there."""
+    """(example, position) bool. `all`: also where either of the two answers has a token that predicts another."""
+    prompt = pairs.prompt_positions[:examples]
     if positions == "prompt":
-        return pairs.prompt_positions[:examples]
-    return pairs.mask[:examples].bool() | pairs.mask[examples:].bool()
+        return prompt
+    return prompt | pairs.answer_positions[:examples] | pairs.answer_positions[examples:]
 
 
 def shifted_pairs(subject: Subject, pairs: TokenBatch, shift: Shift) -> tuple[tuple[Tensor, Tensor], ...]:
