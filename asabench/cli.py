@@ -119,6 +119,9 @@ def evaluate(
     uncertified: Annotated[
         bool, typer.Option("--uncertified", help="Go on with a judge below the bar, and mark the row.")
     ] = False,
+    defence: Annotated[
+        Optional[str], typer.Option(help="package.module:Name of a defence that acts while the model answers.")
+    ] = None,
     limit: Annotated[Optional[int], typer.Option(help="Only the first N prompts.")] = None,
     max_new_tokens: Annotated[
         Optional[int], typer.Option(help="Tokens an answer may have. [default: the protocol's]")
@@ -156,6 +159,7 @@ def evaluate(
         judge=judge,
         bar=bar,
         uncertified=uncertified,
+        defence=defence,
         dtype=dtype,
         device=device,
         out=out,

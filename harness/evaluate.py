@@ -28,6 +28,7 @@ from asabench.scoring import scores
 from asabench.store import Run, open_run, run_id
 from harness.attacks import Attack, make_attacks
 from harness.decoding import decode
+from harness.inference_defence import defended
 from harness.judge_check import check_bar
 from harness.judge_run import checked_judge, judge_the_rest
 from harness.judges import DEFAULT_JUDGE, Judge, make_judge
@@ -118,6 +119,7 @@ def make_plan(
     judge: str | Judge = DEFAULT_JUDGE,
     bar: float = BAR,
     uncertified: bool = False,
+    defence: str | None = None,
     dtype: str = "float32",
     device: str = "auto",
     out: str | Path | None = None,
@@ -130,7 +132,8 @@ def make_plan(
     attack: one or several specifications (`harness.attacks.make_attack`); they share clean answers and gradients.
     size: a published size of the protocol; what is given beside it wins. steps, step_layers: see
     `asabench.protocol.Protocol`. target: given to prompts without one. judge: a name (`harness.judges.make_judge`) or a
-    judge; before the run it must reach the balanced accuracy `bar` on labelled pairs, unless `uncertified`. out: a
+    judge; before the run it must reach the balanced accuracy `bar` on labelled pairs, unless `uncertified`. defence: the
+    import path of one that acts at inference time (`harness.inference_defence`). out: a
     folder under `runs/` named after the run's id, if None. Raises `UserError`.
     """
     resolved = resolve_protocol(
@@ -164,6 +167,8 @@ def make_plan(
             allow_remote_code=allow_remote_code,
             allow_pickle=allow_pickle,
         )
+    if defence is not None:
+        subject = defended(subject, defence)
     check_prompt_format(subject, resolved)
     _require_suffixes_with_tokens(subject, prompt_set.prompts, resolved)
     chosen_layers = parse_layers(layers, subject.n_layers)

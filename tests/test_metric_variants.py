@@ -36,7 +36,7 @@ from asabench.metrics import (
     pasr_rate,
 )
 from asabench.row import AttackResult, Eps50, Rate, Row, eps50_text
-from leaderboard.build import read_checked_row
+from leaderboard.entries import read_checked_row
 
 
 @pytest.fixture(autouse=True)
