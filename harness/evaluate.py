@@ -132,9 +132,9 @@ def make_plan(
     attack: one or several specifications (`harness.attacks.make_attack`); they share clean answers and gradients.
     size: a published size of the protocol; what is given beside it wins. steps, step_layers: see
     `asabench.protocol.Protocol`. target: given to prompts without one. judge: a name (`harness.judges.make_judge`) or a
-    judge; before the run it must reach the balanced accuracy `bar` on labelled pairs, unless `uncertified`. defence: the
-    import path of one that acts at inference time (`harness.inference_defence`). out: a
-    folder under `runs/` named after the run's id, if None. Raises `UserError`.
+    judge; before the run it must reach the balanced accuracy `bar` on labelled pairs, unless `uncertified`.
+    defence: the import path of one that acts at inference time (`harness.inference_defence`). out: a folder under
+    `runs/` named after the run's id, if None. Raises `UserError`.
     """
     resolved = resolve_protocol(
         protocol,
