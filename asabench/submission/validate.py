@@ -136,7 +136,7 @@ def validate_folder(folder: Path) -> Validation:
         notices += _notices(manifest)
     if row is not None:
         findings += checks.judge_findings(row, certificate, is_there=CERTIFICATE_FILE in contents)
-        notices += [f"shown as incomplete, not ranked: no {lack}" for lack in missing(row, utility)]
+        notices += [f"shown as incomplete, not ranked: lacks {lack}" for lack in missing(row, utility)]
         if not row.judge.certified:
             notices.append("shown as uncertified, not ranked: the judge has not reached the bar")
     if utility is not None:
