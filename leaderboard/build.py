@@ -59,10 +59,11 @@ def _write_site(tracks: Sequence[Track], out: Path, url: str | None) -> None:
     folder = out / "entries"
     folder.mkdir(parents=True, exist_ok=True)
     kept = set()
+    differences = paired_differences(tracks)
     for track in tracks:
         for placed in track.placed:
             slug = placed.entry.slug
-            page = pages.render_entry(track, placed, paired_differences(track, placed), url)
+            page = pages.render_entry(track, placed, differences[slug], url)
             for name, text in ((f"{slug}.html", page), (f"{slug}.js", downloads.render_entry_script(track, placed))):
                 _write_atomically(folder / name, text)
                 kept.add(name)

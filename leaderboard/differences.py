@@ -3,54 +3,108 @@
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from asabench.errors import UserError
-from leaderboard.entries import Entry
+from asabench.records import CLEAN
 from leaderboard.pages import Differences
 from leaderboard.ranking import Placed, Track
-from leaderboard.svg import has_attack
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from asabench.paired import Difference
 
-def paired_differences(track: Track, placed: Placed) -> Differences:
-    """At the headline dose, for each attack that both entries have; `UserError` for a table that cannot be read."""
+
+MANY = 24
+"""From so many pairs on, processes of their own are worth their start."""
+
+
+class _Pair(NamedTuple):
+    """What a difference is computed from: two tables, the headline dose and the attacks at it."""
+
+    entry: Path
+    base: Path
+    dose: float
+    attacks: tuple[str, ...]
+
+
+def paired_differences(tracks: Sequence[Track]) -> dict[str, Differences]:
+    """By slug, for every entry that was made from a base model: at its headline dose, for each attack that both have.
+    `UserError` for a table that cannot be read."""
+    found: dict[str, Differences] = {}
+    pairs: dict[str, _Pair] = {}
+    for track in tracks:
+        for placed in track.placed:
+            slug = placed.entry.slug
+            pair = _pair(track, placed)
+            if isinstance(pair, str):
+                found[slug] = Differences(why_none=pair)
+            else:
+                pairs[slug] = pair
+    # In the order of the base models, each of which is then read once
+    slugs = sorted(pairs, key=lambda slug: (pairs[slug].base, slug))
+    lines: Iterable[tuple[Difference, ...]]
+    if len(slugs) < MANY:
+        lines = [_lines(pairs[slug]) for slug in slugs]
+    else:
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            lines = list(pool.map(_lines, [pairs[slug] for slug in slugs], chunksize=8))
+    return found | {slug: Differences(lines=each) for slug, each in zip(slugs, lines, strict=True)}
+
+
+def _pair(track: Track, placed: Placed) -> _Pair | str:
+    """The two tables, or in words why there is no pair of them."""
     entry, base = placed.entry, placed.base
     if base is None:
-        return Differences(why_none="its base model has no entry here")
-    if why := _why_not(track, entry, base):
-        return Differences(why_none=why)
-    assert entry.verdicts is not None
-    assert base.verdicts is not None
-    from asabench.paired import difference
-
-    dose = entry.row.dose
-    attacks = [
-        result.attack for result in entry.row.results if result.dose == dose and has_attack(base.row, result.attack)
-    ]
-    own, theirs = _read(entry.verdicts), _base_table(base.verdicts)
-    return Differences(lines=tuple(difference(theirs, own, attack, dose) for attack in attacks))
-
-
-def _why_not(track: Track, entry: Entry, base: Entry) -> str:
+        return "its base model has no entry here"
     if base.slug not in {other.entry.slug for other in track.placed}:
         return "its base model's entry stands in another track"
-    if lacking := [each.name for each in (entry, base) if each.verdicts is None]:
-        return f"there is no table of verdicts of {' and of '.join(lacking)}"
+    if entry.verdicts is None or base.verdicts is None:
+        return (
+            f"there is no table of verdicts of {' and of '.join(e.name for e in (entry, base) if e.verdicts is None)}"
+        )
     if entry.row.prompts.digest != base.row.prompts.digest:
         return "the two were not asked the same prompts"
     if entry.row.judge.id != base.row.judge.id:
         return "two judges read the two"
-    return ""
+    dose = entry.row.dose
+    attacks = tuple(result.attack for result in entry.row.results if result.dose == dose)
+    return _Pair(entry.verdicts, base.verdicts, dose, attacks)
+
+
+def _lines(pair: _Pair) -> tuple[Difference, ...]:
+    from asabench.paired import difference
+
+    own, theirs = _slices(_read(pair.entry), pair.dose), _base_slices(pair.base, pair.dose)
+    return tuple(
+        difference(theirs[attack], own[attack], attack, pair.dose)
+        for attack in pair.attacks
+        if attack in own and attack in theirs
+    )
 
 
 @functools.lru_cache(maxsize=4)
-def _base_table(path: Path) -> pd.DataFrame:
+def _base_slices(path: Path, dose: float) -> dict[str, pd.DataFrame]:
     """Kept, as the entries made from one base model mostly come one after another."""
-    return _read(path)
+    return _slices(_read(path), dose)
+
+
+def _slices(table: pd.DataFrame, dose: float) -> dict[str, pd.DataFrame]:
+    """What a difference at that dose needs of a table, by attack: its lines and the clean ones. Cut out once, because
+    each difference goes over its table many times."""
+    # Texts as Python's own: they are compared one by one
+    table = table.astype({"prompt_id": object, "attack": object, "label": object})
+    attacks, clean = table["attack"].to_numpy(), table["attack"].to_numpy() == CLEAN
+    at_dose = table["dose"].to_numpy() == dose
+    return {
+        str(attack): table[clean | (at_dose & (attacks == attack))]
+        for attack in dict.fromkeys(attacks[at_dose & ~clean])
+    }
 
 
 def _read(path: Path) -> pd.DataFrame:
