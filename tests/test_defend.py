@@ -19,6 +19,7 @@ from asabench.records import Prompt
 from harness.defences import make_recipe
 from harness.defences.defend import DefencePlan, estimate, make_plan, run_plan
 from harness.defences.examples import Example, chosen_prompts, refuse_overlap
+from harness.defences.lat import Lat
 from harness.defences.training import Pools, Settings, batches_of_step, last_checkpoint, step_count
 from harness.subject import Subject, load, make_subject
 from tests.conftest import byte_tokenizer, chat_tokenizer, tiny_model
@@ -158,6 +159,36 @@ def test_a_diverging_loss_stops_and_keeps_the_last_good_checkpoint(
     kept = last_checkpoint(tmp_path / "out")
     assert kept is not None
     assert all(parameter.isfinite().all() for parameter in load(str(kept)).model.parameters())
+
+
+def test_one_preparation_serves_several_updates(
+    csv: Callable[[str, range], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plan(csv, tmp_path / "out", "lat:inner_steps=1:model_steps=3", steps=2)
+    calls: list[str] = []
+    for name in ("prepare", "losses"):
+        own = getattr(Lat, name)
+
+        def counted(*given: Any, name: str = name, own: Any = own) -> Any:
+            calls.append(name)
+            return own(*given)
+
+        monkeypatch.setattr(Lat, name, counted)
+    run_plan(made, say=quiet)
+    assert calls == ["prepare", *["losses"] * 3] * 2
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_first_loss_that_is_not_finite_stops_before_an_update(
+    csv: Callable[[str, range], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float
+) -> None:
+    made = plan(csv, tmp_path / "out", steps=2)
+    before = {name: tensor.clone() for name, tensor in made.subject.model.state_dict().items()}
+    compute = training.compute_losses
+    monkeypatch.setattr(training, "compute_losses", lambda *given: (compute(*given)[0], {"loss": loss}))
+    with pytest.raises(UserError, match="nothing was kept"):
+        run_plan(made, say=quiet)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.subject.model.state_dict().items())
 
 
 def test_a_loss_that_is_not_finite_stops(csv: Callable[[str, range], str], tmp_path: Path) -> None:

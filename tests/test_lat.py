@@ -93,6 +93,22 @@ def test_the_inner_loss_descends_and_weights_get_no_gradient(subject: Subject, p
     assert all(parameter.grad is None for parameter in subject.model.parameters())
 
 
+def test_the_attack_makes_the_harmful_start_likelier_and_the_refusal_unlikelier(subject: Subject) -> None:
+    pairs = pair_batch(EXAMPLES)
+
+    def log_p(shift: Shift) -> tuple[float, float]:
+        with torch.no_grad():
+            refusal, harmful = shifted_pairs(subject, pairs, shift)
+            return float(summed_log_p(*refusal).mean()), float(summed_log_p(*harmful).mean())
+
+    nothing = Shift(by_layer={1: torch.zeros(*pairs.ids[:2].shape, subject.d_model)})
+    refusal, harmful = log_p(nothing)
+    for toward, away in ((1.0, 0.0), (0.0, 1.0)):
+        lat = Lat(inner_steps=8, toward=toward, away=away)
+        attacked = log_p(lat.prepare(subject, batch()))
+        assert attacked[1] > harmful + 1 if toward else attacked[0] < refusal - 0.1
+
+
 def test_what_is_perturbed(subject: Subject) -> None:
     pairs = pair_batch(EXAMPLES)
     prompt, every = (perturbed_positions(pairs, 2, positions) for positions in ("prompt", "all"))
