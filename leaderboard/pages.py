@@ -88,7 +88,7 @@ def _paired(change: Change) -> str:
     """`-0.12 [-0.20, -0.05]`."""
     if change.value is None or change.low is None or change.high is None:
         return NONE
-    return f"{change.value:+.2f} [{change.low:+.2f}, {change.high:+.2f}]"
+    return f"{change.value:+z.2f} [{change.low:+z.2f}, {change.high:+z.2f}]"
 
 
 def source(name: str) -> str:
