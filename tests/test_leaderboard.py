@@ -890,7 +890,7 @@ def test_serve_answers_on_this_machine_and_says_when_the_port_is_taken(tmp_path:
         assert serving.stdout is not None
         address = serving.stdout.readline().removeprefix("serving: ").split()[0]
         assert address.startswith("http://127.0.0.1:")
-        with urllib.request.urlopen(address, timeout=10) as answer:
+        with urllib.request.urlopen(address, timeout=60) as answer:
             assert b"tiny-llama" in answer.read()
         port = address.rstrip("/").rsplit(":", 1)[1]
         second = subprocess.run([*command, *options, "--port", port], capture_output=True, text=True, cwd=root)
@@ -899,7 +899,7 @@ def test_serve_answers_on_this_machine_and_says_when_the_port_is_taken(tmp_path:
             f"asabench: port {port} is in use; choose another with --port, 0 for any that is free"
         )
         serving.send_signal(signal.SIGINT)
-        assert serving.wait(timeout=10) == 0
+        assert serving.wait(timeout=60) == 0
     finally:
         serving.kill()
         serving.wait()
