@@ -332,6 +332,8 @@ def finish(folder: Path, made: Path, record: Mapping[str, Any]) -> None:
         target = folder / path.name
         if target.is_dir():
             shutil.rmtree(target)
+        elif path.is_file():
+            path.chmod(0o644)  # safetensors writes for the owner alone
         os.replace(path, target)
     write_whole(folder / TRAINING, (json.dumps(record, indent=2) + "\n").encode())
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
