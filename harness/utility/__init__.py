@@ -1,1 +1,1 @@
-"""What a model still does for harmless requests: answers, over-refusal, and accuracy on tasks (`asabench utility --help`)."""
+"""What a model still does for harmless requests: answers, over-refusal, accuracy on tasks (`asabench utility`)."""
