@@ -10,6 +10,7 @@ that a browser loads before the first view, and the bytes of the whole site. Exi
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -33,7 +34,7 @@ def main() -> int:
         submissions, site = folder / "submissions", folder / "site"
         if not submissions.is_dir():
             start = time.perf_counter()
-            write_entries(submissions, options.entries, verdicts=True)
+            write_entries(submissions, options.entries, verdicts=True, jobs=os.cpu_count() or 1)
             print(f"generated {options.entries} submissions in {time.perf_counter() - start:.1f} s", flush=True)
         start = time.perf_counter()
         build(submissions, site)

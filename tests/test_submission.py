@@ -33,6 +33,7 @@ from asabench.submission.schema import SUBMISSION_FILE, VERDICTS_FILE, BaseModel
 from asabench.submission.validate import Validation, validate, validate_folder
 from asabench.submission.verdict_table import parse_verdicts, table_bytes
 from asabench.utility_report import BenignRates, RequestSet, UtilityReport
+from benchmarks.board_entries import write_entries
 from harness.evaluate import evaluate
 from harness.judge_check import SHORT_SET, check_judge
 
@@ -536,3 +537,20 @@ def test_runs_with_suffixes_are_refused(tmp_path: Path) -> None:
     ).path
     with pytest.raises(UserError, match="suffix"):
         submit(path, tmp_path / "out")
+
+
+def test_generated_submissions_are_valid_and_kept(tmp_path: Path) -> None:
+    """Those that benchmarks are run on: the time of checking is that of checking everything."""
+    paths = write_entries(tmp_path, 2, verdicts=True)
+    base, defended = validate(paths)
+    assert (base.findings, defended.findings) == ((), ())
+    assert base.notices == defended.notices == (), "complete, and each at the published size"
+    assert base.row is not None
+    assert defended.row is not None
+    assert (base.row.prompts.n, base.row.model.n_layers, len(base.row.results)) == (100, 30, 12)
+    headline = [each for each in base.row.results if each.dose == 1.0]
+    assert len(headline) == 4
+    assert all(each.masr.value and 0.1 < each.masr.value <= 1 for each in headline), "no table of one label"
+    before = {path: path.stat().st_mtime_ns for folder in paths for path in folder.iterdir()}
+    assert write_entries(tmp_path, 2, verdicts=True) == paths
+    assert before == {path: path.stat().st_mtime_ns for path in before}
