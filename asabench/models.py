@@ -40,11 +40,13 @@ PACKAGED_MODELS: dict[str, PackagedModel] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedAdapter:
-    """A LoRA adapter that comes with ASABench, in `asabench/data/adapters/<name>`."""
+    """A LoRA adapter that comes with ASABench, in `asabench/data/adapters/<name>`; `base` is another short name.
+    `revision` names the weights of both."""
 
     name: str
     base: str
     description: str
+    revision: str
 
 
 PACKAGED_ADAPTERS: dict[str, PackagedAdapter] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from asabench.errors import UserError
@@ -16,3 +17,14 @@ def numbers(what: str, text: str | None, kind: type) -> list[Any] | None:
     except ValueError:
         example = "0.3,1" if kind is float else "0,1,2"
         raise UserError(f"{what} {text!r} cannot be read; give numbers between commas, such as {example}") from None
+
+
+def ranges(whole: Iterable[int]) -> str:
+    """`0-2,5` for (0, 1, 2, 5)."""
+    found: list[list[int]] = []
+    for number in sorted(set(whole)):
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in found)

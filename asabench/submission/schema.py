@@ -17,6 +17,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from asabench.reproduce import command_words
+
 SCHEMA_VERSION: Literal[1] = 1
 SUBMISSION_FILE = "submission.yaml"
 ROW_FILE = "row.json"
@@ -41,6 +43,15 @@ def _plain_text(text: str) -> str:
 
 Line = Annotated[str, Field(min_length=1, max_length=120), AfterValidator(_plain_text)]
 Text = Annotated[str, Field(min_length=1, max_length=600), AfterValidator(_plain_text)]
+
+
+def _evaluation(command: str) -> str:
+    """It stands on a page for people to paste into a shell."""
+    command_words(command)
+    return command
+
+
+Command = Annotated[str, Field(max_length=2000), AfterValidator(_plain_text), AfterValidator(_evaluation)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -73,7 +84,8 @@ class TrainingData(_Record):
 
 class Submission(_Record):
     """`defence` is a short name such as `LAPT`, or `none`; `where` says whether it changed the weights or acts while
-    the model answers. `files` are SHA-256 digests of the other files of the folder, by name."""
+    the model answers. `files` are SHA-256 digests of the other files of the folder, by name.
+    `reproduce`: a command a run (`asabench.reproduce`)."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     slug: Annotated[str, Field(pattern=SLUG)]
@@ -90,5 +102,5 @@ class Submission(_Record):
     protocol: Line
     created: Line
     asabench_version: Line
-    reproduce: Annotated[tuple[Text, ...], Field(max_length=20)] = ()
+    reproduce: Annotated[tuple[Command, ...], Field(max_length=50)] = ()
     files: dict[Line, Digest]
