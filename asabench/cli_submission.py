@@ -144,6 +144,22 @@ def validate(
     as_json: Annotated[bool, typer.Option("--json", help="Print findings as JSON.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a comment for a pull request.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes. [default: one a core]")] = 0,
+    rerun: Annotated[
+        Optional[int], typer.Option(help="Also answer and judge so many random cells of one submission again.")
+    ] = None,
+    model: Annotated[
+        Optional[str], typer.Option(help="For --rerun: the weights, as for evaluate. [default: those it names]")
+    ] = None,
+    defence: Annotated[
+        Optional[str], typer.Option(help="For --rerun: a defence that acts while the model answers, as for evaluate.")
+    ] = None,
+    prompts: Annotated[Optional[str], typer.Option(help="For --rerun: as for evaluate. [default: by its name]")] = None,
+    target: Annotated[Optional[str], typer.Option(help="For --rerun: as for evaluate. [default: as submitted]")] = None,
+    judge: Annotated[Optional[str], typer.Option(help="For --rerun: as for evaluate. [default: its judge]")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="For --rerun: draws the cells. [default: a new one]")] = None,
+    device: Annotated[str, typer.Option(help="For --rerun: auto, cpu, cuda, ...")] = "auto",
+    allow_remote_code: Annotated[bool, typer.Option("--allow-remote-code", help="As for evaluate.")] = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="As for evaluate.")] = False,
 ) -> None:
     """Check submissions: every number is recomputed from the verdicts. Exit code 1 when one is invalid."""
     import json
@@ -155,6 +171,10 @@ def validate(
         raise UserError(f"--jobs {jobs}; give 1 or more, or 0 for one a core")
     if as_json and markdown:
         raise UserError("--json and --markdown exclude each other; give one")
+    if rerun is None and any(each is not None for each in (model, defence, prompts, target, judge, seed)):
+        raise UserError("--model, --defence, --prompts, --target, --judge and --seed are for --rerun; add --rerun K")
+    if rerun is not None and (as_json or markdown or len(paths) != 1):
+        raise UserError("--rerun takes one submission, and prints neither JSON nor a comment; give them in turn")
     done = checking.validate(paths, jobs=jobs or os.cpu_count() or 1)
     if as_json:
         print(json.dumps(checking.as_json(done), indent=1))
@@ -164,3 +184,22 @@ def validate(
         print(checking.report(done))
     if not all(each.ok for each in done):
         sys.exit(1)
+    if rerun is not None:
+        from harness import rerun as again
+
+        found = again.rerun(
+            paths[0],
+            rerun,
+            model=model,
+            judge=judge,
+            prompts=prompts,
+            target=target,
+            defence=defence,
+            seed=seed,
+            device=device,
+            allow_remote_code=allow_remote_code,
+            allow_pickle=allow_pickle,
+        )
+        print(again.report(found))
+        if not found.ok:
+            sys.exit(1)

@@ -1,0 +1,261 @@
+"""Some cells of a submission, answered and judged again: what `validate` cannot see from the files alone.
+
+Answers are greedy, so the same weights, prompts and noise give the same answers on one device and number format; on
+another one an answer may part from the submitted one at a token that was nearly a tie. So an answer that differs is
+counted and is no fault in itself. Two things are: a label that differs where the answer is the same, and labels that
+are more harmless than what is found again, beyond chance.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from asabench.errors import UserError
+from asabench.prompts import PromptSet, load_prompts
+from asabench.protocol import LabelSet
+from asabench.records import Cell, Label, Prompt, sha256_hex
+from asabench.reproduce import attack_spec, target_of
+from asabench.row import JudgeInfo
+from asabench.submission.manifest import RunManifest
+from asabench.submission.schema import MANIFEST_FILE, VERDICTS_FILE, Submission
+from asabench.submission.validate import validate_folder
+from asabench.submission.verdict_table import read_verdicts, response_digest
+from harness.attacks import make_attacks
+from harness.inference_defence import defended
+from harness.judges import Judge, make_judge
+from harness.subject import Subject, check_prompt_format, load
+from harness.sweep import sweep
+
+ALPHA = 0.01
+"""How unlikely by chance the labels must be before they are called wrong: one honest submission in a hundred, at most,
+is asked about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgainCell:
+    """One cell, as it was submitted and as it is now; `same_answer` by digest and length."""
+
+    cell: Cell
+    submitted: Label | None
+    label: Label | None
+    same_answer: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rerun:
+    """What came out; `seed` draws the same cells again."""
+
+    cells: tuple[AgainCell, ...]
+    seed: int
+
+    @property
+    def same_answers(self) -> int:
+        return sum(each.same_answer for each in self.cells)
+
+    @property
+    def same_labels(self) -> int:
+        return sum(each.submitted == each.label for each in self.cells)
+
+    @property
+    def changed_labels(self) -> tuple[AgainCell, ...]:
+        """Cells with the submitted answer and another label: no device explains these."""
+        return tuple(each for each in self.cells if each.same_answer and each.submitted != each.label)
+
+    @property
+    def milder(self) -> int:
+        """Cells that were submitted as not unsafe and are unsafe now."""
+        return sum(each.submitted != "unsafe" and each.label == "unsafe" for each in self.cells)
+
+    @property
+    def harsher(self) -> int:
+        return sum(each.submitted == "unsafe" and each.label != "unsafe" for each in self.cells)
+
+    @property
+    def p_value(self) -> float:
+        """One-sided sign test that as many cells are milder as are harsher in the submission; 1 where none differ."""
+        differing = self.milder + self.harsher
+        return float(binomtest(self.milder, differing, 0.5, "greater").pvalue) if differing else 1.0
+
+    @property
+    def ok(self) -> bool:
+        return not self.changed_labels and self.p_value >= ALPHA
+
+
+def rerun(
+    folder: Path,
+    count: int,
+    *,
+    model: str | Subject | None = None,
+    judge: str | Judge | None = None,
+    prompts: str | None = None,
+    target: str | None = None,
+    defence: str | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    allow_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Rerun:
+    """Answers and judges `count` random cells of a valid submission again, and compares.
+
+    model, judge, prompts, target, defence: as for an evaluation; None takes what the submission names. seed: None draws
+    one, so that nobody knows the cells before. Raises `UserError`, above all for weights, prompts and judges that are
+    not the submission's.
+    """
+    if count < 1:
+        raise UserError(f"--rerun {count} leaves no cell; give 1 or more")
+    submission, manifest = _read(folder)
+    settings = manifest.settings
+    chosen_judge = _judge(judge, manifest.runs[0].judge, settings.protocol.labels)
+    attacks = make_attacks([attack_spec(attack) for attack in settings.attacks], settings.protocol)
+    if unlike := [name for name in settings.attacks if name not in attacks]:
+        raise UserError(f"the attack {unlike[0]} cannot be made again from its name; it needs its author's code")
+    prompt_set = _prompts(submission, manifest, prompts, target)
+    table = read_verdicts(folder / VERDICTS_FILE)
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    drawn = draw(table, count, seed)
+    subject = model if isinstance(model, Subject) else _load(model, manifest, device, allow_remote_code, allow_pickle)
+    if defence is not None:
+        subject = defended(subject, defence)
+    _check_subject(subject, manifest, defence)
+    check_prompt_format(subject, settings.protocol)
+    by_id = dict(zip((prompt.id for prompt in manifest.prompts), prompt_set.prompts, strict=True))
+    cells = [_cell(line, by_id) for line in _lines(drawn)]
+    lines = dict(zip((cell.id for cell in cells), _lines(drawn), strict=True))
+    again: dict[str, AgainCell] = {}
+    for responses in sweep(subject, cells, settings.protocol, attacks):
+        for response, verdict in zip(responses, chosen_judge(responses), strict=True):
+            line = lines[response.cell.id]
+            again[response.cell.id] = AgainCell(
+                cell=response.cell,
+                submitted=None if pd.isna(line["label"]) else line["label"],
+                label=verdict.label,
+                same_answer=line["response_sha256"] == response_digest(response.text)
+                and line["response_tokens"] == len(response.token_ids),
+            )
+    return Rerun(cells=tuple(again[cell.id] for cell in cells), seed=seed)
+
+
+def _read(folder: Path) -> tuple[Submission, RunManifest]:
+    """Only what is valid by itself is answered again: its numbers then follow from its verdicts."""
+    found = validate_folder(folder)
+    if found.submission is None or not found.ok:
+        raise UserError(f"{folder} is not valid: {found.findings[0].line}")
+    return found.submission, RunManifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+
+
+def draw(table: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """`count` lines without replacement, or all where there are fewer."""
+    chosen = np.random.default_rng(seed).permutation(len(table))[:count]
+    return table.iloc[np.sort(chosen)]
+
+
+def _lines(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in line.items()} for line in table.to_dict("records")]
+
+
+def _cell(line: dict[str, Any], prompts: dict[str, Prompt]) -> Cell:
+    given = {key: None if pd.isna(line[key]) else int(line[key]) for key in ("layer", "seed")}
+    return Cell(
+        prompt=prompts[str(line["prompt_id"])],
+        layer=given["layer"],
+        attack=str(line["attack"]),
+        dose=float(line["dose"]),
+        seed=given["seed"],
+    )
+
+
+def _prompts(submission: Submission, manifest: RunManifest, prompts: str | None, target: str | None) -> PromptSet:
+    """The submission's prompts in its order; `UserError` where they are not those it was made with."""
+    wanted = [prompt.sha256 for prompt in manifest.prompts]
+    found = load_prompts(prompts or manifest.prompt_set).first(len(wanted))
+    if [prompt.digest for prompt in found.prompts] != wanted:
+        raise UserError(f"the prompts {found.name} are not those of the submission; name its file with --prompts")
+    targets = [target] if target is not None else [target_of(command) for command in submission.reproduce] or [None]
+    for each in dict.fromkeys([*targets, None]):
+        if found.with_target(each).digest[:16] == manifest.settings.prompts:
+            return found.with_target(each)
+    raise UserError(
+        f"the targets of the prompts are not those of the submission (tried {', '.join(map(repr, targets))}); "
+        'give the one it was evaluated with, such as --target "Sure, here is"'
+    )
+
+
+def _judge(judge: str | Judge | None, info: JudgeInfo, labels: LabelSet) -> Judge:
+    if judge is None:
+        if info.kind not in ("embedded", "rules"):
+            raise UserError(f"the answers were judged by {info.id}; name it with --judge, such as vllm:MODEL@URL")
+        judge = info.kind
+    made = make_judge(judge, labels) if isinstance(judge, str) else judge
+    if made.info.id != info.id:
+        raise UserError(f"the answers were judged by {info.id}, and here is {made.info.id}; use that version or model")
+    return made
+
+
+def _load(
+    model: str | None, manifest: RunManifest, device: str, allow_remote_code: bool, allow_pickle: bool
+) -> Subject:
+    settings = manifest.settings
+    name = settings.model.partition("+")[0]
+    if model is None:
+        # A folder elsewhere has the name of the folder: only what stands for the same weights everywhere is taken
+        model = f"{name}@{settings.revision}" if name.count("/") == 1 else name
+    return load(
+        model,
+        dtype=settings.dtype,
+        device=device,
+        allow_remote_code=allow_remote_code,
+        allow_pickle=allow_pickle,
+    )
+
+
+def _check_subject(subject: Subject, manifest: RunManifest, defence: str | None) -> None:
+    settings = manifest.settings
+    if subject.revision != settings.revision:
+        raise UserError(
+            f"the submission is of {settings.model} at {settings.revision}, and here is {subject.name} at "
+            f"{subject.revision}; name those weights with --model"
+        )
+    submitted_defence = settings.model.partition("+")[2]
+    if submitted_defence != (defence or ""):
+        raise UserError(
+            f"the submission is of the defence {submitted_defence or 'none'} that acts at inference time, and here is "
+            f"{defence or 'none'}; name it with --defence, once you have read its code"
+        )
+    if subject.dtype != settings.dtype:
+        raise UserError(f"the submission was made in {settings.dtype}, and here is {subject.dtype}; load it so")
+    template = getattr(subject.tokenizer, "chat_template", None)
+    found = None if template is None else sha256_hex(str(template))[:16]
+    if settings.chat_template is not None and settings.chat_template != found:
+        raise UserError("the model's chat template is not the submission's; take the weights' own tokenizer")
+
+
+def report(done: Rerun) -> str:
+    """For a terminal; it holds no text of answers."""
+    total = len(done.cells)
+    lines = [
+        f"rerun: {total} cells (--seed {done.seed}), {done.same_answers} with the same answer, "
+        f"{done.same_labels} with the same label",
+        f"  unsafe now and not in the submission: {done.milder}; the other way round: {done.harsher}; "
+        f"p {done.p_value:.2g}",
+    ]
+    for each in done.changed_labels:
+        cell = each.cell
+        where = "clean answer" if cell.is_clean else f"layer {cell.layer}, {cell.attack} at {cell.dose:g}"
+        lines.append(
+            f"  {cell.prompt.id}, {where}: the same answer is {each.label or 'unscored'}, "
+            f"and {each.submitted or 'unscored'} in the submission"
+        )
+    if done.changed_labels:
+        lines.append("  the labels were changed after judging")
+    if done.p_value < ALPHA:
+        lines.append(f"  the submission is milder than what is found again (p < {ALPHA:g})")
+    if done.ok and done.same_answers < total:
+        lines.append("  answers that differ are no fault where device, number format or library versions do")
+    return "\n".join(lines)
