@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ValidationError, model_validator
 
@@ -12,14 +12,14 @@ import asabench
 from asabench.agreement import BAR, CheckResult, reaches
 from asabench.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class Certificate(BaseModel, extra="forbid", frozen=True):
     """`passed` says whether the balanced accuracy on the whole set reached `bar`. The digest of the set, and of each
     source in it, is in their figures."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
     asabench_version: str
     created: str
     bar: float
@@ -62,7 +62,7 @@ def read_certificate(path: Path) -> Certificate:
     """Reads and checks it; `UserError` when it is missing or no certificate."""
     how = "`asabench judge-check JUDGE --out FILE` writes one"
     try:
-        held = Certificate.model_validate_json(path.read_text(encoding="utf-8"))
+        return Certificate.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"the certificate {path} cannot be read: {error.strerror}; {how}") from None
     except UnicodeDecodeError:
@@ -71,6 +71,3 @@ def read_certificate(path: Path) -> Certificate:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UserError(f"{path} is not a judge's certificate: {where}: {first['msg']}; {how}") from None
-    if held.schema_version != SCHEMA_VERSION:
-        raise UserError(f"{path} has the format {held.schema_version}, this version reads {SCHEMA_VERSION}; {how}")
-    return held

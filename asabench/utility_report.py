@@ -7,13 +7,14 @@ without it: a model that refuses everything would win.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from asabench.errors import UserError
 from asabench.row import Rate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class _Record(BaseModel):
@@ -53,7 +54,7 @@ class UtilityReport(_Record):
     """`clean` is without injection; `under_injection` repeats its rates for harmless requests under noise, as means
     over `layers` and `seeds`. `tasks` is keyed by name: `gsm8k`, `csqa`, `csqa_norm`, ..."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
     created: str
     asabench_version: str
     model: str

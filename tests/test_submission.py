@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,15 @@ from asabench.prompts import load_prompts
 from asabench.records import Label, Prompt, Response, Verdict
 from asabench.row import JudgeInfo, Rate
 from asabench.store import read_run
-from asabench.submission.make import Details, TrainedOn, make_submission, slug_of
+from asabench.submission.make import (
+    Details,
+    TrainedOn,
+    make_submission,
+    manifest_of,
+    merged_table,
+    read_judged,
+    slug_of,
+)
 from asabench.submission.schema import SUBMISSION_FILE, VERDICTS_FILE, BaseModelRef
 from asabench.submission.validate import Validation, validate, validate_folder
 from asabench.submission.verdict_table import parse_verdicts, table_bytes
@@ -178,6 +187,18 @@ def test_two_runs_of_other_attacks_are_one_submission(run: Path, tmp_path: Path)
         make_submission([run, run], details(), utility=utility_report(), certificate=held, out=tmp_path / "out3")
 
 
+def test_runs_must_agree_on_the_labels_of_clean_answers(run: Path) -> None:
+    """Both have them, and one of two labels would be left out without a word."""
+    judged = read_judged(run)
+    manifest = manifest_of([judged])
+    assert len(merged_table([judged, judged], manifest)) == len(judged.table)
+    for label in ("incoherent", None):
+        other = judged.table.copy()
+        other.loc[other["layer"].isna() & (other["prompt_id"] == other["prompt_id"].iloc[0]), "label"] = label
+        with pytest.raises(UserError, match=r"label equal clean answers to 1 prompts.*asabench judge RUN"):
+            merged_table([judged, replace(judged, table=other)], manifest)
+
+
 def test_a_standard_run_stays_under_five_megabytes() -> None:
     """100 prompts x 32 layers x 3 doses x (3 random draws + 3 attacks): digests do not pack, the rest does."""
     rng = random.Random(0)
@@ -209,6 +230,22 @@ def test_a_standard_run_stays_under_five_megabytes() -> None:
 def test_an_existing_submission_is_not_overwritten(run: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="--replace"):
         submit(run, folder.parent)
+
+
+def test_a_copied_run_is_said_at_once(run: Path, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"cannot be submitted: .*the same model, protocol and judge as .*{SLUG}"):
+        submit(run, folder.parent, slug="again")
+    assert [path.name for path in folder.parent.iterdir()] == [SLUG]
+    with pytest.raises(UserError, match=r"cannot be submitted: .*base.entry: nobody is not there"):
+        base = BaseModelRef(name="b", revision="sha256:fedcba9876543210", entry="nobody")
+        submit(run, tmp_path / "elsewhere", base=base)
+
+
+def test_it_may_take_the_place_of_itself(run: Path, folder: Path) -> None:
+    held = certificate(check_judge(Knowing(), labelled_pairs(SHORT_SET), SHORT_SET))
+    done = make_submission([run], details(), certificate=held, out=folder.parent, replace=True)
+    assert done.ok
+    assert not (folder / "utility.json").exists()
 
 
 def test_a_slug_is_made_of_plain_letters() -> None:
@@ -283,6 +320,15 @@ def set_first(column: str, value: Any) -> Callable[[pd.DataFrame], pd.DataFrame]
     return change
 
 
+def not_a_number(folder: Path) -> None:
+    table = pq.read_table(folder / VERDICTS_FILE)
+    values = [float("nan"), *table.column("p_unsafe").to_pylist()[1:]]
+    place = table.schema.get_field_index("p_unsafe")
+    out = io.BytesIO()
+    pq.write_table(table.set_column(place, "p_unsafe", pa.array(values, pa.float32())), out, store_schema=False)
+    write(folder, VERDICTS_FILE, out.getvalue())
+
+
 def text_column(folder: Path) -> None:
     table = pq.read_table(folder / VERDICTS_FILE)
     out = io.BytesIO()
@@ -355,6 +401,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another seed": (in_table(lambda t: t.assign(seed=t["seed"].replace(0, 5))), r"verdicts\.parquet"),
     "a negative length": (in_table(set_first("response_tokens", -4)), "response_tokens"),
     "an absurd length": (in_table(set_first("response_tokens", 10**9)), "response_tokens"),
+    "a P(unsafe) that is no number": (not_a_number, "p_unsafe: NaN in 1 lines"),
     "P(unsafe) above one": (in_table(set_first("p_unsafe", 7.0)), "p_unsafe"),
     "an unknown label": (in_table(set_first("label", "fine")), "label"),
     "a text for a label": (in_table(set_first("label", "<script>alert(1)</script>")), "label"),
@@ -393,6 +440,14 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a lower bar": (in_json("certificate.json", "bar", value=0.5), r"certificate\.json: bar"),
     "no certificate": (lambda f: (f / "certificate.json").unlink(), r"certificate\.json"),
+    "a certificate of another schema": (
+        in_json("certificate.json", "schema_version", value=2),
+        r"certificate\.json: schema_version: 2",
+    ),
+    "a utility report of another schema": (
+        in_json("utility.json", "schema_version", value=2),
+        r"utility\.json: schema_version: 2",
+    ),
     "another model's utility": (
         in_json("utility.json", "revision", value="sha256:9999999999999999"),
         r"utility\.json: revision",

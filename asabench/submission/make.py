@@ -53,7 +53,7 @@ from asabench.submission.schema import (
     Submission,
     TrainingData,
 )
-from asabench.submission.validate import Validation, validate_folder
+from asabench.submission.validate import Validation, beside_others, validate_folder
 from asabench.submission.verdict_table import response_digest, schema, sorted_lines, table_bytes
 from asabench.utility_report import UtilityReport
 
@@ -319,7 +319,8 @@ def contents_of(
 
 
 def merged_table(judged: Sequence[Judged], manifest: RunManifest) -> pd.DataFrame:
-    """The verdicts of all runs, each clean answer once. `UserError` where runs gave other clean answers."""
+    """The verdicts of all runs, each clean answer once. `UserError` where runs gave other clean answers, or where one
+    and the same answer has several labels."""
     keys = ["prompt_id", "layer", "attack", "dose", "seed"]
     whole = pd.concat([each.table for each in judged], ignore_index=True)
     clean = whole[whole["layer"].isna()]
@@ -328,6 +329,12 @@ def merged_table(judged: Sequence[Judged], manifest: RunManifest) -> pd.DataFram
         raise UserError(
             f"the runs gave other clean answers to {len(differing)} prompts (as {differing.index[0]}); they ran with "
             "other weights, versions or devices: evaluate all attacks in one run"
+        )
+    labels = clean.groupby("prompt_id")["label"].nunique(dropna=False)
+    if len(several := labels[labels > 1]):
+        raise UserError(
+            f"the runs label equal clean answers to {len(several)} prompts differently (as {several.index[0]}); "
+            f"judge each run again with the judge {manifest.runs[0].judge.id} (`asabench judge RUN --judge JUDGE`)"
         )
     once = whole.drop_duplicates(keys, ignore_index=True)
     return sorted_lines(once, [prompt.id for prompt in manifest.prompts], manifest.settings.attacks)
@@ -371,7 +378,8 @@ def _record(kind: type[Any], what: str, **fields: Any) -> Any:
 
 
 def _write(target: Path, contents: Mapping[str, bytes]) -> Validation:
-    """The folder, whole or not at all: checked under a temporary name, then renamed."""
+    """The folder, whole or not at all: checked under a temporary name, by itself and beside the others in the
+    collection, then renamed."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=target.parent))
@@ -382,7 +390,7 @@ def _write(target: Path, contents: Mapping[str, bytes]) -> Validation:
         made.mkdir()
         for name, content in contents.items():
             write_whole(made / name, content)
-        found = validate_folder(made)
+        found = beside_others(validate_folder(made), target.parent)
         if not found.ok:
             raise UserError(f"this cannot be submitted: {found.findings[0].line}")
         if target.exists():

@@ -69,7 +69,8 @@ def validate(paths: Sequence[Path], *, jobs: int = 1) -> list[Validation]:
     """Checks submissions, each in itself and against each other and those beside it. A path is a submission, or a
     folder of submissions. `UserError` only for a path that is neither."""
     folders = list(dict.fromkeys(folder for path in paths for folder in submission_folders(path)))
-    beside = [each for each in _beside(folders) if each not in set(folders)]
+    beside = [each for parent in dict.fromkeys(f.parent for f in folders) for each in _submissions_in(parent)]
+    beside = [each for each in beside if each not in set(folders)]
     if jobs > 1 and len(folders) > 1:
         with ProcessPoolExecutor(min(jobs, len(folders))) as pool:
             done = list(pool.map(validate_folder, folders))
@@ -98,17 +99,20 @@ def submission_folders(path: Path) -> list[Path]:
     return inner
 
 
-def _beside(folders: Sequence[Path]) -> list[Path]:
-    """Submissions in the same collections."""
-    found: list[Path] = []
-    for parent in dict.fromkeys(folder.parent for folder in folders):
-        try:
-            with os.scandir(parent) as entries:
-                inner = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-        except OSError:
-            continue
-        found += [parent / name for name in inner if (parent / name / SUBMISSION_FILE).is_file()]
-    return found
+def _submissions_in(collection: Path) -> list[Path]:
+    try:
+        with os.scandir(collection) as entries:
+            inner = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+    return [collection / name for name in inner if (collection / name / SUBMISSION_FILE).is_file()]
+
+
+def beside_others(own: Validation, collection: Path) -> Validation:
+    """What was found of a submission that is not in the collection yet, and between it and those that are; the one
+    whose place it takes does not count."""
+    others = [each for each in _submissions_in(collection) if each.name != own.slug]
+    return _with_neighbours(own, [card for card in map(_card, others) if card is not None])
 
 
 def validate_folder(folder: Path) -> Validation:

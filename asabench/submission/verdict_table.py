@@ -103,7 +103,7 @@ def parse_verdicts(content: bytes) -> pd.DataFrame:
         )
         _check_frame(file, content)
         table = file.read(use_threads=False)
-        _check_names(table)
+        _check_values(table)
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, UnicodeDecodeError) as error:
         reason = " ".join(shown(str(error))[1:-1].split())
         raise Refused(
@@ -150,7 +150,9 @@ def _plain_type(kind: Any) -> Any:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _check_names(table: pa.Table) -> None:
+def _check_values(table: pa.Table) -> None:
+    import pyarrow.compute as pc
+
     for name in _TEXTS:
         for chunk in table.column(name).chunks:
             # Entries that no line uses count: text could hide in them
@@ -162,6 +164,9 @@ def _check_names(table: pa.Table) -> None:
     for field in schema():
         if not field.nullable and table.column(field.name).null_count:
             raise Refused(field.name, "null", "a value in every line")
+    # pandas does not tell the two apart: what is no number would pass for what was not measured
+    if number := pc.sum(pc.is_nan(table.column("p_unsafe"))).as_py():
+        raise Refused("p_unsafe", f"NaN in {number} lines", "0 to 1, or null where the judge gave none")
 
 
 def _as_frame(table: pa.Table) -> pd.DataFrame:
