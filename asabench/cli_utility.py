@@ -27,6 +27,10 @@ def utility(
     csqa: Annotated[
         Optional[str], typer.Option(help="Score CommonsenseQA: a .jsonl or .parquet file, or hub[@REVISION].")
     ] = None,
+    lm_eval: Annotated[
+        Optional[str],
+        typer.Option(help="Score tasks by lm-eval (an extra): names or .yaml files, such as arc_easy,piqa."),
+    ] = None,
     attack: Annotated[str, typer.Option(help="random, mean_difference, package.module:Name, or none.")] = "random",
     doses: Annotated[str, typer.Option(help="Doses such as 0.3,1.")] = "0.3,1",
     layers: Annotated[
@@ -65,6 +69,7 @@ def utility(
         max_new_tokens=max_new_tokens,
         gsm8k=gsm8k,
         csqa=csqa,
+        lm_eval=() if lm_eval is None else list(dict.fromkeys(lm_eval.split(","))),
         limit=limit,
     )
     _make_room(out)

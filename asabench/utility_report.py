@@ -95,11 +95,12 @@ def utility_table(report: UtilityReport) -> str:
     for rates in (report.clean, *report.under_injection):
         name, dose = ("clean", "") if rates is report.clean else (rates.attack, f"{rates.dose:g}")
         lines.append(f"{name:18}{dose:>6}  {rate_text(rates.benign_answer_rate):22}{rate_text(rates.over_refusal)}")
+    names = max([18, *map(len, report.tasks)])
     if report.tasks:
-        lines += ["", f"{'task':18}{'n':>6}  {'accuracy':22}{'chance':8}"]
+        lines += ["", f"{'task':{names}}{'n':>6}  {'accuracy':22}{'chance':8}"]
     for task, score in report.tasks.items():
         note = "near chance: shows no ability" if near_chance(score) else ""
-        lines.append(f"{task:18}{score.n:>6}  {rate_text(score.accuracy):22}{score.chance:<8.2g}{note}".rstrip())
+        lines.append(f"{task:{names}}{score.n:>6}  {rate_text(score.accuracy):22}{score.chance:<8.2g}{note}".rstrip())
     return "\n".join(lines)
 
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from asabench.intervals import NOTHING_SCORED, Array, mean_interval, rate_within, readings
+from asabench.intervals import Array, layer_mean_rate
 from asabench.records import Cell, Prompt
-from asabench.row import Rate
 from asabench.utility_report import BenignRates
 from harness.utility.answers import Reading
 
@@ -38,14 +37,3 @@ def values_of(cells: Readings, prompts: Sequence[Prompt], wanted: Reading) -> Ar
         if cell.prompt in place and reading is not None:
             values[place[cell.prompt], seeds.index(cell.seed), layers.index(cell.layer)] = reading == wanted
     return values
-
-
-def layer_mean_rate(values: Array) -> Rate:
-    """The mean of (prompt, seed, layer) values, with an interval that resamples prompts, and seeds within them.
-
-    A prompt's layers are averaged first: they are the same few for every prompt, no draw of anything. NaN (unscored)
-    leaves the value, and widens the interval to what it would be if all of them were 0 or were 1.
-    """
-    if not values.size or np.isnan(values).all():
-        return NOTHING_SCORED
-    return rate_within(float(np.nanmean(values)), [mean_interval(each.mean(axis=2)) for each in readings(values)])

@@ -22,6 +22,7 @@ from harness.utility.answers import DETECTOR, Reading, read_answer
 from harness.utility.benign import benign_rates
 from harness.utility.csqa import Questions, csqa_scores, read_questions
 from harness.utility.gsm8k import Problems, gsm8k_scores, read_problems
+from harness.utility.lm_eval_tasks import LmEvalTasks, lm_eval_scores, read_lm_eval_tasks
 from harness.utility.requests import BENIGN, OVER_REFUSAL, described, load_requests
 
 DOSES = (0.3, 1.0)
@@ -43,6 +44,7 @@ class Choices:
     over_refusal: PromptSet
     gsm8k: Problems | None
     csqa: Questions | None
+    lm_eval: LmEvalTasks | None
 
 
 def make_choices(
@@ -57,13 +59,15 @@ def make_choices(
     max_new_tokens: int = MAX_NEW_TOKENS,
     gsm8k: str | None = None,
     csqa: str | None = None,
+    lm_eval: Sequence[str] = (),
     limit: int | None = None,
 ) -> Choices:
     """Resolves and checks what is to be measured.
 
     benign, over_refusal: see `harness.utility.requests.load_requests`. attack: specifications as for an evaluation;
-    empty for clean rates only. gsm8k, csqa: see `harness.utility.sources.read_table`; None leaves the task out. limit:
-    the first requests of each set, and questions of each task. Raises `UserError`.
+    empty for clean rates only. gsm8k, csqa: see `harness.utility.sources.read_table`; None leaves the task out.
+    lm_eval: see `harness.utility.lm_eval_tasks.read_lm_eval_tasks`. limit: the first requests of each set, and
+    questions of each task. Raises `UserError`.
     """
     resolved = resolve_protocol(protocol, doses=doses, seeds=seeds, max_new_tokens=max_new_tokens)
     attacks = make_attacks(attack, resolved) if attack else {}
@@ -76,6 +80,7 @@ def make_choices(
         over_refusal=load_requests(over_refusal, limit),
         gsm8k=None if gsm8k is None else read_problems(gsm8k, limit),
         csqa=None if csqa is None else read_questions(csqa, limit),
+        lm_eval=read_lm_eval_tasks(lm_eval, limit) if lm_eval else None,
     )
 
 
@@ -104,6 +109,8 @@ def measure(
         tasks |= gsm8k_scores(subject, choices.gsm8k, protocol, max_rows=max_rows, progress=progress)
     if choices.csqa is not None:
         tasks |= csqa_scores(subject, choices.csqa, progress=progress)
+    if choices.lm_eval is not None:
+        tasks |= lm_eval_scores(subject, choices.lm_eval, max_rows=max_rows)
     return UtilityReport(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         asabench_version=asabench.__version__,
