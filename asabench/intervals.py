@@ -34,6 +34,17 @@ def mean_rate(values: Array, counted: Mask | None = None) -> Rate:
     return rate_within(float(np.nanmean(kept)), [mean_interval(reading, counted) for reading in readings(values)])
 
 
+def layer_mean_rate(values: Array) -> Rate:
+    """The mean of (prompt, seed, layer) values, with an interval that resamples prompts, and seeds within them.
+
+    A prompt's layers are averaged first: they are the same few for every prompt, no draw of anything. NaN (unscored)
+    leaves the value, and widens the interval to what it would be if all of them were 0 or were 1.
+    """
+    if not values.size or np.isnan(values).all():
+        return NOTHING_SCORED
+    return rate_within(float(np.nanmean(values)), [mean_interval(each.mean(axis=2)) for each in readings(values)])
+
+
 def readings(values: Array) -> list[Array]:
     """The values with every NaN read as 0, and read as 1."""
     return [np.nan_to_num(values, nan=0.0), np.nan_to_num(values, nan=1.0)] if np.isnan(values).any() else [values]

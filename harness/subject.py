@@ -149,7 +149,7 @@ def load(
             "in the folder"
         ) from None
     if chat_template is not None:
-        tokenizer.chat_template = _read_template(chat_template)
+        tokenizer.chat_template = read_template(chat_template)
     model.to(target).eval().requires_grad_(False)
     return make_subject(model, tokenizer, name=files.name, revision=files.revision)
 
@@ -310,7 +310,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def _read_template(path: Path) -> str:
+def read_template(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

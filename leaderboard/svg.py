@@ -6,7 +6,7 @@ Pure functions of a `Row`; nothing here reads a file or needs matplotlib.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -72,56 +72,76 @@ def tick_step(count: int, most: int = 8) -> int:
 
 
 # The chart's box, in SVG user units. The text is 12 units, so at a phone's width it is still readable.
-_WIDTH, _HEIGHT = 460, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 34, 450, 22, 150
+WIDTH, HEIGHT = 460, 190
+LEFT, RIGHT, TOP, BOTTOM = 34, 450, 22, 150
 
 
-def _coordinate(value: float) -> str:
+def coordinate(value: float) -> str:
     """One decimal at most: a tenth of a unit cannot be seen, and the page holds many charts."""
     return f"{value:.1f}".removesuffix(".0")
 
 
-def _rails() -> list[str]:
-    """The lines at 0, a half and 1, with their numbers."""
+def rails(top: float = 1.0) -> list[str]:
+    """The lines at 0, a half and the whole of `top`, with their numbers."""
     parts = []
-    for value in (0.0, 0.5, 1.0):
-        height = _coordinate(_height(value))
-        parts.append(f'<path class="grid" d="M{_LEFT} {height}H{_RIGHT}"/>')
-        parts.append(f'<text class="y" x="{_LEFT - 6}" y="{_coordinate(_height(value) + 4)}">{value:g}</text>')
+    for share in (0.0, 0.5, 1.0):
+        parts.append(f'<path class="grid" d="M{LEFT} {coordinate(height(share))}H{RIGHT}"/>')
+        parts.append(f'<text class="y" x="{LEFT - 6}" y="{coordinate(height(share) + 4)}">{share * top:g}</text>')
     return parts
 
 
-def _height(value: float) -> float:
-    return _BOTTOM - (_BOTTOM - _TOP) * value
+def height(share: float) -> float:
+    """Where a share of the vertical axis stands."""
+    return BOTTOM - (BOTTOM - TOP) * share
 
 
-def _chart(parts: Sequence[str], kind: str, description: str, title: str) -> Markup:
-    """`parts` hold only numbers; the texts, which came from outside, go through Markup.format, which escapes them."""
+def chart(parts: Sequence[str], kind: str, description: str, title: str, tall: int = HEIGHT) -> Markup:
+    """`parts` hold only numbers, or Markup; the texts, which came from outside, go through Markup.format, which escapes
+    them."""
     head = Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>').format(
-        kind, _WIDTH, _HEIGHT, description, title
+        kind, WIDTH, tall, description, title
     )
     return head + Markup("".join(parts)) + Markup("</svg>")
 
 
-def lasr_svg(row: Row, result: AttackResult | None = None) -> Markup:
+def lasr_svg(
+    row: Row, result: AttackResult | None = None, *, base: AttackResult | None = None, trained: Collection[int] = ()
+) -> Markup:
     """LASR by layer of one result (the headline, if none is given): a line with its 95% band, a dot per measured block.
 
     The x axis covers all `n_layers` blocks, measured or not; gaps stay gaps. Everything taken from the row is escaped.
+    base: the base model's result, as a dashed line. trained: blocks that stand on a coloured ground.
     """
     result = headline(row) if result is None else result
     last = max([row.model.n_layers - 1, *(int(layer) for layer in result.lasr)])
 
     def x(layer: int) -> float:
-        return _LEFT + 8 + (_RIGHT - _LEFT - 16) * (layer / last if last > 0 else 0.5)
+        return LEFT + 8 + (RIGHT - LEFT - 16) * (layer / last if last > 0 else 0.5)
 
     def at(layer: int, value: float) -> str:
-        return f"{_coordinate(x(layer))},{_coordinate(_height(value))}"
+        return f"{coordinate(x(layer))},{coordinate(height(value))}"
 
-    parts = _rails()
+    half = (x(1) - x(0)) / 2 if last > 0 else 8.0
+    parts = []
+    for left, right in (
+        (max(x(layer) - half, LEFT), min(x(layer) + half, RIGHT)) for layer in trained if layer <= last
+    ):
+        place = f'x="{coordinate(left)}" width="{coordinate(right - left)}"'
+        parts.append(f'<rect class="trained" {place} y="{TOP}" height="{BOTTOM - TOP}"/>')
+    parts += rails()
     for layer in range(0, last + 1, tick_step(last + 1)):
-        parts.append(f'<text class="x" x="{_coordinate(x(layer))}" y="{_BOTTOM + 17}">{layer}</text>')
-    parts.append(f'<text class="x" x="{(_LEFT + _RIGHT) // 2}" y="{_HEIGHT - 6}">decoder block</text>')
+        parts.append(f'<text class="x" x="{coordinate(x(layer))}" y="{BOTTOM + 17}">{layer}</text>')
+    parts.append(f'<text class="x" x="{(LEFT + RIGHT) // 2}" y="{HEIGHT - 6}">decoder block</text>')
 
+    for run in [] if base is None else segments(base.lasr):
+        if len(run) > 1:
+            parts.append(f'<path class="line base" d="M{"L".join(at(point.layer, point.value) for point in run)}"/>')
+        for point in run:
+            centre = f'cx="{coordinate(x(point.layer))}" cy="{coordinate(height(point.value))}"'
+            parts.append(
+                f'<circle class="base" r="2.5" {centre}><title>base: layer {point.layer}: '
+                f"{format_number(point.value)}</title></circle>"
+            )
     runs = segments(result.lasr)
     for run in runs:
         if len(run) == 1:
@@ -135,16 +155,16 @@ def lasr_svg(row: Row, result: AttackResult | None = None) -> Markup:
             parts.append(f'<path class="line" d="M{"L".join(line)}"/>')
     for layer, value in ((point.layer, point.value) for run in runs for point in run):
         peak = layer == result.peak_layer
-        centre = f'cx="{_coordinate(x(layer))}" cy="{_coordinate(_height(value))}"'
+        centre = f'cx="{coordinate(x(layer))}" cy="{coordinate(height(value))}"'
         dot = f'class="peak" r="5" {centre}' if peak else f'r="2.5" {centre}'
         label = f"layer {layer}: {format_rate(result.lasr[str(layer)])}"
         parts.append(f"<circle {dot}><title>{label}</title></circle>")
         if peak:
             # Near an edge the label is set inwards, so that it stays in the picture.
-            anchor = "start" if x(layer) < _LEFT + 60 else "end" if x(layer) > _RIGHT - 60 else "middle"
-            place = f'x="{_coordinate(x(layer))}" y="{_coordinate(_height(value) - 10)}"'
+            anchor = "start" if x(layer) < LEFT + 60 else "end" if x(layer) > RIGHT - 60 else "middle"
+            place = f'x="{coordinate(x(layer))}" y="{coordinate(height(value) - 10)}"'
             parts.append(f'<text class="peak-label" {place} text-anchor="{anchor}">peak: layer {layer}</text>')
-    return _chart(parts, "lasr", describe_lasr(row, result), f"LASR by layer: {row.model.name}, {result.attack}")
+    return chart(parts, "lasr", describe_lasr(row, result), f"LASR by layer: {row.model.name}, {result.attack}")
 
 
 def describe_lasr(row: Row, result: AttackResult | None = None) -> str:
@@ -182,15 +202,15 @@ def dose_svg(row: Row, attack: str, base: Row | None = None) -> Markup:
     last = max((point.dose for point in (*own, *other)), default=0.0) or 1.0
 
     def x(dose: float) -> float:
-        return _LEFT + 8 + (_RIGHT - _LEFT - 16) * dose / last
+        return LEFT + 8 + (RIGHT - LEFT - 16) * dose / last
 
     def at(dose: float, value: float) -> str:
-        return f"{_coordinate(x(dose))},{_coordinate(_height(value))}"
+        return f"{coordinate(x(dose))},{coordinate(height(value))}"
 
-    parts = _rails()
+    parts = rails()
     for dose in _spaced([point.dose for point in own], last):
-        parts.append(f'<text class="x" x="{_coordinate(x(dose))}" y="{_BOTTOM + 17}">{dose:g}</text>')
-    parts.append(f'<text class="x" x="{(_LEFT + _RIGHT) // 2}" y="{_HEIGHT - 6}">dose</text>')
+        parts.append(f'<text class="x" x="{coordinate(x(dose))}" y="{BOTTOM + 17}">{dose:g}</text>')
+    parts.append(f'<text class="x" x="{(LEFT + RIGHT) // 2}" y="{HEIGHT - 6}">dose</text>')
     for points, line in ((other, "line base"), (own, "line")):
         if len(points) > 1:
             ends = [(point.dose, *bounds(point.masr)) for point in points]
@@ -201,7 +221,7 @@ def dose_svg(row: Row, attack: str, base: Row | None = None) -> Markup:
             parts.append(f'<path class="{line}" d="M{"L".join(middle)}"/>')
         who = "base: " if points is other else ""
         for point in points:
-            centre = f'cx="{_coordinate(x(point.dose))}" cy="{_coordinate(_height(point.masr.value or 0.0))}"'
+            centre = f'cx="{coordinate(x(point.dose))}" cy="{coordinate(height(point.masr.value or 0.0))}"'
             dot = 'class="base" r="2.5"' if points is other else 'r="3"'
             label = f"{who}dose {point.dose:g}: {format_rate(point.masr)}"
             parts.append(f"<circle {dot} {centre}><title>{label}</title></circle>")
@@ -209,7 +229,7 @@ def dose_svg(row: Row, attack: str, base: Row | None = None) -> Markup:
     theirs = ", ".join(f"{format_number(point.masr.value)} at {point.dose:g}" for point in other)
     start = f"MASR by dose of {row.model.name} under {attack}: {said}"
     description = f"{start}; base model: {theirs}." if theirs else f"{start}."
-    return _chart(parts, "dose", description, f"MASR by dose: {row.model.name}, {attack}")
+    return chart(parts, "dose", description, f"MASR by dose: {row.model.name}, {attack}")
 
 
 def has_attack(row: Row, attack: str) -> bool:
@@ -235,7 +255,7 @@ def mix_svg(verdicts: VerdictCounts) -> Markup:
     for label, count in counts.items():
         width = 100 * count / total
         if count:
-            parts.append(f'<rect class="{label}" x="{_coordinate(start)}" width="{_coordinate(width)}" height="8"/>')
+            parts.append(f'<rect class="{label}" x="{coordinate(start)}" width="{coordinate(width)}" height="8"/>')
         start += width
     return Markup('<svg class="mix" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">{}</svg>').format(
         Markup("".join(parts))

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from asabench.errors import UserError
-from asabench.intervals import wilson
+from asabench.intervals import layer_mean_rate, wilson
 from asabench.prompts import load_prompts
 from asabench.protocol import PRESETS
 from asabench.records import Cell, Prompt, Response
@@ -26,7 +26,7 @@ from asabench.utility_report import TaskScore, near_chance, rate_text, read_util
 from harness.subject import Subject, load
 from harness.utility import gsm8k as gsm8k_module
 from harness.utility.answers import read_answer
-from harness.utility.benign import benign_rates, layer_mean_rate
+from harness.utility.benign import benign_rates
 from harness.utility.choices import log_likelihoods
 from harness.utility.csqa import csqa_scores, read_questions
 from harness.utility.gsm8k import final_number, gsm8k_scores, read_problems
