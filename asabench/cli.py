@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 import asabench
-from asabench import cli_benchmark, cli_defences, cli_judging, cli_submission, cli_utility
+from asabench import cli_benchmark, cli_card, cli_defences, cli_judging, cli_submission, cli_utility
 from asabench.errors import UserError
 from asabench.numbers import numbers
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 leaderboard_app = typer.Typer(help="The static leaderboard page.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(leaderboard_app, name="leaderboard")
+app.command()(cli_card.card)
 app.command()(cli_defences.defend)
 app.command()(cli_defences.interpolate)
 app.command()(cli_judging.judge)

@@ -1,0 +1,95 @@
+"""The page of one model's card: a single file that needs no network and no script. Pure functions."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from asabench.model_card import Difference, ModelCard, Resistance, headlines, not_measured
+from asabench.row import AttackResult, eps50_text
+from leaderboard.card_svg import loss_svg, rates_svg, refusals_svg
+from leaderboard.svg import lasr_svg, series
+from leaderboard.text import NONE, format_number, format_rate, number_ranges, optional_rate, short_revision
+
+STYLES = ("style.css", "card.css")
+
+
+@functools.cache
+def _environment() -> Environment:
+    # autoescape is a plain True: the usual choice by suffix would not see "html" in "card.html.j2".
+    environment = Environment(
+        loader=PackageLoader("leaderboard", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "rate": format_rate,
+        "optional_rate": optional_rate,
+        "difference": _difference,
+        "number": format_number,
+        "eps50": eps50_text,
+        "ranges": number_ranges,
+        "short_revision": short_revision,
+        "lasr_svg": lasr_svg,
+        "rates_svg": rates_svg,
+        "loss_svg": loss_svg,
+        "refusals_svg": refusals_svg,
+        "at_dose": _at_dose,
+        "of_base": _of_base,
+        "changes": _changes,
+    }
+    environment.globals |= {"NONE": NONE}
+    return environment
+
+
+def _difference(change: Difference | None) -> str:
+    """`-0.12 [-0.20, -0.05]`."""
+    if change is None or change.value is None:
+        return NONE
+    return f"{change.value:+z.2f} [{change.low:+z.2f}, {change.high:+z.2f}]"
+
+
+def _at_dose(resistance: Resistance) -> list[AttackResult]:
+    """The results at the headline dose."""
+    return [result for result in series(resistance.row) if result.dose == resistance.row.dose]
+
+
+def _of_base(result: AttackResult, resistance: Resistance) -> AttackResult | None:
+    """The base's result under the same attack at the same dose."""
+    results = () if resistance.base is None else resistance.base.results
+    return next((each for each in results if (each.attack, each.dose) == (result.attack, result.dose)), None)
+
+
+def _changes(result: AttackResult, resistance: Resistance) -> tuple[Difference | None, Difference | None, float | None]:
+    """(MASR, PASR, p) of a result against the base's."""
+    for each in resistance.changes:
+        if (each.attack, each.dose) == (result.attack, result.dose):
+            return each.masr, each.pasr, each.p_value
+    return None, None, None
+
+
+def _style() -> str:
+    environment = _environment()
+    assert environment.loader is not None
+    return "\n".join(environment.loader.get_source(environment, name)[0] for name in STYLES)
+
+
+def render_card(card: ModelCard) -> str:
+    """The whole page. Names came from strangers and are escaped; the card holds no text of a model."""
+    style = _style()
+    # The only style that the page's policy lets in
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    page = _environment().get_template("card.html.j2")
+    return page.render(
+        card=card,
+        headlines=headlines(card),
+        lacks=not_measured(card),
+        style=Markup(style),
+        style_digest=digest,
+    ).lstrip()
