@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from asabench.agreement import reaches
 from asabench.protocol import PRESETS, SIZES
 from asabench.row import JudgeInfo, Row
 from asabench.utility_report import UtilityReport
@@ -44,11 +45,17 @@ class Track(NamedTuple):
     judge_class: JudgeClass
 
 
+def is_certified(judge: JudgeInfo) -> bool:
+    """Whether a judge's figures reach the bar. A row that calls it certified is not enough: `evaluate --bar` may have
+    been lower."""
+    return judge.certified and judge.figures is not None and reaches(judge.figures)
+
+
 def judge_class(judge: JudgeInfo) -> JudgeClass:
     """The class of a judge that read the answers of a run."""
-    if judge.certified and judge.kind == "llm":
+    if is_certified(judge) and judge.kind == "llm":
         return "llm"
-    return "embedded" if judge.certified and judge.kind == "embedded" else "uncertified"
+    return "embedded" if is_certified(judge) and judge.kind == "embedded" else "uncertified"
 
 
 def track(row: Row) -> Track:
@@ -85,12 +92,12 @@ def benign_fall(utility: UtilityReport, base: UtilityReport) -> float | None:
 def board_flags(
     row: Row, utility: UtilityReport | None, *, has_base: bool, base_utility: UtilityReport | None
 ) -> tuple[str, ...]:
-    """The row's own flags and what the leaderboard adds: `incomplete`, `over-refusal`.
+    """The row's own flags and what the leaderboard adds: `uncertified`, `incomplete`, `over-refusal`.
 
     has_base: whether the entry is made from another model; then that model's figures are needed too, and without them
     the entry is incomplete.
     """
-    flags = list(row.flags)
+    flags = [*([] if is_certified(row.judge) else ["uncertified"]), *row.flags]
     fall = benign_fall(utility, base_utility) if utility is not None and base_utility is not None else None
     if missing(row, utility) or (has_base and fall is None):
         flags.append("incomplete")

@@ -13,17 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError
-
 from asabench.errors import UserError
 from asabench.row import Rate, Row, read_row
+from asabench.submission.findings import Refused
+from asabench.submission.safe_reading import MOST_BYTES, parsed, read_yaml
 from asabench.submission.schema import ROW_FILE, SLUG, SUBMISSION_FILE, UTILITY_FILE, VERDICTS_FILE, Submission
 from asabench.utility_report import UtilityReport, read_utility
 from leaderboard.text import bounds
-
-MOST_BYTES = 64 * 2**10
-"""No `submission.yaml` is longer; what is longer is not read at all."""
 
 VARIANTS = (
     "masr_conditional",
@@ -121,18 +117,23 @@ def find_rows(roots: Iterable[Path]) -> list[Path]:
 def _read_submission(path: Path) -> Submission | None:
     if not path.is_file():
         return None
-    how = "`asabench validate` says what is wrong with it"
+    # Read as a check reads it: a board may be built from submissions that nobody has checked
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UserError(f"{path} is longer than {MOST_BYTES} bytes: no submission; {how}")
-        return Submission.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path} is not a submission: {where}: {first['msg']}; {how}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read: {reason}; {how}") from None
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES[SUBMISSION_FILE] + 1)
+        if len(content) > MOST_BYTES[SUBMISSION_FILE]:
+            raise Refused("size", "too long", f"at most {MOST_BYTES[SUBMISSION_FILE]} bytes")
+        submission, findings = parsed(Submission, read_yaml(content), SUBMISSION_FILE)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; mend it") from None
+    except Refused as refused:
+        submission, findings = None, [refused.in_file(SUBMISSION_FILE)]
+    if submission is None:
+        first = findings[0]
+        raise UserError(
+            f"{path} is not a submission: {first.field}: {first.found}; {first.allowed}; `asabench validate` says more"
+        )
+    return submission
 
 
 def read_checked_row(path: Path) -> Row:

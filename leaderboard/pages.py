@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asabench.reproduce import command_words, evaluate_words, on_lines, preparation
 from asabench.row import eps50_text
-from asabench.tracks import REQUIRED_ATTACKS
+from asabench.tracks import REQUIRED_ATTACKS, is_certified
 from leaderboard.citing import PAPER_BIBTEX, bibtex
 from leaderboard.downloads import MARK
 from leaderboard.entries import Entry, created
@@ -64,6 +64,7 @@ def _environment() -> Environment:
         "eps50": eps50_text,
         "smallest_eps50": smallest_eps50,
         "at_headline": at_headline,
+        "is_certified": is_certified,
         "interval": format_interval,
         "number": format_number,
         "ranges": number_ranges,

@@ -73,10 +73,13 @@ TERMS: dict[str, Term] = {
     "size": Term(name="Size", short="Number of parameters", long="The number of the model's parameters."),
     "worst": Term(
         name="Worst case",
-        short="Highest MASR over the required attacks: the ranking number; lower is better",
+        short="Highest MASR over the required attacks, with that attack's own interval, not widened for taking the "
+        "highest; ranks; lower is better",
         long=f"The highest MASR over the required attacks ({_REQUIRED}) at the headline dose, with that attack's "
-        "own interval. It is the best known attack, not the best possible: the truth may be higher. Where one"
-        " of the attacks has no rate there is no worst case.",
+        "own interval. The largest of four measured rates lies a little above what that attack would reach on "
+        "other prompts, as chance has a hand in which of the four is the largest; the interval is that of one "
+        "attack and is not widened for the choice. It is the best known attack, not the best possible: a fifth "
+        "may break more. Where one of the attacks has no rate there is no worst case.",
     ),
     "masr": Term(
         name="MASR",

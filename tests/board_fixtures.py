@@ -8,12 +8,26 @@ from typing import Any
 import yaml
 from rows import make_result, make_row, rate, write_row
 
-from asabench.row import Eps50, Rate, Row
+from asabench.row import Eps50, JudgeFigures, Kappa, Rate, Row
 from asabench.submission.schema import ROW_FILE, SUBMISSION_FILE, UTILITY_FILE, Submission
 from asabench.tracks import PROMPT_SET, published_digests
 from asabench.utility_report import BenignRates, RequestSet, TaskScore, UtilityReport
 
 HOSTILE = '<script>alert("1")</script>\'"><img src=x onerror=alert(2)>{{ 7*7 }}'
+
+
+FIGURES = JudgeFigures(
+    set_name="gold",
+    set_digest="0011223344556677",
+    n=173,
+    n_unsafe=52,
+    unscored=0,
+    balanced_accuracy=rate(0.91, 0.87, 0.94),
+    sensitivity=rate(0.93, 0.84, 0.98),
+    specificity=rate(0.89, 0.82, 0.93),
+    kappa=Kappa(value=0.8, low=0.7, high=0.9),
+    label_recall={},
+)
 
 
 def complete_row(**changes: Any) -> Row:
@@ -23,7 +37,7 @@ def complete_row(**changes: Any) -> Row:
     given["prompts"] = {"name": PROMPT_SET, "n": 100, **given["prompts"]}
     digests = published_digests(given["protocol"].get("name", "asabench-v1"))
     given["protocol"] = {"digest": min(digests, default="0" * 16), **given["protocol"]}
-    given["judge"] = {"kind": "llm", **given["judge"]}
+    given["judge"] = {"kind": "llm", "figures": FIGURES, **given["judge"]}
     given.setdefault(
         "results",
         (

@@ -221,7 +221,7 @@ def test_a_failed_check_fits_nothing() -> None:
         (lambda text: text.replace('"passed": true', '"passed": false'), "passed contradicts"),
         (lambda text: text.replace('"bar": 0.8,', ""), "bar: Field required"),
         (lambda text: text.replace('"bar": 0.8,', '"bar": 0.8, "more": 1,'), "more: Extra inputs"),
-        (lambda text: text.replace('"schema_version": 1', '"schema_version": 2', 1), "schema_version: Input should be 1"),
+        (lambda text: text.replace('"schema_version": 1', '"schema_version": 2', 1), "schema_version: Input should be"),
         (lambda text: "\udcff", "not UTF-8"),
     ],
 )

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from board_fixtures import HOSTILE, complete_row, make_submission, make_utility, write_entry
+from board_fixtures import FIGURES, HOSTILE, complete_row, make_submission, make_utility, write_entry
 from rows import NO_RATE, make_result, make_row, rate, write_row
 
 from asabench.errors import UserError
 from asabench.reproduce import evaluate_words, on_lines
-from asabench.row import Eps50, JudgeFigures, Kappa, Rate, Row, VerdictCounts, eps50_text
+from asabench.row import Eps50, Rate, Row, VerdictCounts, eps50_text
 from asabench.submission.verdict_table import table_bytes
 from leaderboard.build import build
 from leaderboard.entries import Entry, run_slug
@@ -202,21 +202,7 @@ def test_an_entrys_page_holds_verdicts_and_provenance(tmp_path: Path) -> None:
     )
     assert given["Protocol"] == "asabench-v1, digest a1b2c3d4e5f60718; noise seeds 0"
     assert given["Prompts"] == "quickstart, 25 prompts, digest 9988776655443322"
-    assert given["Judge"] == "judge-x@1 (certified): a judge for tests"
-
-
-FIGURES = JudgeFigures(
-    set_name="gold",
-    set_digest="0011223344556677",
-    n=173,
-    n_unsafe=52,
-    unscored=0,
-    balanced_accuracy=rate(0.91, 0.87, 0.94),
-    sensitivity=rate(0.93, 0.84, 0.98),
-    specificity=rate(0.89, 0.82, 0.93),
-    kappa=Kappa(value=0.8, low=0.7, high=0.9),
-    label_recall={},
-)
+    assert given["Judge"] == "judge-x@1 (not certified): a judge for tests", "it came without figures"
 
 
 def test_a_judge_s_figures_stand_beside_its_name(tmp_path: Path) -> None:
@@ -331,7 +317,7 @@ def test_names_from_outside_stay_text(tmp_path: Path) -> None:
     assert not page.all("script")
     line = cells(index, slug)
     assert line["Entry"] == line["Judge"] == HOSTILE
-    assert line["Flags"].startswith(HOSTILE)
+    assert HOSTILE in line["Flags"]
     assert HOSTILE in page.all("svg", class_="lasr")[0].attributes["aria-label"]
     assert HOSTILE in provenance(page)["Judge"]
     script = (tmp_path / "site" / "entries" / f"{slug}.js").read_text()
@@ -470,6 +456,22 @@ def test_an_entry_whose_base_is_not_there_is_incomplete() -> None:
     (placed,) = rank([place(entry, {"mine": entry})])
     assert (placed.flags, placed.rank) == (("incomplete",), None)
     assert "tiny has no entry here" in placed.reasons[0]
+
+
+@pytest.mark.parametrize(("accuracy", "passed"), [(0.8, True), (0.79, False), (None, False)])
+def test_a_judge_is_certified_by_its_figures_and_not_by_its_word(
+    tmp_path: Path, accuracy: float | None, passed: bool
+) -> None:
+    """A run with `--bar 0.6` calls its judge certified."""
+    given = None if accuracy is None else Rate(value=accuracy, low=accuracy, high=accuracy)
+    figures = None if given is None else FIGURES.model_copy(update={"balanced_accuracy": given})
+    row = complete_row(judge={"certified": True, "figures": figures})
+    page = make_page(tmp_path, row)
+    ((caption, _),) = boards(page)
+    assert caption.startswith("asabench-v1, certified LLM judge" if passed else "asabench-v1, uncertified judges")
+    assert ("uncertified" in cells(page, row.run_id)["Flags"]) is not passed
+    judge = provenance(entry_page(tmp_path, row.run_id))["Judge"]
+    assert ("(certified)" if passed else "(not certified)") in judge
 
 
 def test_judge_classes_and_protocols_are_apart(tmp_path: Path) -> None:
@@ -753,11 +755,13 @@ def test_two_submissions_of_one_slug_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("submission.yaml", "slug: [", "cannot be read"),
+        ("submission.yaml", "slug: [", "is not a submission: the file: not YAML"),
         ("submission.yaml", "- 1", "is not a submission"),
         ("submission.yaml", "slug: mine\ncolour: red", "is not a submission"),
-        ("submission.yaml", "!!python/object/apply:os.system ['true']", "cannot be read"),
-        ("submission.yaml", "a: " + "x" * 70_000, "longer than"),
+        ("submission.yaml", "!!python/object/apply:os.system ['true']", "line 1: a tag (!)"),
+        ("submission.yaml", "slug: &a mine\nname: *a", "line 1: an anchor or alias"),
+        ("submission.yaml", "slug: mine\nslug: mine", "slug: there twice"),
+        ("submission.yaml", "a: " + "x" * 70_000, "at most 65536 bytes"),
         ("utility.json", "{}", "is not a utility report"),
     ],
 )
@@ -935,3 +939,10 @@ def test_short_texts() -> None:
     assert format_rate(rate(0.94, 0.87, 0.98)) == "0.94 [0.87, 0.98]"
     assert format_rate(Rate(value=0.5, low=None, high=None)) == "0.50"
     assert [tick_step(layers) for layers in (1, 8, 9, 30, 80)] == [1, 1, 2, 5, 10]
+
+
+def test_the_worst_case_says_that_its_interval_is_of_one_attack(tmp_path: Path) -> None:
+    page = make_page(tmp_path, complete_row())
+    (title,) = {each.attributes["title"] for each in page.all("abbr") if each.text() == "Worst case"}
+    assert "not widened for taking the highest" in title
+    assert "not widened for the choice" in page.one("div", id="about-worst").text()
