@@ -210,6 +210,9 @@ def test_adapters_are_saved_alone_and_merged(
     assert names == [name for name, _ in first.model.named_parameters()]
     rank = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     assert (rank["r"], rank["lora_alpha"], rank["base_model_name_or_path"]) == (2, 4, str(base))
+    # The adapter is passed on: its card is ours, and names no folder of this machine
+    assert (folder / "adapter" / "README.md").read_text() == (folder / "README.md").read_text()
+    assert str(tmp_path) not in (folder / "README.md").read_text()
 
 
 def test_every_family_trains(family_subject: Subject, csv: Callable[[str, range], str], tmp_path: Path) -> None:

@@ -187,9 +187,12 @@ def run_plan(plan: DefencePlan, *, checkpoint_every: int | None = None, say: Cal
         model = plan.subject.model
         if adapter is not None:
             adapter.peft_config["default"].base_model_name_or_path = plan.base
-            adapter.save_pretrained(made / ADAPTER)
+            # Embeddings are not trained: peft would look for the base's configuration to see whether they grew
+            adapter.save_pretrained(made / ADAPTER, save_embedding_layers=False)
             # Which weights the adapter is for: whoever loads it checks this
             (made / ADAPTER / TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            # peft's own card is a form to fill in, and names a folder of this machine
+            (made / ADAPTER / "README.md").write_text(_card(plan, record), encoding="utf-8")
             model = adapter.merge_and_unload()
         model.save_pretrained(made)
         plan.subject.tokenizer.save_pretrained(made)
