@@ -37,10 +37,10 @@ def sample(number: int, choices: int, target: object = 0, reading: str = "none",
     }
 
 
-def results(samples: Sequence[Mapping[str, Any]], output_type: str = "multiple_choice") -> dict[str, Any]:
+def results(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "samples": {"quiz": list(samples)},
-        "configs": {"quiz": {"output_type": output_type}},
+        "configs": {"quiz": {"dataset_path": "someone/quiz"}},
         "versions": {"quiz": 1.0},
         "n-shot": {"quiz": 5},
         "lm_eval_version": "0.4.13",
@@ -53,7 +53,7 @@ def test_one_metric_gives_one_score_with_our_interval() -> None:
     score = scores["lm-eval:quiz"]
     assert (score.accuracy.value, score.n, score.chance) == (1.0, 10, 0.25)
     assert (score.accuracy.low, score.accuracy.high) == wilson(1.0, 10)
-    assert score.source == "lm-eval 0.4.13: quiz, version 1.0, 5-shot, acc, filter none"
+    assert score.source == "lm-eval 0.4.13: quiz, version 1.0, data someone/quiz, 5-shot, acc, filter none"
 
 
 def test_metrics_and_filters_have_scores_of_their_own() -> None:
@@ -65,7 +65,7 @@ def test_metrics_and_filters_have_scores_of_their_own() -> None:
     }
     strict = [sample(n, 1, reading="strict", exact_match=0.0) for n in range(4)]
     loose = [sample(n, 1, reading="loose", exact_match=float(n == 2)) for n in range(4)]
-    scores = scores_of(results([*strict, *loose], "generate_until"))
+    scores = scores_of(results([*strict, *loose]))
     assert {name: (score.accuracy.value, score.n, score.chance) for name, score in scores.items()} == {
         "lm-eval:quiz:strict": (0.0, 4, 0.0),
         "lm-eval:quiz:loose": (0.25, 4, 0.0),
@@ -152,7 +152,7 @@ def test_choices_are_scored_as_our_own_likelihoods_say(tmp_path: Path) -> None:
     found = lm_eval_scores(subject, read_lm_eval_tasks([str(task)]))["lm-eval:own_quiz"]
     assert found.accuracy.value == sum(right) / 4
     assert (found.n, found.chance) == (4, pytest.approx(1 / 3))
-    assert "own_quiz, version 2.0, 0-shot, acc" in found.source
+    assert "own_quiz, version 2.0, data json, 0-shot, acc" in found.source
     assert lm_eval_scores(subject, read_lm_eval_tasks([str(task)], 3))["lm-eval:own_quiz"].n == 3
 
 

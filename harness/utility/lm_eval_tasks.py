@@ -23,6 +23,7 @@ from asabench.intervals import mean_rate
 from asabench.records import sha256_hex
 from asabench.utility_report import TaskScore
 from harness.subject import Subject
+from harness.utility.sources import check_limit
 
 ACCURACIES = ("acc", "acc_norm", "exact_match")
 """lm-eval's metrics that say of each question whether it was answered right: only these have an accuracy and chance."""
@@ -48,8 +49,7 @@ def read_lm_eval_tasks(names: Sequence[str], limit: int | None = None) -> LmEval
     names: tasks as lm-eval calls them, groups or tags (each of their tasks is scored), or `.yaml` files of tasks of
     your own. limit: the first questions of each. Raises `UserError` for a task that cannot be scored here.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit {limit} leaves no questions; give 1 or more")
+    check_limit(limit)
     manager = _task_manager()
     tasks: dict[str, Any] = {}
     for name in names:
@@ -91,7 +91,7 @@ def scores_of(results: Results) -> dict[str, TaskScore]:
     for task, samples in results["samples"].items():
         filters = list(dict.fromkeys(sample["filter"] for sample in samples))
         metrics = [metric for metric in ACCURACIES if metric in samples[0]["metrics"]]
-        choices = results["configs"][task]["output_type"] == "multiple_choice"
+        data = results["configs"][task].get("dataset_path", "of its own")
         for metric in metrics:
             for reading in filters:
                 parts = [task, *([metric] if len(metrics) > 1 else []), *([reading] if len(filters) > 1 else [])]
@@ -99,10 +99,10 @@ def scores_of(results: Results) -> dict[str, TaskScore]:
                 scores[":".join(["lm-eval", *parts])] = TaskScore(
                     accuracy=mean_rate(np.array([[float(each[metric])] for each in own])),
                     n=len(own),
-                    chance=fmean(map(_chance, own)) if choices else 0.0,
+                    chance=fmean(map(_chance, own)),
                     source=(
                         f"lm-eval {results['lm_eval_version']}: {task}, version {results['versions'][task]}, "
-                        f"{results['n-shot'][task]}-shot, {metric}, filter {reading}"
+                        f"data {data}, {results['n-shot'][task]}-shot, {metric}, filter {reading}"
                     ),
                     digest=sha256_hex("\n".join(each["doc_hash"] for each in own))[:16],
                 )
@@ -110,9 +110,11 @@ def scores_of(results: Results) -> dict[str, TaskScore]:
 
 
 def _chance(sample: Mapping[str, Any]) -> float:
-    """The share of a question's choices that are right; a question may have several."""
+    """The share of a question's choices that are right (it may have several right ones); 0 without choices."""
     # A request for each choice; with this metric, one more without the question
     requests = len(sample["arguments"])
+    if requests == 1:
+        return 0.0
     choices = requests // 2 if "acc_mutual_info" in sample["metrics"] else requests
     target = sample["target"]
     return (len(target) if isinstance(target, list) else 1) / choices

@@ -42,13 +42,18 @@ class Table:
 def read_table(spec: str, hub: HubTable, limit: int | None = None) -> Table:
     """spec: `hub`, `hub@REVISION`, or a local `.jsonl` or `.parquet` file. limit: the first rows only. `UserError` for
     what cannot be read."""
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit {limit} leaves no questions; give 1 or more")
+    check_limit(limit)
     kind, _, revision = spec.partition("@")
     table = _from_hub(hub, revision or None) if kind == "hub" else _from_file(Path(spec), hub)
     if not table.rows:
         raise UserError(f"{table.source} holds no rows; give a file with at least one question")
     return Table(table.source, table.rows[:limit])
+
+
+def check_limit(limit: int | None) -> None:
+    """`UserError` for one that leaves no questions."""
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit} leaves no questions; give 1 or more")
 
 
 def task_score(right: Sequence[bool], chance: float, table: Table) -> TaskScore:
