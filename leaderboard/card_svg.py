@@ -102,9 +102,10 @@ def _curves_svg(model: Sequence[StepValue], base: Sequence[StepValue], top: floa
         parts.append(f'<text class="x" x="{coordinate(x(step))}" y="{BOTTOM + 17}">{step}</text>')
     parts.append(f'<text class="x" x="{(LEFT + RIGHT) // 2}" y="{HEIGHT - 6}">step of fine-tuning</text>')
     for who, points in (("base", base), ("model", model)):
-        outline = [at(p.step, p.low) for p in points] + [at(p.step, p.high) for p in reversed(points)]
-        parts.append(f'<path class="band {who}" d="M{"L".join(outline)}Z"/>')
-        parts.append(f'<path class="line {who}" d="M{"L".join(at(p.step, p.value) for p in points)}"/>')
+        if len(points) > 1:
+            outline = [at(p.step, p.low) for p in points] + [at(p.step, p.high) for p in reversed(points)]
+            parts.append(f'<path class="band {who}" d="M{"L".join(outline)}Z"/>')
+            parts.append(f'<path class="line {who}" d="M{"L".join(at(p.step, p.value) for p in points)}"/>')
         for point in points:
             centre = f'cx="{coordinate(x(point.step))}" cy="{coordinate(height(point.value / top))}"'
             label = f"{who}: step {point.step}: {point.value:.3f} [{point.low:.3f}, {point.high:.3f}]"
