@@ -13,11 +13,12 @@ import typer
 
 import asabench
 from asabench import cli_benchmark, cli_card, cli_defences, cli_judging, cli_submission, cli_utility
+from asabench.cli_needs import MODEL, needs
 from asabench.errors import UserError
 from asabench.numbers import numbers
 
 if TYPE_CHECKING:
-    from asabench.row import JudgeInfo, Rate, Row
+    from asabench.row import JudgeInfo, Row
 
 app = typer.Typer(
     name="asabench",
@@ -170,7 +171,7 @@ def evaluate(
     )
     if max_rows is not None and max_rows < 1:
         raise UserError(f"--max-rows {max_rows} leaves no batch; give 1 or more")
-    _needs("torch", "transformers")
+    needs(*MODEL)
     from asabench.store import read_run
     from harness import evaluate as harness
     from harness.selftest import SelfTestFailed
@@ -243,7 +244,7 @@ def probe(
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="As for evaluate.")] = False,
 ) -> None:
     """Probe what a perturbation does before it shows in an answer: NLL rise, KL by position, loss landscape."""
-    _needs("torch", "transformers")
+    needs(*MODEL)
     from harness.evaluate import make_plan, parse_layers
     from harness.probe_run import WHAT, grid_axis
     from harness.probe_run import probe as run_probe
@@ -350,20 +351,12 @@ def leaderboard_serve(
 
 
 def _build_board(rows: list[Path] | None, out: Path, url: str | None) -> Path:
-    _needs("jinja2")
     from leaderboard.build import build
 
     folders = rows or [folder for folder in (Path("runs"), Path("submissions")) if folder.is_dir()]
     if not folders:
         raise UserError("there is neither runs/ nor submissions/ here; name a folder with --rows")
     return build(folders, out, url)
-
-
-def _needs(*packages: str) -> None:
-    import importlib.util
-
-    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
-        raise UserError(f"this command needs {', '.join(missing)}; run `pip install 'asabench[eval]'`")
 
 
 def _show(row: Row, path: Path) -> None:
@@ -385,7 +378,7 @@ def _show(row: Row, path: Path) -> None:
 
 
 def _table(row: Row) -> str:
-    from asabench.row import eps50_text
+    from asabench.row import eps50_text, rate_text
 
     wide = max(12, *(len(result.attack) + 2 for result in row.results))
     lines = [
@@ -404,11 +397,18 @@ def _table(row: Row) -> str:
             f"{counts.safe:>6}{counts.unsafe:>8}{counts.incoherent:>8}{counts.unscored:>10}"
         )
 
-    lines.append(line("clean", "", f"INIT {_rate(row.init)}", "", "", row.clean_verdicts))
+    lines.append(line("clean", "", f"INIT {rate_text(row.init)}", "", "", row.clean_verdicts))
     for result in row.results:
         peak = "-" if result.peak_layer is None else str(result.peak_layer)
         lines.append(
-            line(result.attack, f"{result.dose:g}", _rate(result.masr), _rate(result.pasr), peak, result.verdicts)
+            line(
+                result.attack,
+                f"{result.dose:g}",
+                rate_text(result.masr),
+                rate_text(result.pasr),
+                peak,
+                result.verdicts,
+            )
         )
     if len({result.dose for result in row.results}) > 1:
         lines += ["", *(f"eps50 of {attack}: {eps50_text(eps50)}" for attack, eps50 in row.eps50.items())]
@@ -420,28 +420,27 @@ def _table(row: Row) -> str:
 
 def _fitness(judge: JudgeInfo) -> str:
     """How well the judge agrees with labelled pairs, in words."""
-    ranked = "" if judge.certified else "; under the bar: not ranked"
+    from asabench.row import rate_text
+    from asabench.tracks import is_certified
+
+    ranked = "" if is_certified(judge) else "; under the bar: not ranked"
     if judge.figures is None:
         return f"not checked against labelled pairs{ranked}"
     figures = judge.figures
-    return f"balanced accuracy {_rate(figures.balanced_accuracy)} on {figures.n} {figures.set_name} pairs{ranked}"
+    return f"balanced accuracy {rate_text(figures.balanced_accuracy)} on {figures.n} {figures.set_name} pairs{ranked}"
 
 
 def _corrected(row: Row) -> list[str]:
     """The rates that can be corrected for the judge's measured errors."""
+    from asabench.row import rate_text
+
     if row.judge.figures is None:
         return []
     rates = [("INIT", row.init_corrected)]
     for result in row.results:
         rates.append((f"PASR, {result.attack} at {result.dose:g}", result.pasr_corrected))
-    known = [f"  {name}: {_rate(rate)}" for name, rate in rates if rate is not None and rate.value is not None]
+    known = [f"  {name}: {rate_text(rate)}" for name, rate in rates if rate is not None and rate.value is not None]
     return ["", "corrected for the judge's errors (MASR cannot be):", *known] if known else []
-
-
-def _rate(rate: Rate) -> str:
-    if rate.value is None:
-        return "none scored"
-    return f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
 
 
 def _print_cost(plan: Any, cost: Any) -> None:

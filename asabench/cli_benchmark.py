@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from asabench.cli_needs import MODEL, needs
 from asabench.errors import UserError
 
 PUBLISHED = "Carol0110/ASABench"
@@ -40,6 +41,7 @@ def build(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
 ) -> None:
     """Regenerate the benchmark from models; the same command again goes on where an earlier one stopped."""
+    needs(*MODEL)
     from asabench.benchmark.recipe import Recipe, read_recipe
     from asabench.numbers import numbers
     from harness.build_benchmark import build as build_benchmark

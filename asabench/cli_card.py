@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from asabench.cli_needs import MODEL, needs
 from asabench.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def card(
 
     What is not given is stated as not measured. The models' own files never change.
     """
+    needs(*MODEL)
     from pydantic import ValidationError
 
     from asabench.model_card import (

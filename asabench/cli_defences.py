@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from asabench.cli_needs import MODEL, needs
 from asabench.errors import UserError
 from asabench.numbers import numbers
 
@@ -51,6 +52,7 @@ def defend(
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="As for evaluate.")] = False,
 ) -> None:
     """Train a defence into a model; the same command again goes on where an earlier one stopped."""
+    needs(*MODEL, "accelerate")
     from harness.defences.defend import estimate, make_plan, run_plan
 
     plan = make_plan(
@@ -118,6 +120,7 @@ def interpolate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
     """Mix a defended model with its base: the largest share whose utility stays within the margin."""
+    needs(*MODEL, "accelerate")
     from harness.defences.interpolate import interpolate as mix
     from harness.defences.kept_utility import scorer
 

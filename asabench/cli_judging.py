@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from asabench.cli_needs import judge_needs
 from asabench.errors import UserError
 
 JUDGE_HELP = (
@@ -23,6 +24,7 @@ def judge(
     uncertified: Annotated[bool, typer.Option("--uncertified", help="Go on below the bar, and mark the row.")] = False,
 ) -> None:
     """Judge the answers of a run again; nothing is generated, and the verdicts of other judges are kept."""
+    judge_needs(judge)
     from asabench.judge_difference import difference_table
     from asabench.store import read_run
     from harness.judge_run import judge_again
@@ -53,6 +55,7 @@ def judge_check(
     out: Annotated[Optional[Path], typer.Option(help="Write a certificate (JSON) here.")] = None,
 ) -> None:
     """Check a judge against labelled pairs; exit code 1 when it is under the bar."""
+    judge_needs(judge)
     from asabench.agreement import reaches, report
     from asabench.certificate import certificate, write_certificate
     from asabench.labelled_pairs import labelled_pairs

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from asabench.cli_needs import judge_needs
 from asabench.errors import UserError
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def _checked_now(info: JudgeInfo, spec: str | None) -> Certificate | None:
     from harness.judge_check import SHORT_SET, check_judge
     from harness.judges import make_judge
 
+    judge_needs(spec)
     judge = make_judge(spec)
     if judge.info.id != info.id:
         raise UserError(

@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from asabench.cli_needs import MODEL, needs
 from asabench.errors import UserError
 from asabench.numbers import numbers
 
@@ -50,6 +51,7 @@ def utility(
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="As for evaluate.")] = False,
 ) -> None:
     """Measure what a model still does for harmless requests: answers, over-refusal, tasks; clean and under noise."""
+    needs(*MODEL)
     from asabench.store import write_whole
     from asabench.utility_report import utility_table
     from harness.subject import load

@@ -194,6 +194,15 @@ def eps50_text(eps50: Eps50) -> str:
     return f"{value} [{low}, {high}]"
 
 
+def rate_text(rate: Rate, none: str = "none scored") -> str:
+    """`0.42 [0.31, 0.53]`; without the brackets where there is no interval, `none` where there is no value."""
+    if rate.value is None:
+        return none
+    # z: a rounding error below 0 is no minus
+    interval = "" if rate.low is None or rate.high is None else f" [{rate.low:z.2f}, {rate.high:z.2f}]"
+    return f"{rate.value:z.2f}{interval}"
+
+
 def read_row(path: Path) -> Row:
     """Reads and checks a `row.json`; `UserError` when it is missing or not a row."""
     try:

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from asabench.errors import UserError
-from asabench.row import Rate
+from asabench.row import Rate, rate_text
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -102,11 +102,6 @@ def utility_table(report: UtilityReport) -> str:
         note = "near chance: shows no ability" if near_chance(score) else ""
         lines.append(f"{task:{names}}{score.n:>6}  {rate_text(score.accuracy):22}{score.chance:<8.2g}{note}".rstrip())
     return "\n".join(lines)
-
-
-def rate_text(rate: Rate) -> str:
-    """`0.42 [0.31, 0.53]`."""
-    return "none scored" if rate.value is None else f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

@@ -13,13 +13,9 @@ from pathlib import Path
 
 from asabench.comparison import compare
 from asabench.paired import Change
-from asabench.row import Rate, eps50_text
+from asabench.row import eps50_text, rate_text
 from asabench.store import Run, read_run
 from asabench.utility_report import read_utility
-
-
-def rate(value: Rate) -> str:
-    return "-" if value.value is None else f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
 
 
 def change(value: Change) -> str:
@@ -36,7 +32,7 @@ def table(header: list[str], lines: list[list[str]]) -> str:
 def rates(runs: dict[str, Run]) -> str:
     """One line an attack and dose, one column a model: MASR, and in brackets the share of incoherent answers."""
     pairs = [(r.attack, r.dose) for run in runs.values() for r in run.row.results]
-    lines = [["clean (INIT)", "", *(rate(run.row.init) for run in runs.values())]]
+    lines = [["clean (INIT)", "", *(rate_text(run.row.init, "-") for run in runs.values())]]
     for attack, dose in dict.fromkeys(pairs):
         cells = []
         for run in runs.values():
@@ -45,7 +41,8 @@ def rates(runs: dict[str, Run]) -> str:
                 cells.append("")
                 continue
             all_answers = sum(found.verdicts.model_dump().values())
-            cells.append(f"{rate(found.masr)}, {found.verdicts.incoherent / max(all_answers, 1):.0%}")
+            masr, incoherent = rate_text(found.masr, "-"), found.verdicts.incoherent / max(all_answers, 1)
+            cells.append(f"{masr}, {incoherent:.0%}")
         lines.append([attack, f"{dose:g}", *cells])
     return table(["attack", "dose", *runs], lines)
 
@@ -76,7 +73,7 @@ def utilities(paths: dict[str, Path]) -> str:
         report = read_utility(path)
         for at in (report.clean, *report.under_injection):
             where = "clean" if at.dose == 0 else f"{at.attack} at {at.dose:g}"
-            lines.append([name, where, rate(at.benign_answer_rate), rate(at.over_refusal)])
+            lines.append([name, where, rate_text(at.benign_answer_rate, "-"), rate_text(at.over_refusal, "-")])
     return table(["model", "injection", "harmless requests answered", "safe ones that look unsafe refused"], lines)
 
 

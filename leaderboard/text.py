@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from asabench.numbers import ranges
-from asabench.row import Eps50, Rate, VerdictCounts, eps50_text
+from asabench.row import Eps50, Rate, VerdictCounts, eps50_text, rate_text
 
 NONE = "—"
 """What stands for a number that does not exist (nothing was scored)."""
@@ -24,9 +24,7 @@ def format_interval(rate: Rate) -> str:
 
 def format_rate(rate: Rate, none: str = NONE) -> str:
     """`0.94 [0.87, 0.98]`; without the brackets where there is no interval, `none` where there is no value."""
-    if rate.value is None:
-        return none
-    return f"{rate.value:z.2f} {format_interval(rate)}".rstrip()
+    return rate_text(rate, none)
 
 
 def bounds(rate: Rate) -> tuple[float, float]:

@@ -22,8 +22,8 @@ from asabench.labelled_pairs import labelled_pairs
 from asabench.prompts import load_prompts
 from asabench.protocol import PRESETS
 from asabench.records import Cell, Prompt, Response
-from asabench.row import Rate
-from asabench.utility_report import TaskScore, near_chance, rate_text, read_utility, utility_table
+from asabench.row import Rate, rate_text
+from asabench.utility_report import TaskScore, near_chance, read_utility, utility_table
 from harness.subject import Subject, load
 from harness.utility import gsm8k as gsm8k_module
 from harness.utility.answers import read_answer

@@ -17,7 +17,7 @@ import yaml
 from asabench.benchmark.files import Benchmark, FragileLayers, Manifest, ModelEntry
 from asabench.benchmark.schema import ATTEMPT_COLUMNS, INSTANCE_COLUMNS, SPLITS
 from asabench.errors import UserError
-from asabench.row import Rate
+from asabench.row import rate_text
 
 CARD = "README.md"
 PICTURE = "images/instances-by-layer.png"
@@ -148,7 +148,7 @@ def card_text(benchmark: Benchmark, *, repo: str, version: str, licence: str) ->
         quoted=lambda value: f'"{value}"',
         cell=lambda value: str(value).replace("|", "\\|"),
         fragile=lambda model: "; ".join(map(_fragile, model.fragile_layers)) or "not known",
-        rate=_rate,
+        rate=lambda rate: rate_text(rate, "not known"),
     )
     template = files("asabench.benchmark").joinpath("templates", "card.md.j2").read_text(encoding="utf-8")
     manifest = benchmark.manifest
@@ -200,13 +200,6 @@ def _fragile(found: FragileLayers) -> str:
         return f"{where}: none"
     before, after = ("none" if layer is None else str(layer) for layer in (found.before, found.after))
     return f"{where}: {before} / **{found.peak}** / {after}"
-
-
-def _rate(rate: Rate) -> str:
-    if rate.value is None:
-        return "not known"
-    interval = "" if rate.low is None or rate.high is None else f" [{rate.low:.2f}, {rate.high:.2f}]"
-    return f"{rate.value:.2f}{interval}"
 
 
 def bibtex(repo: str, version: str) -> str:

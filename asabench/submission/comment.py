@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from asabench.row import AttackResult, Rate, Row, eps50_text
+from asabench.row import AttackResult, Row, eps50_text, rate_text
 from asabench.submission.validate import Validation, validate_folder
 from asabench.tracks import board_flags, track
 
@@ -57,7 +57,7 @@ def _table(each: Validation, row: Row) -> str:
         ("track", lambda r: _code(f"{track(r).protocol}, judge class {track(r).judge_class}")),
         ("judge", lambda r: _code(r.judge.id)),
         ("prompts", lambda r: _code(f"{r.prompts.name} ({r.prompts.n})")),
-        ("INIT", lambda r: _rate(r.init)),
+        ("INIT", lambda r: rate_text(r.init)),
     ]
     for result in row.results:
         name = _code(f"{result.attack} at {result.dose:g}")
@@ -79,15 +79,11 @@ def _base(each: Validation) -> Validation | None:
 
 def _rate_of(row: Row, own: AttackResult, name: str) -> str:
     same = [each for each in row.results if (each.attack, each.dose) == (own.attack, own.dose)]
-    return _rate(getattr(same[0], name)) if same else "not measured"
+    return rate_text(getattr(same[0], name)) if same else "not measured"
 
 
 def _eps50(row: Row, attack: str) -> str:
     return _code(eps50_text(row.eps50[attack])) if attack in row.eps50 else "not measured"
-
-
-def _rate(rate: Rate) -> str:
-    return "none scored" if rate.value is None else f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
 
 
 def _code(text: str) -> str:
