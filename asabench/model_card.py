@@ -308,7 +308,7 @@ def make_card(
         if report is not None:
             _require_same(name, report.model, report.revision, "the utility report")
     unseen = None if unseen_run is None else _resistance(unseen_run, unseen_base_run, trained_goals)
-    if False:
+    if unseen_run is not None and unseen is not None and unseen.trained_prompts:
         raise UserError(
             f"{unseen.trained_prompts} of the {unseen.row.prompts.n} prompts of {unseen_run.path} were trained on; "
             "give a run on others as --unseen-run"
