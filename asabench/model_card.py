@@ -520,12 +520,12 @@ def _worst(resistance: Resistance) -> str:
     worst = max(known, key=lambda result: result.masr.value or 0.0)
     theirs = {} if base is None else {(each.attack, each.dose): each.masr for each in base.results}
     return _against(
-        f"largest MASR, {worst.attack} at dose {worst.dose:g}", worst.masr, theirs.get((worst.attack, worst.dose))
+        f"largest MASR ({worst.attack} at dose {worst.dose:g})", worst.masr, theirs.get((worst.attack, worst.dose))
     )
 
 
 def _against(what: str, model: Rate, base: Rate | None) -> str:
-    return f"{what} {rate_text(model)}" + ("" if base is None else f", base {rate_text(base)}")
+    return f"{what}: {rate_text(model)}" + ("" if base is None else f", base {rate_text(base)}")
 
 
 def _when(curves: Curves) -> str:

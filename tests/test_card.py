@@ -193,7 +193,7 @@ def test_resistance_by_hand(runs: tuple[Run, Run]) -> None:
     assert card.resistance.base.masr.value == 3 / 4
     assert card.resistance.missing_attacks == tuple(attack for attack in CARD_ATTACKS if attack != "random")
     assert card.resistance.trained_prompts is None
-    assert headlines(card)["resistance"].startswith("largest MASR, gradient at dose 1 1.00 [")
+    assert headlines(card)["resistance"].startswith("largest MASR (gradient at dose 1): 1.00 [")
 
 
 def test_trained_blocks_are_told_from_others(runs: tuple[Run, Run]) -> None:
