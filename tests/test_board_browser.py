@@ -296,6 +296,36 @@ def test_axe_finds_nothing_and_only_tables_scroll(browser: Any, site: Path, name
     visit.context.close()
 
 
+@pytest.mark.parametrize("width", [1440, 390])
+def test_no_flag_is_cut(browser: Any, tmp_path: Path, width: int) -> None:
+    """At the width of a desk all columns that are shown fit; on a phone the table scrolls to them."""
+    flags = ("gradient-masking?", "a-flag-that-is-much-longer-than-any-that-the-board-has")
+    names = ("SmolLM2-135M, refusal-trained, LAPT", "SmolLM2-135M-Instruct")
+    for number, name in enumerate(names):
+        row = complete_row(run_id=f"run{number}", flags=flags[: number + 1])
+        submission = make_submission(f"entry-{number}", name=name, defence="refusal training")
+        write_entry(tmp_path / "runs" / str(number), row, submission)
+    build(tmp_path / "runs", tmp_path / "site")
+    visit = Visit(browser, tmp_path / "site", viewport={"width": width, "height": 900})
+    page = visit.go("index.html")
+    marks = page.locator(".board mark")
+    assert marks.count() == 2 + 3, "each is incomplete too"
+    for mark in marks.all():
+        mark.scroll_into_view_if_needed()
+        seen = mark.evaluate(
+            """(mark) => {
+                const own = mark.getBoundingClientRect();
+                const table = mark.closest(".scroll").getBoundingClientRect();
+                return own.right <= table.right + 0.5 && mark.scrollWidth <= mark.clientWidth + 1;
+            }"""
+        )
+        assert seen, mark.inner_text()
+    table = page.locator(".scroll").first
+    assert (table.evaluate("(table) => table.scrollLeft") == 0) is (width == 1440)
+    visit.check_quiet()
+    visit.context.close()
+
+
 def test_the_first_view_of_500_entries_is_small_and_works(browser: Any, tmp_path: Path) -> None:
     write_entries(tmp_path / "runs", 500)
     build(tmp_path / "runs", tmp_path / "site")

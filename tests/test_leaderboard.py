@@ -66,7 +66,8 @@ class Element:
 
 
 class Tree(HTMLParser):
-    """A strict reader of HTML: every element must be closed, in order, but void ones and the cells of a table."""
+    """A strict reader of HTML: every element must be closed, in order, but void ones and the cells and lines of a
+    table."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -84,8 +85,10 @@ class Tree(HTMLParser):
         return element
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ("td", "th") and self.open[-1].tag == "td":
-            self.open.pop()
+        if tag in ("td", "th", "tr"):
+            self._end("td", "th")
+        if tag == "tr":
+            self._end("tr")
         element = self._add(tag, attrs)
         if tag not in VOID:
             self.open.append(element)
@@ -94,10 +97,16 @@ class Tree(HTMLParser):
         self._add(tag, attrs)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == "tr" and self.open[-1].tag == "td":
-            self.open.pop()
+        if tag in ("tr", "tbody"):
+            self._end("td", "th")
+        if tag == "tbody":
+            self._end("tr")
         assert self.open[-1].tag == tag, f"</{tag}> closes <{self.open[-1].tag}> at {self.getpos()}"
         self.open.pop()
+
+    def _end(self, *tags: str) -> None:
+        if self.open[-1].tag in tags:
+            self.open.pop()
 
     def handle_data(self, data: str) -> None:
         self.open[-1].children.append(data)
