@@ -17,6 +17,7 @@ from pathlib import Path
 
 from asabench.submission.validate import report, validate
 from benchmarks.board_entries import write_entries
+from benchmarks.processor_time import processor_seconds
 
 MOST_SECONDS = 600
 
@@ -31,12 +32,15 @@ def main() -> int:
         start = time.perf_counter()
         paths = write_entries(options.folder or Path(temporary), options.count, verdicts=True, jobs=options.jobs)
         print(f"{len(paths)} submissions at hand after {time.perf_counter() - start:.0f} s", flush=True)
-        start = time.perf_counter()
+        start, before = time.perf_counter(), processor_seconds()
         done = validate(paths, jobs=options.jobs)
-        seconds = time.perf_counter() - start
+        seconds, busy = time.perf_counter() - start, processor_seconds() - before
         size, name = max((file.stat().st_size, file.name) for path in paths for file in path.iterdir())
         invalid = [each for each in done if not each.ok]
-        print(f"checked: {seconds:.1f} s in {options.jobs} processes, {seconds / len(paths):.2f} s a submission")
+        print(
+            f"checked: {seconds:.1f} s in {options.jobs} processes, {seconds / len(paths):.2f} s a submission, "
+            f"{busy:.1f} s of processors"
+        )
         print(f"longest file: {name}, {size / 1e6:.2f} MB; invalid: {len(invalid)}")
         print(f"under {MOST_SECONDS / 60:g} minutes: {'yes' if seconds < MOST_SECONDS else 'NO'}")
         if invalid:

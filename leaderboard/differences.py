@@ -109,9 +109,9 @@ def _slices(table: pd.DataFrame, dose: float) -> dict[str, pd.DataFrame]:
 
 def _read(path: Path) -> pd.DataFrame:
     from asabench.submission.findings import Refused
-    from asabench.submission.verdict_table import read_verdicts
+    from asabench.submission.verdict_table import METRIC_COLUMNS, read_verdicts
 
     try:
-        return read_verdicts(path)
+        return read_verdicts(path, METRIC_COLUMNS)
     except (OSError, Refused) as error:
         raise UserError(f"{path} cannot be read: {error}; `asabench validate` says what is wrong with it") from None

@@ -29,6 +29,7 @@ from asabench.prompts import load_prompts
 from asabench.records import Label, Prompt, Response, Verdict
 from asabench.row import JudgeInfo, Rate
 from asabench.store import read_run
+from asabench.submission.findings import Refused
 from asabench.submission.make import (
     Details,
     TrainedOn,
@@ -40,7 +41,7 @@ from asabench.submission.make import (
 )
 from asabench.submission.schema import SUBMISSION_FILE, VERDICTS_FILE, BaseModelRef
 from asabench.submission.validate import Validation, validate, validate_folder
-from asabench.submission.verdict_table import parse_verdicts, table_bytes
+from asabench.submission.verdict_table import METRIC_COLUMNS, parse_verdicts, table_bytes
 from asabench.utility_report import BenignRates, RequestSet, UtilityReport
 from benchmarks.board_entries import write_entries
 from harness.evaluate import evaluate
@@ -151,6 +152,16 @@ def test_a_submission_is_valid_and_holds_no_text(folder: Path, run: Path) -> Non
     for text in {*responses["goal"], *(text for text in responses["text"] if len(text) > 4)}:
         assert text.encode() not in everything
     assert str(run).encode() not in everything, "no path of a machine"
+
+
+def test_some_columns_of_the_verdicts_are_those_of_all(folder: Path) -> None:
+    content = (folder / VERDICTS_FILE).read_bytes()
+    whole, some = parse_verdicts(content), parse_verdicts(content, METRIC_COLUMNS)
+    assert list(some) == list(METRIC_COLUMNS)
+    pd.testing.assert_frame_equal(some, whole[list(METRIC_COLUMNS)])
+    not_a_number(folder)
+    with pytest.raises(Refused, match="p_unsafe"):  # those that are left out are checked too
+        parse_verdicts((folder / VERDICTS_FILE).read_bytes(), METRIC_COLUMNS)
 
 
 def test_its_rates_follow_from_its_verdicts(folder: Path, run: Path) -> None:

@@ -80,13 +80,18 @@ def table_bytes(table: pd.DataFrame) -> bytes:
     return file.getvalue()
 
 
-def read_verdicts(path: Path) -> pd.DataFrame:
-    """The table of a submission that has been validated; see `parse_verdicts`. `asabench.metrics` takes it as it is."""
-    return parse_verdicts(path.read_bytes())
+METRIC_COLUMNS = ("prompt_id", "layer", "attack", "dose", "seed", "label")
+"""What `asabench.metrics` needs of the table; the answers' digests take as long to unpack as all of these."""
 
 
-def parse_verdicts(content: bytes) -> pd.DataFrame:
-    """The table of a verdicts.parquet, with the column types of `asabench.store`; raises `Refused`.
+def read_verdicts(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The table of a submission that has been validated, or some columns of it; see `parse_verdicts`."""
+    return parse_verdicts(path.read_bytes(), columns)
+
+
+def parse_verdicts(content: bytes, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The table of a verdicts.parquet, with the column types of `asabench.store`; raises `Refused`. All columns are
+    checked; `columns` are those that come back, all if None.
 
     How much it unpacks to is known before anything is unpacked. Names are compared before they are written out: a long
     one in a dictionary could stand in a million lines.
@@ -109,7 +114,7 @@ def parse_verdicts(content: bytes) -> pd.DataFrame:
         raise Refused(
             "the file", f"not a readable Parquet file ({reason})", "the table that `asabench submit` writes"
         ) from None
-    return _as_frame(table)
+    return pd.DataFrame({name: _as_series(table, name) for name in columns or [field.name for field in schema()]})
 
 
 def _check_frame(file: Any, content: bytes) -> None:
@@ -169,19 +174,17 @@ def _check_values(table: pa.Table) -> None:
         raise Refused("p_unsafe", f"NaN in {number} lines", "0 to 1, or null where the judge gave none")
 
 
-def _as_frame(table: pa.Table) -> pd.DataFrame:
+def _as_series(table: pa.Table, name: str) -> Any:
     import pyarrow as pa
 
-    frame = pd.DataFrame(
-        {name: table.column(name).cast(pa.string()).to_pandas().astype("str") for name in ("prompt_id", "attack")}
-    )
-    frame["label"] = table.column("label").cast(pa.string()).to_pandas().astype("str")
-    frame["layer"] = table.column("layer").cast(pa.int32()).to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
-    frame["seed"] = table.column("seed").to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    for name in ("dose", "p_unsafe", "response_tokens", "response_characters"):
-        frame[name] = table.column(name).to_numpy()
-    frame["response_sha256"] = table.column("response_sha256").to_pandas()
-    return frame[[field.name for field in schema()]]
+    column = table.column(name)
+    if name in _TEXTS:
+        return column.cast(pa.string()).to_pandas().astype("str")
+    if name == "layer":
+        return column.cast(pa.int32()).to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+    if name == "seed":
+        return column.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    return column.to_pandas() if name == "response_sha256" else column.to_numpy()
 
 
 def sorted_lines(table: pd.DataFrame, prompts: Sequence[str], attacks: Sequence[str]) -> pd.DataFrame:
