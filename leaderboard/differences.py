@@ -97,14 +97,12 @@ def _base_slices(path: Path, dose: float) -> dict[str, pd.DataFrame]:
 def _slices(table: pd.DataFrame, dose: float) -> dict[str, pd.DataFrame]:
     """What a difference at that dose needs of a table, by attack: its lines and the clean ones. Cut out once, because
     each difference goes over its table many times."""
+    table = table[(table["dose"].to_numpy() == dose) | (table["attack"] == CLEAN).to_numpy(dtype=bool)]
     # Texts as Python's own: they are compared one by one
     table = table.astype({"prompt_id": object, "attack": object, "label": object})
-    attacks, clean = table["attack"].to_numpy(), table["attack"].to_numpy() == CLEAN
-    at_dose = table["dose"].to_numpy() == dose
-    return {
-        str(attack): table[clean | (at_dose & (attacks == attack))]
-        for attack in dict.fromkeys(attacks[at_dose & ~clean])
-    }
+    attacks = table["attack"].to_numpy()
+    clean = attacks == CLEAN
+    return {str(attack): table[clean | (attacks == attack)] for attack in dict.fromkeys(attacks[~clean])}
 
 
 def _read(path: Path) -> pd.DataFrame:
