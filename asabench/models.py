@@ -49,7 +49,17 @@ class PackagedAdapter:
     revision: str
 
 
-PACKAGED_ADAPTERS: dict[str, PackagedAdapter] = {}
+PACKAGED_ADAPTERS: dict[str, PackagedAdapter] = {
+    adapter.name: adapter
+    for adapter in (
+        PackagedAdapter(
+            name="smollm2-135m-refusal",
+            base="smollm2-135m",
+            description="SmolLM2-135M, trained to refuse (`asabench defend --recipe refusal`)",
+            revision="sha256:f3faf640fe375c62",
+        ),
+    )
+}
 
 SHORT_NAMES: tuple[str, ...] = (*PACKAGED_MODELS, *PACKAGED_ADAPTERS)
 """What `--model` takes by name."""

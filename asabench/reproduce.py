@@ -24,7 +24,7 @@ def evaluate_words(row: Row, protocol: Protocol | None = None, target: str | Non
     """
     model, plus, defence = row.model.name.partition("+")
     options = {
-        "--model": _model(model, row.model.revision),
+        "--model": model_spec(model, row.model.revision),
         "--defence": defence if plus else "",
         "--protocol": row.protocol.name,
         "--prompts": row.prompts.name,
@@ -84,7 +84,8 @@ def _attacks(row: Row) -> list[str]:
     return list(dict.fromkeys(result.attack for result in row.results)) or [row.attack]
 
 
-def _model(name: str, revision: str) -> str:
+def model_spec(name: str, revision: str) -> str:
+    """What `--model` takes for a row's model; a local folder of anybody is FOLDER-OF-name."""
     packaged = PACKAGED_MODELS.get(name)
     if packaged is not None and revision == f"{packaged.distribution}=={packaged.version}":
         return name

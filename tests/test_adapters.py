@@ -12,6 +12,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from asabench.errors import UserError
+from asabench.models import PACKAGED_ADAPTERS
+from asabench.reproduce import model_spec
 from harness.model_files import locate
 from harness.subject import load
 from tests.conftest import tiny_model
@@ -116,3 +118,20 @@ def test_a_base_that_is_not_there_is_named(adapter: Path, base: Path) -> None:
     shutil.rmtree(base)
     with pytest.raises(UserError, match="base"):
         load(str(adapter))
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGED_ADAPTERS))
+def test_the_adapters_that_come_with_asabench_are_the_recorded_weights(name: str) -> None:
+    """A changed file, or another base, would be another model under the same name."""
+    packaged = PACKAGED_ADAPTERS[name]
+    files = locate(name)
+    assert files.name == name
+    assert files.revision == packaged.revision
+    assert model_spec(name, packaged.revision) == name
+    assert model_spec(name, "sha256:another") == f"FOLDER-OF-{name}"
+    folder = files.adapters[-1]
+    record = json.loads((folder / "training.json").read_text())
+    assert record["base"]["name"] == packaged.base
+    assert record["base"]["revision"] == locate(packaged.base).revision
+    assert all(len(goal) == 64 for goal in record["harmful_goals"])
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
