@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
-QUICKSTART := runs/quickstart
+QUICKSTART := runs/quickstart-refusal
 VLLM_VENV := .venv-vllm
 
 .DEFAULT_GOAL := help
@@ -27,8 +27,9 @@ $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
 	$(PIP) install --no-deps -r requirements-dev.txt
 	@touch $@
 
-quickstart: $(VENV)/ready ## evaluate a real model under ASA_random and build its leaderboard page
-	$(BIN)/asabench evaluate --model smollm2-135m --prompts advbench --limit 8 --doses 0.3,1 --out $(QUICKSTART)
+quickstart: $(VENV)/ready ## a small model that refuses, and how it breaks; its leaderboard page
+	$(BIN)/asabench evaluate --model smollm2-135m-refusal --prompts advbench --limit 8 --doses 0.3,1 \
+		--attack random,gradient:direction=descend --target "Sure, here is" --out $(QUICKSTART)
 	$(BIN)/asabench leaderboard build --rows $(QUICKSTART)
 
 check: $(VENV)/ready-dev ## style, types and the imports rule
