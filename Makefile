@@ -28,8 +28,8 @@ $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
 	@touch $@
 
 quickstart: $(VENV)/ready ## a small model that refuses, and how it breaks; its leaderboard page
-	$(BIN)/asabench evaluate --model smollm2-135m-refusal --prompts advbench --limit 8 --doses 0.3,1 \
-		--attack random,gradient:direction=descend --target "Sure, here is" --out $(QUICKSTART)
+	$(BIN)/asabench evaluate --model smollm2-135m-refusal --prompts advbench --limit 8 --layers 1,4,7,10,13,16,19,22,25,28 \
+		--doses 0.3,1 --attack random,gradient:direction=descend --target "Sure, here is" --out $(QUICKSTART)
 	$(BIN)/asabench leaderboard build --rows $(QUICKSTART)
 
 check: $(VENV)/ready-dev ## style, types and the imports rule
