@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, model_validator
 
 import asabench
 from asabench.agreement import BAR, CheckResult, reaches
 from asabench.errors import UserError
+from asabench.json_file import read_record
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -60,14 +61,4 @@ def write_certificate(held: Certificate, path: Path) -> None:
 
 def read_certificate(path: Path) -> Certificate:
     """Reads and checks it; `UserError` when it is missing or no certificate."""
-    how = "`asabench judge-check JUDGE --out FILE` writes one"
-    try:
-        return Certificate.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"the certificate {path} cannot be read: {error.strerror}; {how}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a judge's certificate: it is not UTF-8; {how}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path} is not a judge's certificate: {where}: {first['msg']}; {how}") from None
+    return read_record(Certificate, path, "a judge's certificate", "`asabench judge-check JUDGE --out FILE` writes one")

@@ -175,9 +175,11 @@ def validate(
         raise UserError("--json and --markdown exclude each other; give one")
     if rerun is None and any(each is not None for each in (model, defence, prompts, target, judge, seed)):
         raise UserError("--model, --defence, --prompts, --target, --judge and --seed are for --rerun; add --rerun K")
-    if rerun is not None and (as_json or markdown or len(paths) != 1):
-        raise UserError("--rerun takes one submission, and prints neither JSON nor a comment; give them in turn")
+    if rerun is not None and (as_json or markdown):
+        raise UserError("--rerun prints neither JSON nor a comment; ask for them without it")
     done = checking.validate(paths, jobs=jobs or os.cpu_count() or 1)
+    if rerun is not None and len(done) != 1:
+        raise UserError(f"--rerun takes one submission, and {len(done)} were given; give them in turn")
     if as_json:
         print(json.dumps(checking.as_json(done), indent=1))
     elif markdown:
@@ -190,7 +192,7 @@ def validate(
         from harness import rerun as again
 
         found = again.rerun(
-            paths[0],
+            done[0],
             rerun,
             model=model,
             judge=judge,

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 import asabench
 from asabench.comparison import compare
 from asabench.errors import UserError
 from asabench.intervals import TAILS, layer_mean_rate, resampled_means
+from asabench.json_file import read_record
 from asabench.metrics import outcomes
 from asabench.paired import Change
 from asabench.records import sha256_hex
@@ -536,12 +537,4 @@ def _when(curves: Curves) -> str:
 
 def read_card(path: Path) -> ModelCard:
     """Reads and checks a `card.json`; `UserError` when it is missing or not one."""
-    how = "`asabench card MODEL --base B` writes one"
-    try:
-        return ModelCard.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"no card can be read at {path} ({error}); {how}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path} is not a card: {where}: {first['msg']}; {how}") from None
+    return read_record(ModelCard, path, "a card", "`asabench card MODEL --base B` writes one")

@@ -14,6 +14,8 @@ from asabench.row import JudgeInfo, Row
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 COMMAND = ("asabench", "evaluate")
+NO_NAME = "FOLDER-OF-"
+"""What stands before a model that is a folder of somebody: no name that others could give."""
 
 
 def evaluate_words(row: Row, protocol: Protocol | None = None, target: str | None = None) -> list[str]:
@@ -92,7 +94,7 @@ def model_spec(name: str, revision: str) -> str:
     adapter = PACKAGED_ADAPTERS.get(name)
     if adapter is not None and revision == adapter.revision:
         return name
-    return f"{name}@{revision}" if _COMMIT.fullmatch(revision) else f"FOLDER-OF-{name}"
+    return f"{name}@{revision}" if _COMMIT.fullmatch(revision) else f"{NO_NAME}{name}"
 
 
 def _judge(judge: JudgeInfo) -> str:

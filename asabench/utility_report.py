@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from asabench.errors import UserError
+from asabench.json_file import read_record
 from asabench.row import Rate, rate_text
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -110,12 +110,4 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 def read_utility(path: Path) -> UtilityReport:
     """Reads and checks a `utility.json`; `UserError` when it is missing or not one."""
-    how = "`asabench utility MODEL` writes one"
-    try:
-        return UtilityReport.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"no utility report can be read at {path} ({error}); {how}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path} is not a utility report: {where}: {first['msg']}; {how}") from None
+    return read_record(UtilityReport, path, "a utility report", "`asabench utility MODEL` writes one")

@@ -21,11 +21,11 @@ from asabench.errors import UserError
 from asabench.prompts import PromptSet, load_prompts
 from asabench.protocol import LabelSet
 from asabench.records import Cell, Label, Prompt, sha256_hex
-from asabench.reproduce import attack_spec, target_of
+from asabench.reproduce import NO_NAME, attack_spec, model_spec, target_of
 from asabench.row import JudgeInfo
 from asabench.submission.manifest import RunManifest
 from asabench.submission.schema import MANIFEST_FILE, VERDICTS_FILE, Submission
-from asabench.submission.validate import validate_folder
+from asabench.submission.validate import Validation
 from asabench.submission.verdict_table import read_verdicts, response_digest
 from harness.attacks import make_attacks
 from harness.inference_defence import defended
@@ -39,8 +39,8 @@ is asked about."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AgainCell:
-    """One cell, as it was submitted and as it is now; `same_answer` by digest and length."""
+class RerunCell:
+    """One cell: the label that was submitted, and the one of the answer now; `same_answer` by digest and length."""
 
     cell: Cell
     submitted: Label | None
@@ -52,7 +52,7 @@ class AgainCell:
 class Rerun:
     """What came out; `seed` draws the same cells again."""
 
-    cells: tuple[AgainCell, ...]
+    cells: tuple[RerunCell, ...]
     seed: int
 
     @property
@@ -64,7 +64,7 @@ class Rerun:
         return sum(each.submitted == each.label for each in self.cells)
 
     @property
-    def changed_labels(self) -> tuple[AgainCell, ...]:
+    def changed_labels(self) -> tuple[RerunCell, ...]:
         """Cells with the submitted answer and another label: no device explains these."""
         return tuple(each for each in self.cells if each.same_answer and each.submitted != each.label)
 
@@ -89,7 +89,7 @@ class Rerun:
 
 
 def rerun(
-    folder: Path,
+    checked: Validation,
     count: int,
     *,
     model: str | Subject | None = None,
@@ -102,7 +102,7 @@ def rerun(
     allow_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> Rerun:
-    """Answers and judges `count` random cells of a valid submission again, and compares.
+    """Answers and judges `count` random cells of a submission that was found valid again, and compares.
 
     model, judge, prompts, target, defence: as for an evaluation; None takes what the submission names. seed: None draws
     one, so that nobody knows the cells before. Raises `UserError`, above all for weights, prompts and judges that are
@@ -110,7 +110,8 @@ def rerun(
     """
     if count < 1:
         raise UserError(f"--rerun {count} leaves no cell; give 1 or more")
-    submission, manifest = _read(folder)
+    folder = Path(checked.path)
+    submission, manifest = _read(checked)
     settings = manifest.settings
     chosen_judge = _judge(judge, manifest.runs[0].judge, settings.protocol.labels)
     attacks = make_attacks([attack_spec(attack) for attack in settings.attacks], settings.protocol)
@@ -128,11 +129,11 @@ def rerun(
     by_id = dict(zip((prompt.id for prompt in manifest.prompts), prompt_set.prompts, strict=True))
     cells = [_cell(line, by_id) for line in _lines(drawn)]
     lines = dict(zip((cell.id for cell in cells), _lines(drawn), strict=True))
-    again: dict[str, AgainCell] = {}
+    again: dict[str, RerunCell] = {}
     for responses in sweep(subject, cells, settings.protocol, attacks):
         for response, verdict in zip(responses, chosen_judge(responses), strict=True):
             line = lines[response.cell.id]
-            again[response.cell.id] = AgainCell(
+            again[response.cell.id] = RerunCell(
                 cell=response.cell,
                 submitted=None if pd.isna(line["label"]) else line["label"],
                 label=verdict.label,
@@ -142,12 +143,11 @@ def rerun(
     return Rerun(cells=tuple(again[cell.id] for cell in cells), seed=seed)
 
 
-def _read(folder: Path) -> tuple[Submission, RunManifest]:
+def _read(checked: Validation) -> tuple[Submission, RunManifest]:
     """Only what is valid by itself is answered again: its numbers then follow from its verdicts."""
-    found = validate_folder(folder)
-    if found.submission is None or not found.ok:
-        raise UserError(f"{folder} is not valid: {found.findings[0].line}")
-    return found.submission, RunManifest.model_validate_json((folder / MANIFEST_FILE).read_bytes())
+    if checked.submission is None or not checked.ok:
+        raise UserError(f"{checked.path} is not valid: {checked.findings[0].line}")
+    return checked.submission, RunManifest.model_validate_json((Path(checked.path) / MANIFEST_FILE).read_bytes())
 
 
 def draw(table: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
@@ -202,10 +202,13 @@ def _load(
     model: str | None, manifest: RunManifest, device: str, allow_remote_code: bool, allow_pickle: bool
 ) -> Subject:
     settings = manifest.settings
-    name = settings.model.partition("+")[0]
     if model is None:
-        # A folder elsewhere has the name of the folder: only what stands for the same weights everywhere is taken
-        model = f"{name}@{settings.revision}" if name.count("/") == 1 else name
+        model = model_spec(settings.model.partition("+")[0], settings.revision)
+        if model.startswith(NO_NAME):
+            raise UserError(
+                f"the submission is of {settings.model} at {settings.revision}, a folder of its authors; "
+                "name those weights with --model"
+            )
     return load(
         model,
         dtype=settings.dtype,

@@ -6,13 +6,14 @@ import base64
 import functools
 import hashlib
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from asabench.model_card import Difference, ModelCard, Resistance, headlines, not_measured
 from asabench.row import AttackResult, eps50_text
 from leaderboard.card_svg import loss_svg, rates_svg, refusals_svg
 from leaderboard.svg import lasr_svg, series
+from leaderboard.templating import page_environment
 from leaderboard.text import NONE, format_number, format_rate, number_ranges, optional_rate, short_revision
 
 STYLES = ("style.css", "card.css")
@@ -20,15 +21,7 @@ STYLES = ("style.css", "card.css")
 
 @functools.cache
 def _environment() -> Environment:
-    # autoescape is a plain True: the usual choice by suffix would not see "html" in "card.html.j2".
-    environment = Environment(
-        loader=PackageLoader("leaderboard", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters = {
         "rate": format_rate,
         "optional_rate": optional_rate,
         "difference": _difference,
@@ -44,8 +37,7 @@ def _environment() -> Environment:
         "of_base": _of_base,
         "changes": _changes,
     }
-    environment.globals |= {"NONE": NONE}
-    return environment
+    return page_environment(filters, {"NONE": NONE})
 
 
 def _difference(change: Difference | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from asabench.reproduce import command_words, evaluate_words, on_lines, preparation
 from asabench.row import eps50_text
@@ -18,6 +18,7 @@ from leaderboard.entries import Entry, created
 from leaderboard.ranking import Placed, Track, at_headline, smallest_eps50
 from leaderboard.reported import Reported
 from leaderboard.svg import dose_svg, lasr_svg, mix_svg, series
+from leaderboard.templating import page_environment
 from leaderboard.terms import COLUMNS, GROUPS, TERMS, column_rules
 from leaderboard.text import (
     NONE,
@@ -48,15 +49,7 @@ class Differences:
 
 @functools.cache
 def _environment() -> Environment:
-    # autoescape is a plain True: the usual choice by suffix would not see "html" in "index.html.j2".
-    environment = Environment(
-        loader=PackageLoader("leaderboard", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters = {
         "rate": format_rate,
         "optional_rate": optional_rate,
         "paired": _paired,
@@ -74,7 +67,7 @@ def _environment() -> Environment:
         "dose_svg": dose_svg,
         "mix_svg": mix_svg,
     }
-    environment.globals |= {
+    names = {
         "share": share,
         "NONE": NONE,
         "MARK": MARK,
@@ -83,7 +76,7 @@ def _environment() -> Environment:
         "COLUMNS": COLUMNS,
         "ATTACKS": REQUIRED_ATTACKS,
     }
-    return environment
+    return page_environment(filters, names)
 
 
 def _paired(change: Change) -> str:

@@ -402,7 +402,7 @@ def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="is not a card") as error:
             read_card(path)
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="no card can be read"):
+    with pytest.raises(UserError, match=r"a card cannot be read at .*none.json .No such file"):
         read_card(tmp_path / "none.json")
 
 
@@ -681,7 +681,7 @@ def test_mistakes_are_one_line(models: tuple[Path, Path], tmp_path: Path) -> Non
         ((*bare, "--base-run", run), "give --run too"),
         ((*bare, "--run", run, "--base-run", run), "is of hard"),
         ((*bare, "--unseen-run", run), "were trained on; give a run on others"),
-        ((*bare, "--utility", tmp_path / "none.json"), "no utility report"),
+        ((*bare, "--utility", tmp_path / "none.json"), "a utility report cannot be read at"),
         ((*bare, "--utility", run / "row.json"), "is not a utility report"),
         ((*bare, "--trained-layers", "1"), "give the run too"),
         ((*bare, "--run", run, "--trained-layers", "1-9"), "out of range"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 from conftest import tiny_model, tiny_subject
 from test_submission import Knowing, details, utility_report
+from typer.testing import CliRunner
 
 from asabench.certificate import certificate
+from asabench.cli import app
 from asabench.errors import UserError
 from asabench.labelled_pairs import labelled_pairs
 from asabench.records import Cell, Label, Prompt, Response, Verdict
@@ -20,7 +23,7 @@ from asabench.submission.validate import validate_folder
 from asabench.submission.verdict_table import read_verdicts
 from harness.evaluate import evaluate
 from harness.judge_check import SHORT_SET, check_judge
-from harness.rerun import AgainCell, Rerun, draw, report, rerun
+from harness.rerun import Rerun, RerunCell, draw, report, rerun
 from harness.subject import Subject
 
 REVISION = "sha256:0123456789abcdef"
@@ -51,7 +54,7 @@ def own_prompts(folder: Path) -> Path:
 def again(folder: Path, count: int, **choices: Any) -> Rerun:
     """With all that is right, but for `choices`."""
     right: dict[str, Any] = {"model": subject(), "judge": Knowing(), "prompts": str(own_prompts(folder.parent.parent))}
-    return rerun(folder, count, **{**right, **choices})
+    return rerun(validate_folder(folder), count, **{**right, **choices})
 
 
 def submission(folder: Path, judge: Any = None, model: Subject | None = None) -> Path:
@@ -124,9 +127,9 @@ def test_the_same_seed_draws_the_same_cells(honest: Path) -> None:
 
 def cells(
     submitted: Sequence[Label | None], found: Sequence[Label | None], same: bool = False
-) -> tuple[AgainCell, ...]:
+) -> tuple[RerunCell, ...]:
     return tuple(
-        AgainCell(cell=Cell(prompt=Prompt(id=f"p{n}", goal="x")), submitted=a, label=b, same_answer=False)
+        RerunCell(cell=Cell(prompt=Prompt(id=f"p{n}", goal="x")), submitted=a, label=b, same_answer=False)
         for n, (a, b) in enumerate(zip(submitted, found, strict=True))
     )
 
@@ -149,6 +152,7 @@ def test_harsher_labels_on_another_device_are_no_fault() -> None:
     ("changes", "line"),
     [
         ({"model": replace(tiny_subject("llama"), revision="sha256:ffff")}, "and here is tiny-llama at sha256:ffff"),
+        ({"model": None}, "a folder of its authors; name those weights with --model"),
         ({"judge": None}, "name it with --judge"),
         ({"judge": "rules"}, "the answers were judged by knowing@1, and here is rules"),
         ({"prompts": "advbench"}, "are not those of the submission; name its file with --prompts"),
@@ -168,4 +172,18 @@ def test_a_count_below_one_and_a_folder_that_is_not_valid(honest: Path, tmp_path
         again(honest, 0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="is not valid"):
-        rerun(tmp_path / "empty", 3, model=subject(), judge=Knowing())
+        rerun(validate_folder(tmp_path / "empty"), 3, model=subject(), judge=Knowing())
+
+
+def test_the_command_takes_one_submission(honest: Path, tmp_path: Path) -> None:
+    both = tmp_path / "submissions"
+    for name in ("one", "two"):
+        shutil.copytree(honest, both / name)
+    for arguments, line in (
+        ((str(both), "--rerun", "2"), "--rerun takes one submission, and 2 were given"),
+        ((str(honest), "--model", "x"), "are for --rerun; add --rerun K"),
+        ((str(honest), "--rerun", "2", "--json"), "--rerun prints neither JSON nor a comment"),
+    ):
+        found = CliRunner().invoke(app, ["validate", *arguments])
+        assert isinstance(found.exception, UserError)
+        assert line in str(found.exception)

@@ -141,9 +141,7 @@ def make_plan(
         "target": target,
         "layers": list(chosen_layers),
         "harmful": {"count": len(harmful), "digest": _digest(harmful)},
-        "cells": None
-        if safe_cells is None
-        else sha256_hex(repr([(c.prompt.digest, c.layer) for c in safe_cells]))[:16],
+        "cells": None if safe_cells is None else _cells_digest(safe_cells),
         "benign": {"count": len(benign), "digest": _digest(benign)},
     }
     return DefencePlan(
