@@ -37,6 +37,7 @@ def submit(
         Optional[Path],
         typer.Option(help="The judge's (`asabench judge-check`). [default: checked now, if the judge can run here]"),
     ] = None,
+    card: Annotated[Optional[Path], typer.Option(help="A card.json (`asabench card`).")] = None,
     judge: Annotated[Optional[str], typer.Option(help="The judge to check now, as for evaluate.")] = None,
     training_data: Annotated[
         Optional[list[str]], typer.Option(help="NAME=COUNT of data without harmful requests; may be repeated.")
@@ -55,6 +56,7 @@ def submit(
 ) -> None:
     """Make a submission from finished runs: numbers and digests, no text. It is checked as `validate` does."""
     from asabench.certificate import read_certificate
+    from asabench.model_card import read_card
     from asabench.store import read_run
     from asabench.submission.make import Details, make_submission, trained_on, trained_on_prompts
     from asabench.utility_report import read_utility
@@ -74,10 +76,11 @@ def submit(
         slug=slug,
     )
     report = None if utility is None else read_utility(utility)
+    made_card = None if card is None else read_card(card)
     held = read_certificate(certificate) if certificate is not None else None
     if held is None:
         held = _checked_now(read_run(runs[0]).row.judge, judge)
-    done = make_submission(runs, details, utility=report, certificate=held, out=out, replace=replace)
+    done = make_submission(runs, details, utility=report, certificate=held, card=made_card, out=out, replace=replace)
     folder = out / (done.submission.slug if done.submission is not None else "")
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"submission: {folder} ({size / 1e6:.2f} MB)")

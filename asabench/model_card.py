@@ -535,6 +535,12 @@ def _when(curves: Curves) -> str:
     return f"from step {curves.steps_to_half}" if curves.steps_to_half else "before any training"
 
 
+def for_submission(card: ModelCard) -> ModelCard:
+    """What a submission's other files do not hold: the blocks that training perturbed, and trainability."""
+    general = Generalisation(trained_layers=card.generalisation.trained_layers)
+    return card.model_copy(update={"stability": None, "resistance": None, "generalisation": general})
+
+
 def read_card(path: Path) -> ModelCard:
     """Reads and checks a `card.json`; `UserError` when it is missing or not one."""
     return read_record(ModelCard, path, "a card", "`asabench card MODEL --base B` writes one")

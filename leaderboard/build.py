@@ -21,6 +21,7 @@ from leaderboard.differences import paired_differences
 from leaderboard.entries import read_entries
 from leaderboard.ranking import Track, group_tracks
 from leaderboard.reported import read_reported, reported_text
+from leaderboard.trained_blocks import block_shares
 
 
 def build(rows: Path | Sequence[Path], out: Path, url: str | None = None) -> Path:
@@ -63,7 +64,7 @@ def _write_site(tracks: Sequence[Track], out: Path, url: str | None) -> None:
     for track in tracks:
         for placed in track.placed:
             slug = placed.entry.slug
-            page = pages.render_entry(track, placed, differences[slug], url)
+            page = pages.render_entry(track, placed, differences[slug], block_shares(track, placed), url)
             for name, text in ((f"{slug}.html", page), (f"{slug}.js", downloads.render_entry_script(track, placed))):
                 _write_atomically(folder / name, text)
                 kept.add(name)

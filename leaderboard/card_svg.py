@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
-from asabench.model_card import Curves
 from asabench.row import Rate, Row
 from leaderboard.svg import BOTTOM, HEIGHT, LEFT, RIGHT, chart, coordinate, height, rails, series, tick_step
 from leaderboard.text import bounds, format_number, format_rate
+
+if TYPE_CHECKING:
+    from asabench.model_card import Curves
 
 _NAMES = 158
 """Width left of the rates, for the names of attacks and doses."""

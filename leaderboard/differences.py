@@ -80,7 +80,7 @@ def _pair(track: Track, placed: Placed) -> _Pair | str:
 def _lines(pair: _Pair) -> tuple[Difference, ...]:
     from asabench.paired import difference
 
-    own, theirs = _slices(_read(pair.entry), pair.dose), _base_slices(pair.base, pair.dose)
+    own, theirs = _slices(read_table(pair.entry), pair.dose), _base_slices(pair.base, pair.dose)
     return tuple(
         difference(theirs[attack], own[attack], attack, pair.dose)
         for attack in pair.attacks
@@ -91,7 +91,7 @@ def _lines(pair: _Pair) -> tuple[Difference, ...]:
 @functools.lru_cache(maxsize=4)
 def _base_slices(path: Path, dose: float) -> dict[str, pd.DataFrame]:
     """Kept, as the entries made from one base model mostly come one after another."""
-    return _slices(_read(path), dose)
+    return _slices(read_table(path), dose)
 
 
 def _slices(table: pd.DataFrame, dose: float) -> dict[str, pd.DataFrame]:
@@ -105,7 +105,8 @@ def _slices(table: pd.DataFrame, dose: float) -> dict[str, pd.DataFrame]:
     return {str(attack): table[clean | (attacks == attack)] for attack in dict.fromkeys(attacks[~clean])}
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """What rates are computed from; `UserError` for a table that cannot be read."""
     from asabench.submission.findings import Refused
     from asabench.submission.verdict_table import METRIC_COLUMNS, read_verdicts
 

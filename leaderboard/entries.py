@@ -12,14 +12,26 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asabench.errors import UserError
 from asabench.row import Rate, Row, read_row
 from asabench.submission.findings import Refused
 from asabench.submission.safe_reading import MOST_BYTES, parsed, read_yaml
-from asabench.submission.schema import ROW_FILE, SLUG, SUBMISSION_FILE, UTILITY_FILE, VERDICTS_FILE, Submission
+from asabench.submission.schema import (
+    CARD_FILE,
+    ROW_FILE,
+    SLUG,
+    SUBMISSION_FILE,
+    UTILITY_FILE,
+    VERDICTS_FILE,
+    Submission,
+)
 from asabench.utility_report import UtilityReport, read_utility
 from leaderboard.text import bounds
+
+if TYPE_CHECKING:
+    from asabench.model_card import ModelCard
 
 VARIANTS = (
     "masr_conditional",
@@ -41,6 +53,7 @@ class Entry:
     row: Row
     submission: Submission | None = None
     utility: UtilityReport | None = None
+    card: ModelCard | None = None
     verdicts: Path | None = None
 
     @property
@@ -78,12 +91,13 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
                 "a slug names one entry: rename one of them"
             )
         folders[submission.slug] = path.parent
-        utility, verdicts = path.parent / UTILITY_FILE, path.parent / VERDICTS_FILE
+        utility, card, verdicts = (path.parent / name for name in (UTILITY_FILE, CARD_FILE, VERDICTS_FILE))
         submissions[submission.slug] = Entry(
             slug=submission.slug,
             row=row,
             submission=submission,
             utility=read_utility(utility) if utility.is_file() else None,
+            card=_read_card(card) if card.is_file() else None,
             verdicts=verdicts if verdicts.is_file() else None,
         )
     held = {entry.row.run_id for entry in submissions.values()}
@@ -112,6 +126,12 @@ def find_rows(roots: Iterable[Path]) -> list[Path]:
         else:
             raise UserError(f"no folder {root}; give folders that hold row.json files (runs, submissions)")
     return sorted(found)
+
+
+def _read_card(path: Path) -> ModelCard:
+    from asabench.model_card import read_card  # with pandas, which a board without cards does not need
+
+    return read_card(path)
 
 
 def _read_submission(path: Path) -> Submission | None:

@@ -12,6 +12,7 @@ from jinja2 import Environment
 from asabench.reproduce import command_words, evaluate_words, on_lines, preparation
 from asabench.row import eps50_text
 from asabench.tracks import REQUIRED_ATTACKS, is_certified
+from leaderboard.card_svg import loss_svg, refusals_svg
 from leaderboard.citing import PAPER_BIBTEX, bibtex
 from leaderboard.downloads import MARK
 from leaderboard.entries import Entry, created
@@ -34,6 +35,7 @@ from leaderboard.text import (
 )
 
 if TYPE_CHECKING:
+    from asabench.model_card import LayerShare
     from asabench.paired import Change, Difference
 
 SCRIPTS = ("board.js", "compare.js")
@@ -66,6 +68,8 @@ def _environment() -> Environment:
         "lasr_svg": lasr_svg,
         "dose_svg": dose_svg,
         "mix_svg": mix_svg,
+        "loss_svg": loss_svg,
+        "refusals_svg": refusals_svg,
     }
     names = {
         "share": share,
@@ -108,7 +112,9 @@ def render_index(tracks: Sequence[Track], reported: Sequence[Reported]) -> str:
     )
 
 
-def render_entry(track: Track, placed: Placed, differences: Differences, url: str | None) -> str:
+def render_entry(
+    track: Track, placed: Placed, differences: Differences, shares: Sequence[LayerShare], url: str | None
+) -> str:
     """The page of one entry. A base model of the same track is drawn beside it: other rates do not compare."""
     row, base = placed.entry.row, placed.base
     same_track = base is not None and base.slug in {other.entry.slug for other in track.placed}
@@ -125,6 +131,7 @@ def render_entry(track: Track, placed: Placed, differences: Differences, url: st
             base_row=base.row if base is not None and same_track else None,
             base_utility=None if base is None else base.utility,
             differences=differences,
+            shares=shares,
             commands=[on_lines(words) for words in _commands(placed.entry)],
             preparation=preparation(row),
             citation=bibtex(placed.entry, url),

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 from rows import make_result, make_row, rate, write_row
 
+from asabench.model_card import ModelCard
 from asabench.row import Eps50, JudgeFigures, Kappa, Rate, Row
-from asabench.submission.schema import ROW_FILE, SUBMISSION_FILE, UTILITY_FILE, Submission
+from asabench.submission.schema import CARD_FILE, ROW_FILE, SUBMISSION_FILE, UTILITY_FILE, Submission
 from asabench.tracks import PROMPT_SET, published_digests
 from asabench.utility_report import BenignRates, RequestSet, TaskScore, UtilityReport
 
@@ -103,11 +104,19 @@ def make_submission(slug: str, **changes: Any) -> Submission:
     return Submission.model_validate({**fields, **changes})
 
 
-def write_entry(folder: Path, row: Row, submission: Submission | str, utility: UtilityReport | None = None) -> Path:
-    """A submission's folder: its row, its `submission.yaml` (of that slug, if only one is given) and `utility.json`."""
+def write_entry(
+    folder: Path,
+    row: Row,
+    submission: Submission | str,
+    utility: UtilityReport | None = None,
+    card: ModelCard | None = None,
+) -> Path:
+    """A submission's folder: its row, its `submission.yaml` (of that slug, if only one is given), and the others."""
     write_row(folder, row)
     given = make_submission(submission) if isinstance(submission, str) else submission
     (folder / SUBMISSION_FILE).write_text(yaml.safe_dump(given.model_dump(mode="json")), encoding="utf-8")
     if utility is not None:
         (folder / UTILITY_FILE).write_text(utility.model_dump_json(), encoding="utf-8")
+    if card is not None:
+        (folder / CARD_FILE).write_text(card.model_dump_json(), encoding="utf-8")
     return folder

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from board_fixtures import HOSTILE, complete_row, make_submission, make_utility, row_with_worst_case, write_entry
+from card_fixtures import submitted_card
 from rows import make_row, write_row
 
 from asabench.row import Row, read_row
@@ -60,7 +61,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("middle", 0.5, 7_000_000_000, make_submission("middle", name="Middle", base=given, defence="SFT")),
     ):
         row = row_with_worst_case(value, run_id=f"{slug}-run", model={"name": slug, "n_parameters": size})
-        write_entry(folder / "runs" / slug, row, submission, make_utility(0.95))
+        card = submitted_card(slug, "1") if slug == "strong" else None
+        write_entry(folder / "runs" / slug, row, submission, make_utility(0.95), card)
     # Its name breaks the rules for submissions, which a bare run need not keep
     write_row(folder / "runs" / "hostile", complete_row(run_id="hostile-run", model={"name": hostile.name}))
     write_row(folder / "runs" / "bare", make_row(run_id="bare-run", judge={"certified": False}))

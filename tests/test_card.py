@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from board_fixtures import HOSTILE, make_utility
+from card_fixtures import DATA, OWN, SET, SETTINGS, THEIRS, curves, shares
 from rows import make_result, make_row, rate
 from tables import bounds, frame, lines, wilson
 from test_board_browser import Axe, Visit, browser  # noqa: F401  (the fixture)
@@ -25,15 +26,11 @@ from asabench.model_card import (
     CARD_FILE,
     PAGE_FILE,
     Curves,
-    DataSet,
     Difference,
     Generalisation,
     ModelCard,
     ModelName,
-    RefusalPoint,
     Resistance,
-    TrainingData,
-    TrainingSettings,
     headlines,
     layer_shares,
     loss_point,
@@ -60,13 +57,6 @@ MODEL, BASE = ModelName(name="tiny-hard", revision="hard"), ModelName(name="tiny
 
 
 # Numbers by hand
-
-
-def shares(*values: float | None) -> list[RefusalPoint]:
-    return [
-        RefusalPoint(step=4 * place, refused=Rate(value=value, low=value, high=value))
-        for place, value in enumerate(values)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -119,22 +109,6 @@ def test_a_loss_point_by_hand() -> None:
     assert (point.step, point.value, point.low, point.high) == (4, 2.0, 1.0, 3.0)
     same = loss_point(0, [2.5] * 8)
     assert (same.value, same.low, same.high) == (2.5, 2.5, 2.5)
-
-
-def curves(losses: Sequence[Sequence[float]], refused: Sequence[float | None]) -> Curves:
-    erosion = shares(*refused)
-    return Curves(
-        learning=tuple(loss_point(4 * place, each) for place, each in enumerate(losses)),
-        erosion=tuple(erosion),
-        steps_to_half=steps_to_half(erosion),
-    )
-
-
-SETTINGS = TrainingSettings(steps=8)
-SET = DataSet(name="sorting", digest="00ff", n=3)
-DATA = TrainingData(learned=SET, held_out=SET, complied=SET, tested=SET, target="Sure, here is", protocol="aa")
-OWN = curves([[2.0, 3.0, 4.0], [1.0, 2.0, 3.0], [0.5, 0.9, 0.4]], [1.0, 0.9, 0.6])
-THEIRS = curves([[2.0, 3.0, 4.0], [1.0, 2.0, 3.0], [0.4, 0.8, 0.3]], [1.0, 0.4, 0.1])
 
 
 def test_losses_are_compared_pair_by_pair() -> None:

@@ -20,12 +20,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from board_fixtures import FIGURES, HOSTILE, complete_row, make_submission, make_utility, write_entry
+from card_fixtures import submitted_card
 from rows import NO_RATE, make_result, make_row, rate, write_row
 
 from asabench.errors import UserError
 from asabench.reproduce import evaluate_words, on_lines
-from asabench.row import Eps50, Rate, Row, VerdictCounts, eps50_text
+from asabench.row import Eps50, Rate, Row, VerdictCounts, eps50_text, read_row
 from asabench.submission.verdict_table import table_bytes
+from benchmarks.board_entries import write_entries
 from leaderboard.build import build
 from leaderboard.entries import Entry, run_slug
 from leaderboard.ranking import Placed, Worst, place, rank, smallest_eps50, worst_case
@@ -363,6 +365,45 @@ def test_every_attack_and_dose_has_a_line(tmp_path: Path) -> None:
         ["random", "1", "0.64 [0.52, 0.77]", "—", "—", "0.44 [0.31, 0.58]", "—", "2", "0.19", "0.06"],
         ["gradient", "0.3", "0.88 [0.81, 0.95]", "—", "—", "—", "—", "—", "0.19", "0.06"],
     ]
+
+
+def test_a_card_is_on_the_entrys_page(tmp_path: Path) -> None:
+    """Two generated entries of standard size: a base and its defence, to whose folder a card comes."""
+    base, defended = write_entries(tmp_path / "entries", 2, verdicts=True)
+    row = read_row(defended / "row.json")
+    trained = (2, 3, 4)
+    card = submitted_card(row.model.revision, "1", trained)
+    (defended / "card.json").write_text(card.model_dump_json())
+    build(tmp_path / "entries", tmp_path / "site")
+    page = entry_page(tmp_path, defended.name)
+    by_block = table_lines(page, "Mean LASR with 95% intervals")
+    assert [line[:2] for line in by_block] == [[each.attack, f"{each.dose:g}"] for each in row.results]
+    for column, path in ((2, defended), (3, base)):
+        result = next(r for r in read_row(path / "row.json").results if (r.attack, r.dose) == ("random", 1.0))
+        at = next(line for line in by_block if line[:2] == ["random", "1"])
+        own = sum(result.lasr[str(layer)].value or 0.0 for layer in trained) / 3
+        others = [rate.value or 0.0 for layer, rate in result.lasr.items() if int(layer) not in trained]
+        assert at[column].startswith(f"{own:.2f} [")
+        assert at[column + 2].startswith(f"{sum(others) / len(others):.2f} [")
+    curves = table_lines(page, "Held-out loss, and share refused, with 95% intervals")
+    assert curves[0] == ["loss", "0", "3.000 [2.000, 4.000]", "3.000 [2.000, 4.000]"]
+    assert curves[-1] == ["refused", "8", "0.60 [0.60, 0.60]", "0.10 [0.10, 0.10]"]
+    assert "+0.100 [+0.100, +0.100]" in page.text()
+    without = entry_page(tmp_path, base.name).text()
+    assert "Trained blocks" not in without
+    assert "Erosion" not in without
+
+
+def test_blocks_of_an_entry_whose_base_was_attacked_elsewhere_stand_alone(tmp_path: Path) -> None:
+    base, defended = write_entries(tmp_path / "entries", 2, verdicts=True)
+    card = submitted_card(read_row(defended / "row.json").model.revision, "1", (2,))
+    (defended / "card.json").write_text(card.model_dump_json())
+    row = json.loads((base / "row.json").read_text())
+    row["prompts"]["digest"] = "0" * 16
+    (base / "row.json").write_text(json.dumps(row))
+    build(tmp_path / "entries", tmp_path / "site")
+    by_block = table_lines(entry_page(tmp_path, defended.name), "Mean LASR with 95% intervals")
+    assert all(line[3] == line[5] == "—" and line[2] != "—" for line in by_block)
 
 
 @pytest.mark.parametrize(

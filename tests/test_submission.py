@@ -20,11 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from card_fixtures import submitted_card
 from conftest import tiny_subject
 
 from asabench.certificate import certificate
 from asabench.errors import UserError
 from asabench.labelled_pairs import gold_pairs, labelled_pairs
+from asabench.model_card import Generalisation, ModelCard, ModelName, make_card, read_card
 from asabench.prompts import load_prompts
 from asabench.records import Label, Prompt, Response, Verdict
 from asabench.row import JudgeInfo, Rate
@@ -121,7 +123,8 @@ def details(**changes: Any) -> Details:
 
 def submit(run: Path, out: Path, **changes: Any) -> Validation:
     held = certificate(check_judge(Knowing(), labelled_pairs(SHORT_SET), SHORT_SET))
-    return make_submission([run], details(**changes), utility=utility_report(), certificate=held, out=out)
+    card = submitted_card("sha256:0123456789abcdef", "sha256:fedcba9876543210")
+    return make_submission([run], details(**changes), utility=utility_report(), certificate=held, card=card, out=out)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +155,25 @@ def test_a_submission_is_valid_and_holds_no_text(folder: Path, run: Path) -> Non
     for text in {*responses["goal"], *(text for text in responses["text"] if len(text) > 4)}:
         assert text.encode() not in everything
     assert str(run).encode() not in everything, "no path of a machine"
+
+
+def test_of_a_card_it_keeps_what_the_other_files_do_not_hold(folder: Path, run: Path, tmp_path: Path) -> None:
+    """The whole card is given, as `asabench card` writes it."""
+    own = ModelName(name="tiny-llama", revision="sha256:0123456789abcdef")
+    base = ModelName(name="tiny-base", revision="sha256:fedcba9876543210")
+    card = make_card(own, base, run=read_run(run), utility=utility_report(), trained_layers=[1])
+    assert card.resistance is not None
+    assert card.generalisation.by_layer
+    held = certificate(check_judge(Knowing(), labelled_pairs(SHORT_SET), SHORT_SET))
+    make_submission([run], details(), utility=utility_report(), card=card, certificate=held, out=tmp_path / "out")
+    kept = read_card(tmp_path / "out" / SLUG / "card.json")
+    assert kept == ModelCard(
+        created=card.created,
+        asabench_version=card.asabench_version,
+        model=own,
+        base=base,
+        generalisation=Generalisation(trained_layers=(1,)),
+    )
 
 
 def test_some_columns_of_the_verdicts_are_those_of_all(folder: Path) -> None:
@@ -466,6 +488,50 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "utility above one": (
         in_json("utility.json", "clean", "benign_answer_rate", "value", value=1.7),
         r"utility\.json: clean\.benign_answer_rate",
+    ),
+    "another model's card": (
+        in_json("card.json", "model", "revision", value="sha256:9999999999999999"),
+        r"card\.json: model\.revision",
+    ),
+    "a card beside another base": (
+        in_json("card.json", "base", "revision", value="sha256:9999999999999999"),
+        r"card\.json: base\.revision",
+    ),
+    "a card of a block that is not there": (
+        in_json("card.json", "generalisation", "trained_layers", value=[0, 99]),
+        r"card\.json: generalisation\.trained_layers",
+    ),
+    "a card that says what other files hold": (
+        in_json("card.json", "stability", value={"lines": [], "sets": []}),
+        r"card\.json: card: parts",
+    ),
+    "a better loss": (
+        in_json("card.json", "trainability", "model", "learning", 2, "value", value=0.1),
+        r"card\.json: trainability\.model\.learning\.2\.value",
+    ),
+    "a loss below zero": (
+        in_json("card.json", "trainability", "base", "learning", 0, "by_pair", value=[-1.0, 2.0, 3.0]),
+        r"card\.json: trainability\.base\.learning\.0\.by_pair",
+    ),
+    "losses left out": (
+        in_json("card.json", "trainability", "model", "learning", 0, "by_pair", value=[2.0]),
+        r"card\.json: trainability\.model\.learning\.0\.by_pair: 1 losses",
+    ),
+    "a curve of other steps": (
+        in_json("card.json", "trainability", "model", "erosion", 1, "step", value=6),
+        r"card\.json: trainability\.model\.erosion: steps",
+    ),
+    "refusals above one": (
+        in_json("card.json", "trainability", "model", "erosion", 2, "refused", value={"value": 2, "low": 0, "high": 3}),
+        r"card\.json: trainability\.model\.erosion\.2\.refused",
+    ),
+    "a later half": (
+        in_json("card.json", "trainability", "base", "steps_to_half", value=8),
+        r"card\.json: trainability\.base\.steps_to_half: 8",
+    ),
+    "a smaller cost": (
+        in_json("card.json", "trainability", "final_loss", "value", value=-1.0),
+        r"card\.json: trainability\.final_loss\.value",
     ),
     "trained on the test": (tested_on_its_training_prompts, r"training_prompts\.txt: .*2 of the prompts"),
     "training prompts in words": (

@@ -13,11 +13,22 @@ import pandas as pd
 from asabench.agreement import BAR, CheckResult, reaches
 from asabench.certificate import Certificate
 from asabench.errors import UserError
+from asabench.model_card import (
+    Curves,
+    ModelCard,
+    Trainability,
+    for_submission,
+    loss_point,
+    steps_to_half,
+    trainability_of,
+)
 from asabench.row import JudgeFigures, Rate, Row
 from asabench.submission.findings import Finding, Refused, shown
 from asabench.submission.known import PairSet, pair_set, prompt_set
 from asabench.submission.manifest import RunManifest, difference
+from asabench.submission.row_of import differences
 from asabench.submission.schema import (
+    CARD_FILE,
     CERTIFICATE_FILE,
     MANIFEST_FILE,
     ROW_FILE,
@@ -40,6 +51,8 @@ FIGURES_APART = 0.05
 that draws its answers."""
 ROUNDING = 1e-9
 MOST_AHEAD = timedelta(days=2)
+MOST_LOSS = 1e3
+"""Nats a token; guessing evenly among a million tokens costs 14."""
 MOST = {"n_layers": 1_000, "d_model": 1_000_000, "n_parameters": 10**14}
 _EDIT = "put it right in that file"
 
@@ -452,6 +465,64 @@ def utility_findings(utility: UtilityReport, manifest: RunManifest | None) -> It
         yield from _rate_findings(UTILITY_FILE, f"{field}.over_refusal", each.over_refusal)
     for name, task in utility.tasks.items():
         yield from _rate_findings(UTILITY_FILE, f"tasks.{name}.accuracy", task.accuracy)
+
+
+# card.json
+
+
+def card_findings(card: ModelCard, manifest: RunManifest | None, submission: Submission | None) -> Iterator[Finding]:
+    """Whose card it is, that it repeats no other file, and that its summaries follow from its curves."""
+    again = "make the card of the model that is submitted (`asabench card`)"
+    if manifest is not None and card.model.revision != manifest.model.revision:
+        there = f"{shown(manifest.model.revision)}, as manifest.json says"
+        yield Finding(CARD_FILE, "model.revision", shown(card.model.revision), there, again)
+    if submission is not None and (submission.base is None or card.base.revision != submission.base.revision):
+        there = "no card without a base" if submission.base is None else shown(submission.base.revision)
+        yield Finding(CARD_FILE, "base.revision", shown(card.base.revision), f"{there}, as submission.yaml says", again)
+    yield from _date_findings(CARD_FILE, card.created)
+    if for_submission(card) != card:
+        yield Finding(CARD_FILE, "card", "parts that other files hold", "trained blocks and trainability alone")
+    layers = card.generalisation.trained_layers
+    n_layers = MOST["n_layers"] if manifest is None else manifest.model.n_layers
+    if list(layers) != sorted(set(layers)) or not all(0 <= layer < n_layers for layer in layers):
+        allowed = f"blocks 0 to {n_layers - 1} in order, each once"
+        yield Finding(CARD_FILE, "generalisation.trained_layers", _list(layers), allowed)
+    if card.trainability is not None:
+        yield from _trainability_findings(card.trainability)
+
+
+def _trainability_findings(found: Trainability) -> Iterator[Finding]:
+    where = "trainability"
+    for name, curves in (("model", found.model), ("base", found.base)):
+        field = f"{where}.{name}"
+        for number, point in enumerate(curves.erosion):
+            yield from _rate_findings(CARD_FILE, f"{field}.erosion.{number}.refused", point.refused)
+        for which, own, theirs in (
+            ("learning", curves.learning, found.base.learning),
+            ("erosion", curves.erosion, found.base.erosion),
+        ):
+            steps = [point.step for point in own]
+            if steps != sorted(set(steps)) or steps != [point.step for point in theirs]:
+                yield Finding(CARD_FILE, f"{field}.{which}", f"steps {_list(steps)}", "the same for both, in order")
+                return
+        n = found.data.held_out.n
+        for number, each in enumerate(curves.learning):
+            if len(each.by_pair) != n or not all(0 <= loss < MOST_LOSS for loss in each.by_pair):
+                allowed = f"{n} losses from 0 to {MOST_LOSS:g} nats, as data.held_out says"
+                count = f"{len(each.by_pair)} losses, or one out of range"
+                yield Finding(CARD_FILE, f"{field}.learning.{number}.by_pair", count, allowed)
+                return
+    made = {
+        name: Curves(
+            learning=tuple(loss_point(point.step, point.by_pair) for point in curves.learning),
+            erosion=curves.erosion,
+            steps_to_half=steps_to_half(curves.erosion),
+        )
+        for name, curves in (("model", found.model), ("base", found.base))
+    }
+    expected = trainability_of(found.settings, found.data, **made)
+    for path, there, recomputed in differences(found.model_dump(mode="json"), expected.model_dump(mode="json")):
+        yield Finding(CARD_FILE, f"{where}.{path}", there, f"{recomputed} follows from the curves")
 
 
 def _rate_findings(file: str, field: str, rate: Rate) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 import asabench
 from asabench.certificate import Certificate
 from asabench.errors import UserError
+from asabench.model_card import ModelCard, for_submission
 from asabench.prompts import read_csv
 from asabench.records import Cell, Prompt, sha256_hex
 from asabench.reproduce import evaluate_words
@@ -40,6 +41,7 @@ from asabench.submission.manifest import (
 )
 from asabench.submission.row_of import row_of
 from asabench.submission.schema import (
+    CARD_FILE,
     CERTIFICATE_FILE,
     MANIFEST_FILE,
     ROW_FILE,
@@ -104,6 +106,7 @@ def make_submission(
     *,
     utility: UtilityReport | None = None,
     certificate: Certificate | None = None,
+    card: ModelCard | None = None,
     out: Path = Path("submissions"),
     replace: bool = False,
 ) -> Validation:
@@ -116,7 +119,7 @@ def make_submission(
         raise UserError("no run was given; give the --out folder of an evaluation")
     judged = [read_judged(path) for path in runs]
     manifest = manifest_of(judged)
-    submission, contents = contents_of(judged, manifest, details, utility, certificate)
+    submission, contents = contents_of(judged, manifest, details, utility, certificate, card)
     target = out / submission.slug
     if target.exists() and not replace:
         raise UserError(f"{target} is there already; give another --slug, or --replace to write it again")
@@ -269,6 +272,7 @@ def contents_of(
     details: Details,
     utility: UtilityReport | None,
     certificate: Certificate | None,
+    card: ModelCard | None = None,
 ) -> tuple[Submission, dict[str, bytes]]:
     """The files of a submission by name."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -285,6 +289,8 @@ def contents_of(
         contents[UTILITY_FILE] = _json(utility.model_dump(mode="json"))
     if certificate is not None:
         contents[CERTIFICATE_FILE] = _json(certificate.model_dump(mode="json"))
+    if card is not None:
+        contents[CARD_FILE] = _json(for_submission(card).model_dump(mode="json"))
     goals = sorted({goal for data in details.training for goal in data.goals or ()})
     if goals:
         contents[TRAINING_PROMPTS_FILE] = "".join(f"{goal}\n" for goal in goals).encode()

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from asabench.submission.findings import REMAKE, Finding, Refused, shown
 from asabench.submission.schema import (
+    CARD_FILE,
     CERTIFICATE_FILE,
     MANIFEST_FILE,
     ROW_FILE,
@@ -35,6 +36,7 @@ MOST_BYTES: Mapping[str, int] = {
     UTILITY_FILE: 256 * 2**10,
     CERTIFICATE_FILE: 256 * 2**10,
     MANIFEST_FILE: 2**20,
+    CARD_FILE: 256 * 2**10,
     TRAINING_PROMPTS_FILE: 8 * 2**20,
 }
 """The files that a submission may have, and how long each may be."""

@@ -8,6 +8,7 @@ A submission is a folder `submissions/<slug>/`:
     utility.json            asabench.utility_report.UtilityReport
     certificate.json        the judge's certificate, asabench.certificate.Certificate
     manifest.json           how the runs were made: settings, versions, devices
+    card.json               optional: asabench.model_card.ModelCard, without what the other files hold
     training_prompts.txt    optional: SHA-256 of each goal that was trained on, one a line
 """
 
@@ -26,6 +27,7 @@ VERDICTS_FILE = "verdicts.parquet"
 UTILITY_FILE = "utility.json"
 CERTIFICATE_FILE = "certificate.json"
 MANIFEST_FILE = "manifest.json"
+CARD_FILE = "card.json"
 TRAINING_PROMPTS_FILE = "training_prompts.txt"
 
 SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"

@@ -16,6 +16,7 @@ from typing import Any
 
 from asabench.certificate import Certificate
 from asabench.errors import UserError
+from asabench.model_card import ModelCard
 from asabench.row import Row
 from asabench.submission import checks
 from asabench.submission.cells import cell_count, cell_findings
@@ -26,6 +27,7 @@ from asabench.submission.neighbours import Card, card_of, neighbour_findings
 from asabench.submission.row_of import differences, row_of
 from asabench.submission.safe_reading import MOST_BYTES, parsed, read_files, read_json, read_yaml
 from asabench.submission.schema import (
+    CARD_FILE,
     CERTIFICATE_FILE,
     MANIFEST_FILE,
     ROW_FILE,
@@ -127,6 +129,7 @@ def validate_folder(folder: Path) -> Validation:
     row = reader.record(Row, ROW_FILE)
     utility = reader.record(UtilityReport, UTILITY_FILE)
     certificate = reader.record(Certificate, CERTIFICATE_FILE)
+    model_card = reader.record(ModelCard, CARD_FILE)
     trained = reader.training_prompts()
     notices: list[str] = []
     if submission is not None:
@@ -145,6 +148,8 @@ def validate_folder(folder: Path) -> Validation:
             notices.append("shown as uncertified, not ranked: the judge has not reached the bar")
     if utility is not None:
         findings += checks.utility_findings(utility, manifest)
+    if model_card is not None:
+        findings += checks.card_findings(model_card, manifest, submission)
     return Validation(
         path=str(folder),
         findings=tuple(findings),
