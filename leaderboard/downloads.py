@@ -65,6 +65,7 @@ def _csv_columns(track: Track, placed: Placed) -> dict[str, object]:
         "dose": row.dose,
     }
     columns["worst_attack"] = None if placed.worst is None else placed.worst.attack
+    columns["worst_dose"] = None if placed.worst is None else placed.worst.dose
     columns |= _ends("worst_masr", None if placed.worst is None else placed.worst.masr)
     for attack in REQUIRED_ATTACKS:
         result, name = at_headline(row, attack), attack.replace("-", "_")
@@ -145,7 +146,7 @@ def render_entry_script(track: Track, placed: Placed) -> str:
         "flags": list(placed.flags),
         "init": _triple(row.init),
         "worst": None if placed.worst is None else _triple(placed.worst.masr),
-        "worstAttack": None if placed.worst is None else placed.worst.attack,
+        "worstAttack": None if placed.worst is None else placed.worst.where,
         "eps50": None if smallest is None else f"{eps50_text(smallest[1])} ({smallest[0]})",
         "benign": None if clean is None else _triple(clean.benign_answer_rate),
         "overRefusal": None if clean is None else _triple(clean.over_refusal),
@@ -219,7 +220,7 @@ def render_feed(tracks: Sequence[Track], url: str | None) -> str:
         worst = (
             "no worst case over the required attacks"
             if placed.worst is None
-            else f"worst case MASR {format_rate(placed.worst.masr)} under {placed.worst.attack}"
+            else f"worst case MASR {format_rate(placed.worst.masr)} under {placed.worst.where}"
         )
         flags = f"; flags: {', '.join(placed.flags)}" if placed.flags else ""
         _text(element, "summary", f"INIT {format_rate(entry.row.init)}; {worst}{flags}")

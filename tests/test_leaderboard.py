@@ -25,7 +25,7 @@ from rows import NO_RATE, make_result, make_row, rate, write_row
 
 from asabench.errors import UserError
 from asabench.reproduce import evaluate_words, on_lines
-from asabench.row import Eps50, Rate, Row, VerdictCounts, eps50_text, read_row
+from asabench.row import AttackResult, Eps50, Rate, Row, VerdictCounts, eps50_text, read_row
 from asabench.submission.verdict_table import table_bytes
 from benchmarks.board_entries import write_entries
 from leaderboard.build import build
@@ -429,7 +429,7 @@ def test_entries_rank_by_their_worst_case_and_share_a_rank_where_intervals_overl
     placed = [
         Placed(
             entry=Entry(slug=f"run{number}", row=make_row(run_id=f"run{number}")),
-            worst=Worst("pgd", Rate(value=value, low=low, high=high)),
+            worst=Worst("pgd", 1.0, Rate(value=value, low=low, high=high)),
         )
         for number, (value, low, high) in enumerate(masrs)
     ]
@@ -439,12 +439,20 @@ def test_entries_rank_by_their_worst_case_and_share_a_rank_where_intervals_overl
     assert [each.tied for each in ranked] == [number is not None and ranks.count(number) > 1 for number in ranks]
 
 
-def test_the_worst_case_is_over_the_required_attacks_at_the_headline_dose() -> None:
+def test_the_worst_case_is_over_the_required_attacks_and_the_published_doses() -> None:
     row = complete_row()
-    assert worst_case(row) == Worst("pgd", rate(0.83, 0.71, 0.91))
-    weaker = make_result(attack="pgd", dose=0.3, masr=rate(0.99, 0.9, 1.0))
-    other = make_result(attack="mean_difference", masr=rate(0.98, 0.9, 1.0))
-    assert worst_case(row.model_copy(update={"results": (*row.results, weaker, other)})) == worst_case(row)
+    assert worst_case(row) == Worst("pgd", 1.0, rate(0.83, 0.71, 0.91))
+
+    def worst_with(*more: AttackResult) -> Worst | None:
+        return worst_case(row.model_copy(update={"results": (*row.results, *more)}))
+
+    assert worst_with(make_result(attack="mean_difference", masr=rate(0.98, 0.9, 1.0))) == worst_case(row)
+    between = make_result(attack="pgd", dose=0.5, masr=rate(0.99, 0.9, 1.0))
+    assert worst_with(between) == worst_case(row), "of the size full alone"
+    # A small dose that breaks more than the headline, where the text itself breaks
+    small = make_result(attack="pgd", dose=0.1, masr=rate(0.99, 0.9, 1.0))
+    assert worst_with(small) == Worst("pgd", 0.1, rate(0.99, 0.9, 1.0))
+    assert worst_with(small, small.model_copy(update={"dose": 0.3})) == Worst("pgd", 0.1, rate(0.99, 0.9, 1.0))
     elsewhere = tuple(
         result.model_copy(update={"dose": 0.3}) if result.attack == "pgd" else result for result in row.results
     )
