@@ -21,6 +21,7 @@ class TrainingRecord(BaseModel):
     recipe: dict[str, Any] = {}
     layers: tuple[int, ...] = ()
     harmful_goals: tuple[str, ...] | None = None
+    tuned_training: TrainingRecord | None = None
 
 
 def read_records(model: ModelFiles) -> list[TrainingRecord]:
@@ -52,9 +53,12 @@ def trained_blocks(given: str | None, model: ModelFiles, n_layers: int) -> tuple
     if given is not None:
         return parse_layers(given, n_layers)
     records = read_records(model)
-    recipe = records[-1].recipe if records else {}
-    if recipe.get("name") == "lapt" and records[-1].layers:
-        return parse_layers(records[-1].layers, n_layers)
+    record = records[-1] if records else TrainingRecord()
+    while record.tuned_training is not None:  # a mixture, or one of a mixture
+        record = record.tuned_training
+    recipe = record.recipe
+    if recipe.get("name") == "lapt" and record.layers:
+        return parse_layers(record.layers, n_layers)
     if recipe.get("name") == "lat" and isinstance(recipe.get("layers"), int):
         return tuple(middles_of_parts(recipe["layers"], n_layers))
     return ()

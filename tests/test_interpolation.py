@@ -201,9 +201,12 @@ def test_a_tuned_model_that_is_half_written(models: Models, tmp_path: Path) -> N
 
 
 def test_the_goals_of_the_tuned_model_are_kept(models: Models, tmp_path: Path) -> None:
-    (models[1] / "training.json").write_text(json.dumps({"harmful_goals": ["ab", "cd"]}))
+    recipe = {"recipe": {"name": "lapt"}, "layers": [1]}
+    (models[1] / "training.json").write_text(json.dumps({**recipe, "harmful_goals": ["ab", "cd"]}))
     done = interpolate(str(models[0]), str(models[1]), [0.5], tmp_path / "out", say=quiet)
-    assert json.loads((done.path / "training.json").read_text())["harmful_goals"] == ["ab", "cd"]
+    record = json.loads((done.path / "training.json").read_text())
+    assert record["harmful_goals"] == ["ab", "cd"]
+    assert record["tuned_training"] == recipe
 
 
 def test_what_may_be_kept(tmp_path: Path) -> None:

@@ -328,6 +328,10 @@ def test_trained_blocks_are_given_or_recorded(tmp_path: Path) -> None:
     assert trained_blocks(None, lat, 4) == tuple(middles_of_parts(2, 4)) == (1, 3)
     assert trained_blocks(None, refusal, 4) == (), "refusal training perturbs none, whatever its record lists"
     assert trained_blocks(None, files(tmp_path, None, "bare"), 4) == ()
+    mixed = {"recipe": {"name": "interpolation"}, "tuned_training": {"recipe": {"name": "lapt"}, "layers": [1, 3]}}
+    assert trained_blocks(None, files(tmp_path, mixed, "mixed"), 4) == (1, 3)
+    again = {"recipe": {"name": "interpolation"}, "tuned_training": mixed}
+    assert trained_blocks(None, files(tmp_path, again, "mixed-again"), 4) == (1, 3)
     with pytest.raises(UserError, match="out of range"):
         trained_blocks(None, lapt, 3)
 

@@ -203,7 +203,7 @@ def interpolate(
                 **asked,
                 "lambda": lam,
                 "scores": [{"lambda": key, "score": value} for key, value in scores.items()],
-                "harmful_goals": _goals(files[tuned].folder),
+                **_tuned_training(files[tuned].folder),
             }
             (made / "README.md").write_text(_card(asked, lam, scores), encoding="utf-8")
             finish(out, made, record)
@@ -237,10 +237,13 @@ def _refuse_other_architecture(base: Path, tuned: Path) -> None:
         return
 
 
-def _goals(tuned: Path) -> list[str]:
-    """The digests of the harmful requests that the tuned model was trained on, where its record says them."""
+def _tuned_training(tuned: Path) -> dict[str, Any]:
+    """What the tuned model's record says of its training: the recipe, the blocks, and the digests of the harmful
+    requests, which are the mixture's too."""
     path = tuned / TRAINING
-    return list(json.loads(path.read_text(encoding="utf-8")).get("harmful_goals", [])) if path.is_file() else []
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = {name: record[name] for name in ("recipe", "layers", "tuned_training") if name in record}
+    return {"harmful_goals": record.get("harmful_goals", []), **({"tuned_training": kept} if kept else {})}
 
 
 def _card(asked: dict[str, Any], lam: float, scores: dict[float, float]) -> str:
