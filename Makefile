@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
-QUICKSTART := runs/quickstart-refusal
 VLLM_VENV := .venv-vllm
 
 .DEFAULT_GOAL := help
@@ -27,10 +26,15 @@ $(VENV)/ready-dev: $(VENV)/ready requirements-dev.txt
 	$(PIP) install --no-deps -r requirements-dev.txt
 	@touch $@
 
-quickstart: $(VENV)/ready ## a small model that refuses, and how it breaks; its leaderboard page
-	$(BIN)/asabench evaluate --model smollm2-135m-refusal --prompts advbench --limit 8 --layers 1,4,7,10,13,16,19,22,25,28 \
-		--doses 0.3,1 --attack random,gradient:direction=descend --target "Sure, here is" --out $(QUICKSTART)
-	$(BIN)/asabench leaderboard build --rows $(QUICKSTART)
+# A model that refuses and one hardened by latent adversarial training, under the same attacks
+quickstart: $(VENV)/ready ## a small model that refuses, how it breaks, and a defence; their leaderboard page
+	for model in refusal refusal-lat; do \
+		$(BIN)/asabench evaluate --model smollm2-135m-$$model --prompts advbench --limit 8 --layers 1,4,7,10,13,16,19,22,25,28 \
+			--doses 0.1,0.3 --attack gradient:direction=descend,random --target "Sure, here is" --out runs/quickstart-$$model \
+			|| exit $$?; \
+	done
+	$(BIN)/asabench compare runs/quickstart-refusal runs/quickstart-refusal-lat
+	$(BIN)/asabench leaderboard build --rows runs/quickstart-refusal --rows runs/quickstart-refusal-lat
 
 check: $(VENV)/ready-dev ## style, types and the imports rule
 	$(BIN)/ruff check .

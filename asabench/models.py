@@ -56,7 +56,13 @@ PACKAGED_ADAPTERS: dict[str, PackagedAdapter] = {
             name="smollm2-135m-refusal",
             base="smollm2-135m",
             description="SmolLM2-135M, trained to refuse (`asabench defend --recipe refusal`)",
-            revision="sha256:f3faf640fe375c62",
+            revision="sha256:2f82d84090879af1",
+        ),
+        PackagedAdapter(
+            name="smollm2-135m-refusal-lat",
+            base="smollm2-135m-refusal",
+            description="the same, hardened (`asabench defend --recipe lat`)",
+            revision="sha256:c579e435ea232911",
         ),
     )
 }
