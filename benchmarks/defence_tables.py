@@ -21,7 +21,7 @@ from asabench.utility_report import read_utility
 def change(value: Change) -> str:
     if value.value is None:
         return "-"
-    return f"{value.value:+.2f} [{value.low or 0.0:+.2f}, {value.high or 0.0:+.2f}]"
+    return f"{value.value:+z.2f} [{value.low or 0.0:+z.2f}, {value.high or 0.0:+z.2f}]"
 
 
 def table(header: list[str], lines: list[list[str]]) -> str:
