@@ -478,6 +478,11 @@ def steps_to_half(points: Sequence[RefusalPoint]) -> int | None:
     return next((p.step for p in points if p.refused.value is not None and p.refused.value < 0.5), None)
 
 
+def curves_of(learning: Sequence[LossPoint], erosion: Sequence[RefusalPoint]) -> Curves:
+    """Both curves, with what follows from them."""
+    return Curves(learning=tuple(learning), erosion=tuple(erosion), steps_to_half=steps_to_half(erosion))
+
+
 def trainability_of(settings: TrainingSettings, data: TrainingData, model: Curves, base: Curves) -> Trainability:
     """Both models' curves, made with the same settings and data."""
     ends = zip(model.learning[-1].by_pair, base.learning[-1].by_pair, strict=True)

@@ -32,8 +32,8 @@ from asabench.model_card import (
     RefusalPoint,
     TrainingData,
     TrainingSettings,
+    curves_of,
     loss_point,
-    steps_to_half,
 )
 from asabench.prompts import PromptSet
 from asabench.protocol import Protocol
@@ -247,7 +247,7 @@ def curves(
         train(subject, learned, settings, measure_loss)
     with weights_kept(subject):
         train(subject, complying, settings, measure_refusals)
-    return Curves(learning=tuple(learning), erosion=tuple(erosion), steps_to_half=steps_to_half(erosion))
+    return curves_of(learning, erosion)
 
 
 def _example(subject: Subject, pair: Pair, protocol: Protocol) -> Example:

@@ -13,8 +13,8 @@ from asabench.model_card import (
     RefusalPoint,
     TrainingData,
     TrainingSettings,
+    curves_of,
     loss_point,
-    steps_to_half,
     trainability_of,
 )
 from asabench.row import Rate
@@ -28,12 +28,7 @@ def shares(*values: float | None) -> list[RefusalPoint]:
 
 
 def curves(losses: Sequence[Sequence[float]], refused: Sequence[float | None]) -> Curves:
-    erosion = shares(*refused)
-    return Curves(
-        learning=tuple(loss_point(4 * place, each) for place, each in enumerate(losses)),
-        erosion=tuple(erosion),
-        steps_to_half=steps_to_half(erosion),
-    )
+    return curves_of([loss_point(4 * place, each) for place, each in enumerate(losses)], shares(*refused))
 
 
 SETTINGS = TrainingSettings(steps=8)

@@ -221,6 +221,7 @@ def test_an_entry_is_followed_and_compared_with_its_base(visit: Visit, site: Pat
     assert format_rate(row.masr) in shown
     assert page.locator("svg.lasr").count() == len(row.results)
     page.get_by_role("link", name="Compare with its base").click()
+    page.locator(".comparison thead a").nth(1).wait_for()  # a script draws the table
     assert page.locator(".comparison thead a").all_inner_texts() == ["Strong", "Base model"]
 
 

@@ -525,6 +525,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         in_json("card.json", "trainability", "model", "erosion", 2, "refused", value={"value": 2, "low": 0, "high": 3}),
         r"card\.json: trainability\.model\.erosion\.2\.refused",
     ),
+    "a text for a target": (
+        in_json("card.json", "trainability", "data", "target", value="word " * 100),
+        r"card\.json: trainability\.data\.target: 500 characters",
+    ),
     "a later half": (
         in_json("card.json", "trainability", "base", "steps_to_half", value=8),
         r"card\.json: trainability\.base\.steps_to_half: 8",

@@ -14,12 +14,11 @@ from asabench.agreement import BAR, CheckResult, reaches
 from asabench.certificate import Certificate
 from asabench.errors import UserError
 from asabench.model_card import (
-    Curves,
     ModelCard,
     Trainability,
+    curves_of,
     for_submission,
     loss_point,
-    steps_to_half,
     trainability_of,
 )
 from asabench.row import JudgeFigures, Rate, Row
@@ -51,6 +50,7 @@ FIGURES_APART = 0.05
 that draws its answers."""
 ROUNDING = 1e-9
 MOST_AHEAD = timedelta(days=2)
+MOST_NAME = 120
 MOST_LOSS = 1e3
 """Nats a token; guessing evenly among a million tokens costs 14."""
 MOST = {"n_layers": 1_000, "d_model": 1_000_000, "n_parameters": 10**14}
@@ -493,6 +493,12 @@ def card_findings(card: ModelCard, manifest: RunManifest | None, submission: Sub
 
 def _trainability_findings(found: Trainability) -> Iterator[Finding]:
     where = "trainability"
+    data = found.data
+    sets = {name: getattr(data, name).name for name in ("learned", "held_out", "complied", "tested")}
+    for name, text in {**{f"{each}.name": text for each, text in sets.items()}, "target": data.target}.items():
+        if len(text) > MOST_NAME:
+            there = f"{len(text)} characters"
+            yield Finding(CARD_FILE, f"{where}.data.{name}", there, f"at most {MOST_NAME}: a name, no text")
     for name, curves in (("model", found.model), ("base", found.base)):
         field = f"{where}.{name}"
         for number, point in enumerate(curves.erosion):
@@ -513,11 +519,7 @@ def _trainability_findings(found: Trainability) -> Iterator[Finding]:
                 yield Finding(CARD_FILE, f"{field}.learning.{number}.by_pair", count, allowed)
                 return
     made = {
-        name: Curves(
-            learning=tuple(loss_point(point.step, point.by_pair) for point in curves.learning),
-            erosion=curves.erosion,
-            steps_to_half=steps_to_half(curves.erosion),
-        )
+        name: curves_of([loss_point(point.step, point.by_pair) for point in curves.learning], curves.erosion)
         for name, curves in (("model", found.model), ("base", found.base))
     }
     expected = trainability_of(found.settings, found.data, **made)
