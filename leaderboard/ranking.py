@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
-from asabench.core.row import AttackResult, Eps50, Rate, Row
+from asabench.core.estimate import Rate
+from asabench.core.row import AttackResult, Eps50, Row
 from asabench.submission import tracks
 from asabench.submission.tracks import JudgeClass
 from leaderboard.entries import Entry

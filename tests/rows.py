@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from asabench.core.row import AttackResult, JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Rate, Row, VerdictCounts
+from asabench.core.estimate import Rate
+from asabench.core.row import AttackResult, JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Row, VerdictCounts
 
 NO_RATE = Rate(value=None, low=None, high=None)
 

@@ -10,16 +10,12 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from asabench.card.model_card import (
-    ModelCard,
-    Trainability,
-    curves_of,
-    for_submission,
-    loss_point,
-    trainability_of,
-)
+from asabench.card.curves import curves_of, loss_point, trainability_of
+from asabench.card.making import for_submission
+from asabench.card.records import ModelCard, Trainability
 from asabench.core.errors import UserError
-from asabench.core.row import JudgeFigures, Rate, Row
+from asabench.core.estimate import Rate
+from asabench.core.row import JudgeFigures, Row
 from asabench.core.utility_report import BenignRates, UtilityReport
 from asabench.judging.agreement import BAR, CheckResult, reaches
 from asabench.judging.certificate import Certificate

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from asabench.card.model_card import ModelCard
+from asabench.card.records import ModelCard
 from asabench.core.errors import UserError
 from asabench.core.row import Row
 from asabench.core.utility_report import UtilityReport

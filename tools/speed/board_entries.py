@@ -15,20 +15,11 @@ import numpy as np
 import pandas as pd
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
+from asabench.core.estimate import Rate
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import PRESETS, PROMPT_SET, SIZES
 from asabench.core.records import CLEAN, Label
-from asabench.core.row import (
-    AttackResult,
-    Eps50,
-    JudgeInfo,
-    ModelInfo,
-    PromptSetInfo,
-    ProtocolInfo,
-    Rate,
-    Row,
-    VerdictCounts,
-)
+from asabench.core.row import AttackResult, Eps50, JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Row, VerdictCounts
 from asabench.core.utility_report import BenignRates, RequestSet, TaskScore, UtilityReport
 from asabench.judging.agreement import CheckResult, check_result
 from asabench.judging.certificate import certificate
