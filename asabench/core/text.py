@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from asabench.core.estimate import Change, Estimate
 from asabench.core.row import Censored, Eps50
@@ -45,6 +47,19 @@ def eps50_text(eps50: Eps50) -> str:
         text(eps50.high, eps50.high_censored),
     )
     return f"{value} [{low}, {high}]"
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], *, most: int = 60) -> str:
+    """What is not the same in two sets of JSON values, by name; nothing if all is. most: characters of a value."""
+    different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return "; ".join(
+        f"{key} was {_shortened(old.get(key), most)}, is now {_shortened(new.get(key), most)}" for key in different
+    )
+
+
+def _shortened(value: object, most: int) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

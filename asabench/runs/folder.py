@@ -34,6 +34,7 @@ from asabench.core.records import (
     verdict_columns,
 )
 from asabench.core.row import Row, read_row
+from asabench.core.text import changes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,17 +213,10 @@ def _lock(lock: IO[str], path: Path) -> None:
 
 
 def _refuse_other_settings(run: Run, settings: Settings) -> None:
-    old, new = run.manifest["settings"], json.loads(json.dumps(settings))
-    if different := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
-        what = "; ".join(f"{key} was {_short(old.get(key))}, is now {_short(new.get(key))}" for key in different)
+    if what := changes(run.manifest["settings"], json.loads(json.dumps(settings))):
         raise UserError(
             f"{run.path} holds a run with other settings ({what}); use the same ones, or another --out folder"
         )
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _write_json(path: Path, value: object) -> None:

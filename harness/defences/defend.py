@@ -35,6 +35,7 @@ from harness.defences.training import (
     Settings,
     accelerator_for,
     batches_of_step,
+    card_head,
     compute_losses,
     finish,
     fit,
@@ -241,13 +242,7 @@ def _card(plan: DefencePlan, record: Mapping[str, Any]) -> str:
     base, recipe = record["base"], record["recipe"]
     options = "".join(f"| {key} | {value} |\n" for key, value in (recipe | record["settings"]).items())
     first, last = record["losses"][0]["loss"], record["losses"][-1]["loss"]
-    return f"""---
-base_model: {base["name"]}
-library_name: transformers
-pipeline_tag: text-generation
-tags: [safety, asabench]
----
-
+    return f"""{card_head(base["name"])}
 # {base["name"]}, defended with {recipe["name"]}
 
 Made by `asabench defend` (ASABench {asabench.__version__}) from {base["name"]}, revision {base["revision"]}. It is for

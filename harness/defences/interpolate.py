@@ -27,7 +27,7 @@ import asabench
 from asabench.core.errors import UserError
 from asabench.core.files import hidden_folder
 from asabench.core.training_record import TRAINING_FILE, TrainingRecord, read_training
-from harness.defences.training import finish, is_finished, refuse_half_written, start
+from harness.defences.training import card_head, finish, is_finished, refuse_half_written, start
 from harness.model.files import RECORDS, ModelFiles, locate
 
 SHARD_BYTES = 2**30
@@ -259,13 +259,7 @@ def _card(asked: dict[str, Any], lam: float, scores: dict[float, float]) -> str:
     base, tuned, recipe = asked["base"], asked["tuned"], asked["recipe"]
     lines = "".join(f"| {key:g} | {value:.3f} |\n" for key, value in scores.items())
     tried = f"\n| lambda | {recipe['kept']} |\n|---|---|\n{lines}" if scores else ""
-    return f"""---
-base_model: {base["name"]}
-library_name: transformers
-pipeline_tag: text-generation
-tags: [safety, asabench]
----
-
+    return f"""{card_head(base["name"])}
 # {lam:g} of {tuned["name"]}, the rest {base["name"]}
 
 Made by `asabench interpolate` (ASABench {asabench.__version__}): theta = {lam:g} * tuned + {1 - lam:g} * base, tuned

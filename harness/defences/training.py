@@ -32,6 +32,7 @@ from asabench.core.errors import UserError
 from asabench.core.files import UNFINISHED, whole_folder, write_whole
 from asabench.core.records import sha256_hex
 from asabench.core.schema import Record
+from asabench.core.text import changes
 from asabench.core.training_record import TRAINING_FILE
 from harness.defences.examples import Example
 from harness.model.subject import Subject
@@ -282,16 +283,9 @@ def is_finished(folder: Path, asked: Mapping[str, Any]) -> bool:
     path = folder / SETTINGS
     if not path.is_file():
         raise UserError(f"{folder} is not empty and holds no training; choose another --out folder")
-    old, new = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(asked))
-    if different := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
-        what = "; ".join(f"{key} was {_short(old.get(key))}, is now {_short(new.get(key))}" for key in different)
+    if what := changes(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(asked)), most=80):
         raise UserError(f"{folder} holds another training ({what}); use the same choices, or another --out folder")
     return (folder / TRAINING_FILE).is_file()
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def refuse_half_written(folder: Path) -> None:
@@ -306,6 +300,17 @@ def start(folder: Path, asked: Mapping[str, Any]) -> None:
     for leftover in folder.rglob(f"{UNFINISHED}*"):
         shutil.rmtree(leftover, ignore_errors=True)
     write_whole(folder / SETTINGS, (json.dumps(asked, indent=2) + "\n").encode())
+
+
+def card_head(base: str) -> str:
+    """How the README of a model begins that was made from `base`: what the hub reads of it."""
+    return f"""---
+base_model: {base}
+library_name: transformers
+pipeline_tag: text-generation
+tags: [safety, asabench]
+---
+"""
 
 
 def finish(folder: Path, made: Path, record: Mapping[str, Any]) -> None:

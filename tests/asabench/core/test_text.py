@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from asabench.core.estimate import Change, Estimate, Kappa, Rate
-from asabench.core.text import in_words, interval_text, text_table
+from asabench.core.text import changes, in_words, interval_text, text_table
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,14 @@ def test_other_digits_and_words_for_nothing() -> None:
 def test_the_interval_alone() -> None:
     assert interval_text(Rate(value=0.5, low=0.25, high=0.75)) == "[0.25, 0.75]"
     assert interval_text(Rate(value=0.5, low=None, high=None)) == ""
+
+
+def test_what_changed_is_named_with_both_values() -> None:
+    old = {"layers": [0, 1], "model": "tiny", "attack": "x" * 80}
+    assert changes(old, dict(old)) == ""
+    assert changes(old, {**old, "model": "small"}) == 'model was "tiny", is now "small"'
+    assert changes(old, {**old, "layers": [0], "seed": 1}) == "layers was [0, 1], is now [0]; seed was null, is now 1"
+    assert changes(old, {**old, "attack": None}, most=20) == f'attack was "{"x" * 16}..., is now null'
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
