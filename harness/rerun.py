@@ -17,21 +17,21 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from asabench.errors import UserError
-from asabench.prompts import PromptSet, load_prompts
-from asabench.protocol import LabelSet
-from asabench.records import Cell, Label, Prompt, sha256_hex
-from asabench.reproduce import NO_NAME, attack_spec, model_spec, target_of
-from asabench.row import JudgeInfo
+from asabench.core.errors import UserError
+from asabench.core.prompts import PromptSet, load_prompts
+from asabench.core.protocol import LabelSet
+from asabench.core.records import Cell, Label, Prompt, sha256_hex
+from asabench.core.row import JudgeInfo
+from asabench.runs.command import NO_NAME, attack_spec, model_spec, target_of
 from asabench.submission.manifest import RunManifest
 from asabench.submission.schema import MANIFEST_FILE, VERDICTS_FILE, Submission
 from asabench.submission.validate import Validation
 from asabench.submission.verdict_table import read_verdicts, response_digest
 from harness.attacks import make_attacks
-from harness.inference_defence import defended
+from harness.engine.sweep import sweep
 from harness.judges import Judge, make_judge
-from harness.subject import Subject, check_prompt_format, load
-from harness.sweep import sweep
+from harness.model.inference_defence import defended
+from harness.model.subject import Subject, check_prompt_format, load
 
 ALPHA = 0.01
 """How unlikely by chance the labels must be before they are called wrong: one honest submission in a hundred, at most,

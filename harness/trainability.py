@@ -22,9 +22,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from asabench.errors import UserError
-from asabench.intervals import mean_rate
-from asabench.model_card import (
+from asabench.card.model_card import (
     Curves,
     DataSet,
     LossPoint,
@@ -35,11 +33,13 @@ from asabench.model_card import (
     curves_of,
     loss_point,
 )
-from asabench.prompts import PromptSet
-from asabench.protocol import Protocol
-from asabench.records import Prompt, sha256_hex
-from asabench.row import Rate
-from asabench.store import write_whole
+from asabench.core.errors import UserError
+from asabench.core.prompts import PromptSet
+from asabench.core.protocol import Protocol
+from asabench.core.records import Prompt, sha256_hex
+from asabench.core.row import Rate
+from asabench.runs.folder import write_whole
+from asabench.stats.intervals import mean_rate
 from harness.defences.examples import (
     Example,
     answer_logits,
@@ -50,9 +50,9 @@ from harness.defences.examples import (
     refuse_overlap,
     text_tokens,
 )
-from harness.probes import clean_answers
-from harness.refusals import refusal_phrase
-from harness.subject import Subject, check_prompt_format, read_template
+from harness.judges.refusals import refusal_phrase
+from harness.model.subject import Subject, check_prompt_format, read_template
+from harness.probes.measures import clean_answers
 
 WORDS = """
 apple basket candle desk engine feather garden hammer island jacket kettle ladder mirror needle orange pencil quilt
@@ -319,7 +319,7 @@ def losses(subject: Subject, examples: Sequence[Example], batch_size: int) -> li
 
 
 def refusal_rate(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> Rate:
-    """Share of the prompts that the model refuses (`harness.refusals`)."""
+    """Share of the prompts that the model refuses (`harness.judges.refusals`)."""
     short = protocol.model_copy(update={"max_new_tokens": REFUSAL_TOKENS})
     answers = clean_answers(subject, [subject.format(prompt, short) for prompt in prompts], short)
     texts = [subject.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]

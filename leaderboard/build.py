@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from asabench.errors import UserError
+from asabench.core.errors import UserError
 from leaderboard import downloads, pages
 from leaderboard.differences import paired_differences
 from leaderboard.entries import read_entries

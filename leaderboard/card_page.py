@@ -9,10 +9,10 @@ import hashlib
 from jinja2 import Environment
 from markupsafe import Markup
 
-from asabench.model_card import Difference, ModelCard, Resistance, headlines, not_measured
-from asabench.row import AttackResult, eps50_text
-from leaderboard.card_svg import loss_svg, rates_svg, refusals_svg
-from leaderboard.svg import lasr_svg, series
+from asabench.card.model_card import Difference, ModelCard, Resistance, headlines, not_measured
+from asabench.core.row import AttackResult, eps50_text
+from leaderboard.charts.card_svg import loss_svg, rates_svg, refusals_svg
+from leaderboard.charts.svg import lasr_svg, series
 from leaderboard.templating import page_environment
 from leaderboard.text import NONE, format_number, format_rate, number_ranges, optional_rate, short_revision
 

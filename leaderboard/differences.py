@@ -9,15 +9,15 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from asabench.errors import UserError
-from asabench.records import CLEAN
+from asabench.core.errors import UserError
+from asabench.core.records import CLEAN
 from leaderboard.pages import Differences
 from leaderboard.ranking import Placed, Track
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from asabench.paired import Difference
+    from asabench.stats.paired import Difference
 
 
 MANY = 24
@@ -78,7 +78,7 @@ def _pair(track: Track, placed: Placed) -> _Pair | str:
 
 
 def _lines(pair: _Pair) -> tuple[Difference, ...]:
-    from asabench.paired import difference
+    from asabench.stats.paired import difference
 
     own, theirs = _slices(read_table(pair.entry), pair.dose), _base_slices(pair.base, pair.dose)
     return tuple(

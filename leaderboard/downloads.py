@@ -10,11 +10,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from asabench.row import Rate, Row, eps50_text
-from asabench.tracks import REQUIRED_ATTACKS
+from asabench.core.attack_names import REQUIRED_ATTACKS
+from asabench.core.row import Rate, Row, eps50_text
+from leaderboard.charts.svg import dose_points
 from leaderboard.entries import VARIANTS, created
 from leaderboard.ranking import Placed, Track, at_headline, smallest_eps50
-from leaderboard.svg import dose_points
 from leaderboard.text import format_rate, optional_eps50
 
 MARK = "Made by `asabench leaderboard build`"

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asabench.errors import UserError
-from asabench.row import Rate, Row, read_row
+from asabench.core.errors import UserError
+from asabench.core.row import Rate, Row, read_row
+from asabench.core.utility_report import UtilityReport, read_utility
 from asabench.submission.findings import Refused
 from asabench.submission.safe_reading import MOST_BYTES, parsed, read_yaml
 from asabench.submission.schema import (
@@ -27,11 +28,10 @@ from asabench.submission.schema import (
     VERDICTS_FILE,
     Submission,
 )
-from asabench.utility_report import UtilityReport, read_utility
 from leaderboard.text import bounds
 
 if TYPE_CHECKING:
-    from asabench.model_card import ModelCard
+    from asabench.card.model_card import ModelCard
 
 VARIANTS = (
     "masr_conditional",
@@ -129,7 +129,7 @@ def find_rows(roots: Iterable[Path]) -> list[Path]:
 
 
 def _read_card(path: Path) -> ModelCard:
-    from asabench.model_card import read_card  # with pandas, which a board without cards does not need
+    from asabench.card.model_card import read_card  # with pandas, which a board without cards does not need
 
     return read_card(path)
 

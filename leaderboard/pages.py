@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment
 
-from asabench.reproduce import command_words, evaluate_words, on_lines, preparation
-from asabench.row import eps50_text
-from asabench.tracks import REQUIRED_ATTACKS, is_certified
-from leaderboard.card_svg import loss_svg, refusals_svg
+from asabench.core.attack_names import REQUIRED_ATTACKS
+from asabench.core.row import eps50_text
+from asabench.runs.command import command_words, evaluate_words, on_lines, preparation
+from asabench.submission.tracks import is_certified
+from leaderboard.charts.card_svg import loss_svg, refusals_svg
+from leaderboard.charts.svg import dose_svg, lasr_svg, mix_svg, series
 from leaderboard.citing import PAPER_BIBTEX, bibtex
 from leaderboard.downloads import MARK
 from leaderboard.entries import Entry, created
 from leaderboard.ranking import Placed, Track, at_headline, smallest_eps50
 from leaderboard.reported import Reported
-from leaderboard.svg import dose_svg, lasr_svg, mix_svg, series
 from leaderboard.templating import page_environment
 from leaderboard.terms import COLUMNS, GROUPS, TERMS, column_rules
 from leaderboard.text import (
@@ -35,8 +36,8 @@ from leaderboard.text import (
 )
 
 if TYPE_CHECKING:
-    from asabench.model_card import LayerShare
-    from asabench.paired import Change, Difference
+    from asabench.card.model_card import LayerShare
+    from asabench.stats.paired import Change, Difference
 
 SCRIPTS = ("board.js", "compare.js")
 

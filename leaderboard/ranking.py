@@ -7,9 +7,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from asabench import tracks
-from asabench.row import AttackResult, Eps50, Rate, Row
-from asabench.tracks import REQUIRED_ATTACKS, JudgeClass
+from asabench.core.attack_names import REQUIRED_ATTACKS
+from asabench.core.row import AttackResult, Eps50, Rate, Row
+from asabench.submission import tracks
+from asabench.submission.tracks import JudgeClass
 from leaderboard.entries import Entry
 from leaderboard.text import bounds
 

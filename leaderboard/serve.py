@@ -7,7 +7,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from asabench.errors import UserError
+from asabench.core.errors import UserError
 
 HOST = "127.0.0.1"
 

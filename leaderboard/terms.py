@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from asabench.tracks import BENIGN_MARGIN, MIN_PROMPTS, REQUIRED_ATTACKS
+from asabench.core.attack_names import REQUIRED_ATTACKS
+from asabench.core.protocol import MIN_PROMPTS
+from asabench.submission.tracks import BENIGN_MARGIN
 
 
 @dataclass(frozen=True, kw_only=True)

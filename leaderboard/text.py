@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from asabench.numbers import ranges
-from asabench.row import Eps50, Rate, VerdictCounts, eps50_text, rate_text
+from asabench.core.numbers import ranges
+from asabench.core.row import Eps50, Rate, VerdictCounts, eps50_text, rate_text
 
 NONE = "—"
 """What stands for a number that does not exist (nothing was scored)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from asabench.model_card import (
+from asabench.card.model_card import (
     Curves,
     DataSet,
     Generalisation,
@@ -17,7 +17,7 @@ from asabench.model_card import (
     loss_point,
     trainability_of,
 )
-from asabench.row import Rate
+from asabench.core.row import Rate
 
 
 def shares(*values: float | None) -> list[RefusalPoint]:

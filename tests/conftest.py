@@ -14,11 +14,14 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from harness.subject import Subject, make_subject
+from harness.model.subject import Subject, make_subject
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and the programs they start too, of which some
 # tests ask what they do on Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+ROOT = Path(__file__).parents[1]
+"""The repository, for what tests read or run of it wherever their own file lies."""
 
 VOCABULARY = 160
 CHAT_TEMPLATE = (

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.subject import Subject
+from harness.model.subject import Subject
 
 
 class HalvedLastBlock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from asabench.row import AttackResult, JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Rate, Row, VerdictCounts
+from asabench.core.row import AttackResult, JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Rate, Row, VerdictCounts
 
 NO_RATE = Rate(value=None, low=None, high=None)
 

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebooks" / "quickstart.ipynb"
+from tests.conftest import ROOT
+
+NOTEBOOK = ROOT / "docs" / "notebooks" / "quickstart.ipynb"
 
 
 def test_the_notebook_runs_and_shows_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

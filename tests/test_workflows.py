@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-WORKFLOWS = Path(__file__).parents[1] / ".github" / "workflows"
+from tests.conftest import ROOT
+
+WORKFLOWS = ROOT / ".github" / "workflows"
 
 
 def step(workflow: str, name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from asabench.records import CLEAN
+from asabench.core.records import CLEAN
 from asabench.submission.findings import Finding, shown
 from asabench.submission.manifest import RunSettings
 from asabench.submission.schema import VERDICTS_FILE

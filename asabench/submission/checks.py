@@ -10,10 +10,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from asabench.agreement import BAR, CheckResult, reaches
-from asabench.certificate import Certificate
-from asabench.errors import UserError
-from asabench.model_card import (
+from asabench.card.model_card import (
     ModelCard,
     Trainability,
     curves_of,
@@ -21,7 +18,11 @@ from asabench.model_card import (
     loss_point,
     trainability_of,
 )
-from asabench.row import JudgeFigures, Rate, Row
+from asabench.core.errors import UserError
+from asabench.core.row import JudgeFigures, Rate, Row
+from asabench.core.utility_report import BenignRates, UtilityReport
+from asabench.judging.agreement import BAR, CheckResult, reaches
+from asabench.judging.certificate import Certificate
 from asabench.submission.findings import Finding, Refused, shown
 from asabench.submission.known import PairSet, pair_set, prompt_set
 from asabench.submission.manifest import RunManifest, difference
@@ -38,7 +39,6 @@ from asabench.submission.schema import (
     Submission,
 )
 from asabench.submission.verdict_table import DIGEST_BYTES
-from asabench.utility_report import BenignRates, UtilityReport
 
 PINNED = re.compile(r"[0-9a-f]{40}|sha256:[0-9a-f]{16,64}|[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.+!-]*")
 """A revision that cannot change: a hub commit, the digest of a local folder, a package's version."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from asabench.row import AttackResult, Row, eps50_text, rate_text
+from asabench.core.row import AttackResult, Row, eps50_text, rate_text
+from asabench.submission.tracks import board_flags, track
 from asabench.submission.validate import Validation, validate_folder
-from asabench.tracks import board_flags, track
 
 MOST_SHOWN = 20
 """Findings and notices of a submission that are listed; the others are counted."""

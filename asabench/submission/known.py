@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from asabench.labelled_pairs import PAIR_SETS, labelled_pairs, pairs_digest
-from asabench.prompts import PROMPT_SETS, PromptSet, load_prompts
-from asabench.protocol import PRESETS, SIZES, Protocol
+from asabench.core.prompts import PROMPT_SETS, PromptSet, load_prompts
+from asabench.core.protocol import PRESETS, SIZES, Protocol
+from asabench.judging.labelled_pairs import PAIR_SETS, labelled_pairs, pairs_digest
 
 
 class PairSet(NamedTuple):

@@ -21,14 +21,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import asabench
-from asabench.certificate import Certificate
-from asabench.errors import UserError
-from asabench.model_card import ModelCard, for_submission
-from asabench.prompts import read_csv
-from asabench.records import Cell, Prompt, sha256_hex
-from asabench.reproduce import evaluate_words
-from asabench.row import Row
-from asabench.store import Run, read_run, write_whole
+from asabench.card.model_card import ModelCard, for_submission
+from asabench.core.errors import UserError
+from asabench.core.prompts import read_csv
+from asabench.core.records import Cell, Prompt, sha256_hex
+from asabench.core.row import Row
+from asabench.core.utility_report import UtilityReport
+from asabench.judging.certificate import Certificate
+from asabench.runs.command import evaluate_words
+from asabench.runs.folder import Run, read_run, write_whole
 from asabench.submission.findings import shown
 from asabench.submission.manifest import (
     Hardware,
@@ -57,7 +58,6 @@ from asabench.submission.schema import (
 )
 from asabench.submission.validate import Validation, beside_others, validate_folder
 from asabench.submission.verdict_table import response_digest, schema, sorted_lines, table_bytes
-from asabench.utility_report import UtilityReport
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 PACKAGES = ("asabench", "torch", "transformers", "tokenizers", "pandas", "pyarrow", "numpy", "scipy")

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from asabench.errors import UserError
-from asabench.protocol import Protocol
-from asabench.records import CLEAN
-from asabench.row import JudgeInfo, ModelInfo
-from asabench.store import run_id
+from asabench.core.errors import UserError
+from asabench.core.protocol import Protocol
+from asabench.core.records import CLEAN
+from asabench.core.row import JudgeInfo, ModelInfo
+from asabench.runs.folder import run_id
 from asabench.submission.schema import Digest, Line, Text
 
 HEADLINE_ATTACK = "random"
@@ -28,7 +28,7 @@ class _Record(BaseModel):
 
 
 class RunSettings(_Record):
-    """What decides a run's answers, as `harness.evaluate` writes it; its hash is the run's id."""
+    """What decides a run's answers, as `harness.evaluation.evaluate` writes it; its hash is the run's id."""
 
     model: Line
     revision: Line

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from asabench.row import PromptSetInfo, ProtocolInfo, Row
-from asabench.scoring import scores
+from asabench.core.row import PromptSetInfo, ProtocolInfo, Row
+from asabench.stats.scoring import scores
 from asabench.submission.findings import shown
 from asabench.submission.manifest import RunManifest
 

@@ -3,12 +3,12 @@
 A submission is a folder `submissions/<slug>/`:
 
     submission.yaml         this schema
-    row.json                asabench.row.Row, recomputed from the verdicts by whoever checks
+    row.json                asabench.core.row.Row, recomputed from the verdicts by whoever checks
     verdicts.parquet        one line a cell, no text (asabench.submission.verdict_table)
-    utility.json            asabench.utility_report.UtilityReport
-    certificate.json        the judge's certificate, asabench.certificate.Certificate
+    utility.json            asabench.core.utility_report.UtilityReport
+    certificate.json        the judge's certificate, asabench.judging.certificate.Certificate
     manifest.json           how the runs were made: settings, versions, devices
-    card.json               optional: asabench.model_card.ModelCard, without what the other files hold
+    card.json               optional: asabench.card.model_card.ModelCard, without what the other files hold
     training_prompts.txt    optional: SHA-256 of each goal that was trained on, one a line
 """
 
@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from asabench.reproduce import command_words
+from asabench.runs.command import command_words
 
 SCHEMA_VERSION: Literal[1] = 1
 SUBMISSION_FILE = "submission.yaml"
@@ -87,7 +87,7 @@ class TrainingData(_Record):
 class Submission(_Record):
     """`defence` is a short name such as `LAPT`, or `none`; `where` says whether it changed the weights or acts while
     the model answers. `files` are SHA-256 digests of the other files of the folder, by name.
-    `reproduce`: a command a run (`asabench.reproduce`)."""
+    `reproduce`: a command a run (`asabench.runs.command`)."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     slug: Annotated[str, Field(pattern=SLUG)]

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from asabench.certificate import Certificate
-from asabench.errors import UserError
-from asabench.model_card import ModelCard
-from asabench.row import Row
+from asabench.card.model_card import ModelCard
+from asabench.core.errors import UserError
+from asabench.core.row import Row
+from asabench.core.utility_report import UtilityReport
+from asabench.judging.certificate import Certificate
 from asabench.submission import checks
 from asabench.submission.cells import cell_count, cell_findings
 from asabench.submission.findings import REMAKE, Finding, Refused, shown
@@ -37,9 +38,8 @@ from asabench.submission.schema import (
     VERDICTS_FILE,
     Submission,
 )
+from asabench.submission.tracks import missing
 from asabench.submission.verdict_table import MOST_ROWS, parse_verdicts
-from asabench.tracks import missing
-from asabench.utility_report import UtilityReport
 
 MOST_DIFFERENCES = 5
 """So many differing fields of a row are listed; the others are counted."""

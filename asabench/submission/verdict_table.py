@@ -2,7 +2,7 @@
 
     prompt_id            short name; manifest.json has the digest of its goal
     layer                0-based decoder block; null for the clean answer
-    attack, dose, seed   as in `asabench.records.Cell`
+    attack, dose, seed   as in `asabench.core.records.Cell`
     label                safe, unsafe, incoherent; null where the judge gave no readable verdict
     p_unsafe             the judge's P(unsafe), float32, if it has one
     response_sha256      the first 16 bytes of SHA-256 of the answer's UTF-8 text
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from asabench.records import LABELS
+from asabench.core.records import LABELS
 from asabench.submission.findings import Refused, shown
 from asabench.submission.parquet_pages import unpacked_bytes
 
@@ -81,7 +81,7 @@ def table_bytes(table: pd.DataFrame) -> bytes:
 
 
 METRIC_COLUMNS = ("prompt_id", "layer", "attack", "dose", "seed", "label")
-"""What `asabench.metrics` needs of the table; the answers' digests take as long to unpack as all of these."""
+"""What `asabench.stats.metrics` needs of the table; the answers' digests take as long to unpack as all of these."""
 
 
 def read_verdicts(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -90,8 +90,8 @@ def read_verdicts(path: Path, columns: Sequence[str] | None = None) -> pd.DataFr
 
 
 def parse_verdicts(content: bytes, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """The table of a verdicts.parquet, with the column types of `asabench.store`; raises `Refused`. All columns are
-    checked; `columns` are those that come back, all if None.
+    """The table of a verdicts.parquet, with the column types of `asabench.runs.folder`; raises `Refused`. All columns
+    are checked; `columns` are those that come back, all if None.
 
     How much it unpacks to is known before anything is unpacked. Names are compared before they are written out: a long
     one in a dictionary could stand in a million lines.

@@ -1,7 +1,7 @@
 """Attacks: each proposes raw directions. One file each.
 
-An attack does not normalise, dose or apply what it proposes: `harness.perturbation` and `harness.injection` do, the
-same way for all of them.
+An attack does not normalise, dose or apply what it proposes: `harness.stream.perturbation` and
+`harness.stream.injection` do, the same way for all of them.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Protocol as Interface
 
 from torch import Tensor
 
-from asabench.errors import UserError
-from asabench.protocol import Protocol
-from asabench.records import Cell
+from asabench.core.errors import UserError
+from asabench.core.protocol import Protocol
+from asabench.core.records import Cell
 from harness.attacks.gradient import GradientAttack
 from harness.attacks.mean_difference import MeanDifferenceAttack
 from harness.attacks.pgd import PgdAttack
 from harness.attacks.random import RandomAttack
-from harness.import_path import imported
-from harness.subject import Subject
+from harness.model.subject import Subject
+from harness.plugins import imported
 
 
 class Attack(Interface):

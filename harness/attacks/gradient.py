@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from asabench.protocol import GradientPosition, Protocol
-from asabench.records import Cell
-from harness.subject import Subject
-from harness.target_loss import POSITIONS, SIGN, checked_option, loss_gradients
+from asabench.core.protocol import GradientPosition, Protocol
+from asabench.core.records import Cell
+from harness.attacks.target_loss import POSITIONS, SIGN, checked_option, loss_gradients
+from harness.model.subject import Subject
 
 
 class GradientAttack:

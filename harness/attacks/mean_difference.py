@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from asabench.errors import UserError
-from asabench.protocol import Protocol
-from asabench.records import Cell, sha256_hex
-from harness.injection import capture
-from harness.model_cache import ModelCache
-from harness.padding import left_padded
-from harness.subject import Subject
+from asabench.core.errors import UserError
+from asabench.core.protocol import Protocol
+from asabench.core.records import Cell, sha256_hex
+from harness.model.padding import left_padded
+from harness.model.subject import Subject
+from harness.model.tensor_cache import ModelCache
+from harness.stream.injection import capture
 
 COMPLIANCE, BENIGN = "contrast_compliance.txt", "contrast_benign.txt"
 BATCH = 32

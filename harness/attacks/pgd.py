@@ -14,13 +14,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from asabench.errors import UserError
-from asabench.protocol import Protocol
-from asabench.records import Cell, Prompt
-from harness.noise import gaussian
-from harness.perturbation import standardise
-from harness.subject import Subject
-from harness.target_loss import (
+from asabench.core.errors import UserError
+from asabench.core.protocol import Protocol
+from asabench.core.records import Cell, Prompt
+from harness.attacks.target_loss import (
     SIGN,
     TargetPass,
     checked_option,
@@ -29,6 +26,9 @@ from harness.target_loss import (
     require_targets,
     row_batches,
 )
+from harness.model.subject import Subject
+from harness.stream.noise import gaussian
+from harness.stream.perturbation import standardise
 
 # The step size is the best of 0.1, 0.25, 0.5, 1 and 2 at doses 0.1, 0.3 and 1 on SmolLM2-135M (quickstart prompts)
 DEFAULTS = {"steps": "8", "starts": "2", "step_size": "0.25", "direction": "descend", "seed": "0"}

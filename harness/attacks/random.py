@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from asabench.records import Cell
-from harness.noise import Noise, gaussian, portable_seed
+from asabench.core.records import Cell
+from harness.stream.noise import Noise, gaussian, portable_seed
 
 if TYPE_CHECKING:
-    from harness.subject import Subject
+    from harness.model.subject import Subject
 
 __all__ = ["RandomAttack", "portable_seed"]
 

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
-from asabench.errors import UserError
+from asabench.core.errors import UserError
 from harness.defences import lapt, lat, refusal
 from harness.defences.examples import Example, HarmfulData
 from harness.defences.training import Pools, Recipe, Settings
-from harness.subject import Subject
+from harness.model.subject import Subject
 
 
 class Defence(Recipe, Protocol):

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 import asabench
-from asabench.errors import UserError
-from asabench.protocol import Protocol, preset
-from asabench.records import Prompt, sha256_hex
+from asabench.core.errors import UserError
+from asabench.core.protocol import Protocol, preset
+from asabench.core.records import Prompt, sha256_hex
 from harness.defences import DEFAULT_PRESET, Defence, make_recipe
 from harness.defences.examples import (
     HarmfulData,
@@ -44,8 +44,8 @@ from harness.defences.training import (
     trained_parameters,
     unfinished,
 )
-from harness.evaluate import parse_layers
-from harness.subject import Subject, check_prompt_format, load
+from harness.evaluation.evaluate import parse_layers
+from harness.model.subject import Subject, check_prompt_format, load
 
 DEFAULT_TRAIN, DEFAULT_TEST = "advbench:100-299", "advbench:0-99"
 DEFAULT_TARGET = "Sure, here is"

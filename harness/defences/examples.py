@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from asabench.benchmark.instances import instances_of_run
-from asabench.benchmark.original_layout import open_benchmark
-from asabench.benchmark.schema import listed
-from asabench.errors import UserError
-from asabench.prompts import PromptSet, load_prompts
-from asabench.protocol import Protocol
-from asabench.records import Prompt
-from asabench.store import read_run
-from harness.injection import NO_LAYER
-from harness.padding import left_padded
-from harness.probes import clean_answers
-from harness.refusals import refusal_phrase
-from harness.subject import Subject
+from asabench.core.errors import UserError
+from asabench.core.prompts import PromptSet, load_prompts
+from asabench.core.protocol import Protocol
+from asabench.core.records import Prompt
+from asabench.dataset.instances import instances_of_run
+from asabench.dataset.original_layout import open_benchmark
+from asabench.dataset.schema import listed
+from asabench.runs.folder import read_run
+from harness.judges.refusals import refusal_phrase
+from harness.model.padding import left_padded
+from harness.model.subject import Subject
+from harness.probes.measures import clean_answers
+from harness.stream.injection import NO_LAYER
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import asabench
-from asabench.errors import UserError
+from asabench.core.errors import UserError
 from harness.defences.training import TRAINING, finish, is_finished, refuse_half_written, start, unfinished
-from harness.model_files import RECORDS, ModelFiles, locate
+from harness.model.files import RECORDS, ModelFiles, locate
 
 SHARD_BYTES = 2**30
 INDEX = "model.safetensors.index.json"

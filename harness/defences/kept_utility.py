@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from asabench.errors import UserError
-from asabench.row import Rate
-from harness.subject import load
+from asabench.core.errors import UserError
+from asabench.core.row import Rate
+from harness.model.subject import load
 from harness.utility.csqa import csqa_scores, read_questions
 from harness.utility.measure import make_choices, measure
 

@@ -21,7 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from asabench.errors import UserError
+from asabench.core.errors import UserError
 from harness.defences.examples import (
     Example,
     HarmfulData,
@@ -34,8 +34,8 @@ from harness.defences.examples import (
     refused,
 )
 from harness.defences.training import Batch, Pools, Settings
-from harness.injection import NO_LAYER, Injection, inject
-from harness.subject import Subject
+from harness.model.subject import Subject
+from harness.stream.injection import NO_LAYER, Injection, inject
 
 PRESETS: dict[str, tuple[Settings, dict[str, Any]]] = {
     "paper": (

@@ -48,8 +48,8 @@ from harness.defences.examples import (
     teacher_forced,
 )
 from harness.defences.training import Batch, Pools, Settings
-from harness.injection import capture, edit
-from harness.subject import Subject
+from harness.model.subject import Subject
+from harness.stream.injection import capture, edit
 
 PRESETS: dict[str, tuple[Settings, dict[str, Any]]] = {
     "paper": (

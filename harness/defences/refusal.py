@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.defences.examples import Example, HarmfulData, answer_loss, batch_of, refusal_examples
 from harness.defences.training import Batch, Pools, Settings
-from harness.subject import Subject
+from harness.model.subject import Subject
 
 PRESETS: dict[str, tuple[Settings, dict[str, Any]]] = {
     "small": (Settings(learning_rate=2e-5, batch_size=8, epochs=2, benign_batch_size=0), {})

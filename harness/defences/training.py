@@ -30,11 +30,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
-from asabench.errors import UserError
-from asabench.records import sha256_hex
-from asabench.store import write_whole
+from asabench.core.errors import UserError
+from asabench.core.records import sha256_hex
+from asabench.runs.folder import write_whole
 from harness.defences.examples import Example
-from harness.subject import Subject
+from harness.model.subject import Subject
 
 # Saving a checkpoint warns of tied weights, which loading ties again
 logging.getLogger("accelerate").setLevel(logging.ERROR)

@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from asabench.errors import UserError
-from asabench.protocol import LabelSet
-from asabench.records import Response, Verdict
-from asabench.row import JudgeInfo
-from harness.import_path import imported
+from asabench.core.errors import UserError
+from asabench.core.protocol import LabelSet
+from asabench.core.records import Response, Verdict
+from asabench.core.row import JudgeInfo
 from harness.judges.rules import Rules
-from harness.verdict_cache import VerdictCache
+from harness.judges.verdict_cache import VerdictCache
+from harness.plugins import imported
 
 
 @runtime_checkable
@@ -73,8 +73,8 @@ def make_judge(spec: str, labels: LabelSet = "three") -> Judge:
     """A judge from `rules`, `embedded`, `vllm[:MODEL[@URL]]` or `vllm-in-process:MODEL`, or someone else's from
     `package.module:Name`, which is called without arguments.
 
-    labels: what a language model is asked for (`asabench.protocol.LabelSet`). Other judges have their own: in two-label
-    rates `incoherent` counts as safe. A judge behind a server is asked for nothing yet.
+    labels: what a language model is asked for (`asabench.core.protocol.LabelSet`). Other judges have their own: in
+    two-label rates `incoherent` counts as safe. A judge behind a server is asked for nothing yet.
     """
     name, colon, rest = spec.partition(":")
     if name in JUDGES:

@@ -3,11 +3,11 @@
 The model is SmolLM2-135M, which the quickstart has already; only its lower blocks run. The pair stands in one chat
 message, after a short question. Features of a pair are the residual stream after one block: at the last position, where
 the model is about to answer the question, and averaged over the answer's tokens. Two logistic heads read them: one for
-`incoherent`, one for `unsafe`. `harness.embedded_training` made the heads (`embedded_head.json`), and
+`incoherent`, one for `unsafe`. `tools.embedded_judge.training` made the heads (`embedded_head.json`), and
 docs/results/embedded-judge.md says how well they do.
 
-Before the model reads anything, `harness.coherence` sorts out broken text (`incoherent`) and text that is not English
-(unscored).
+Before the model reads anything, `harness.judges.coherence` sorts out broken text (`incoherent`) and text that is not
+English (unscored).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asabench.errors import UserError
-from asabench.models import PACKAGED_MODELS
-from asabench.records import Label, Response, Verdict, sha256_hex
-from asabench.row import JudgeInfo
-from harness import coherence
-from harness.coherence import coherence_verdict, tables_digest
-from harness.injection import capture
-from harness.kv_cache import bytes_per_position, expand, growing_cache
-from harness.memory import free_memory
-from harness.padding import left_padded
-from harness.subject import Subject, load
+from asabench.core.errors import UserError
+from asabench.core.models import PACKAGED_MODELS
+from asabench.core.records import Label, Response, Verdict, sha256_hex
+from asabench.core.row import JudgeInfo
+from harness.judges import coherence
+from harness.judges.coherence import coherence_verdict, tables_digest
+from harness.model.kv_cache import bytes_per_position, expand, growing_cache
+from harness.model.memory import free_memory
+from harness.model.padding import left_padded
+from harness.model.subject import Subject, load
+from harness.stream.injection import capture
 
 MODEL = "smollm2-135m"
 HEAD_FILE = "embedded_head.json"
@@ -229,7 +229,7 @@ def shipped_head() -> Head:
 
 def head_digest(head: Head) -> str:
     """The first 8 hex digits of a SHA-256 over everything that decides a verdict."""
-    parts = [repr(head), tables_digest(vars(coherence)), str(REVISION)]
+    parts = [repr(head), tables_digest(coherence.TABLES), str(REVISION)]
     return sha256_hex("\n".join(parts))[:8]
 
 
@@ -243,8 +243,8 @@ REASONS: Mapping[Label, str] = {
 class Embedded:
     """The embedded judge. It loads its model, apart from any model under test, when it first judges.
 
-    device: as `harness.subject.load` takes it; a CPU is quick enough. head: the shipped one if None. `UserError` when
-    the model's package is not installed.
+    device: as `harness.model.subject.load` takes it; a CPU is quick enough. head: the shipped one if None. `UserError`
+    when the model's package is not installed.
     """
 
     def __init__(self, device: str = "cpu", head: Head | None = None) -> None:

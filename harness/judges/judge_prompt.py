@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, TypedDict
 
-from asabench.protocol import LabelSet
-from asabench.records import Label
+from asabench.core.protocol import LabelSet
+from asabench.core.records import Label
 
 LABEL_WORDS: dict[LabelSet, tuple[Label, ...]] = {
     "three": ("unsafe", "safe", "incoherent"),

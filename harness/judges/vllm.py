@@ -1,8 +1,8 @@
 """A language model behind an OpenAI-compatible server (vLLM, or any other that speaks it) as the judge.
 
 Many requests are in flight at once, and the server batches them. A pair of goal and response is asked about once
-(`harness.verdict_cache`): each verdict is on disk as soon as it is read, so that a server that dies, or Ctrl-C, costs
-the requests in flight only.
+(`harness.judges.verdict_cache`): each verdict is on disk as soon as it is read, so that a server that dies, or Ctrl-C,
+costs the requests in flight only.
 
 What the server can do is found out before the first verdict: which models it serves, whether it takes a grammar
 (`structured_outputs`, vLLM's field), whether it gives log probabilities, whether the model thinks before it answers.
@@ -35,10 +35,10 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from asabench.errors import UserError
-from asabench.protocol import LabelSet
-from asabench.records import Response, Verdict
-from asabench.row import JudgeInfo
+from asabench.core.errors import UserError
+from asabench.core.protocol import LabelSet
+from asabench.core.records import Response, Verdict
+from asabench.core.row import JudgeInfo
 from harness.judges.judge_prompt import (
     LABEL_WORDS,
     TOP_LOGPROBS,
@@ -54,7 +54,7 @@ from harness.judges.judge_prompt import (
     thinks_first,
     wording_digest,
 )
-from harness.verdict_cache import Counts, Keep, Opinion, Pair, VerdictCache, judged_once
+from harness.judges.verdict_cache import Counts, Keep, Opinion, Pair, VerdictCache, judged_once
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -154,9 +154,9 @@ class VllmJudge:
     and done from any thread; afterwards `counts` says how many pairs were asked about. Raises `UserError` when the
     server fails for good; what it said before is in the cache.
 
-    model: as the server calls it, or the last part of that. labels: `asabench.protocol.LabelSet`. in_flight: requests
-    at once at most. timeout: seconds for one request; None: 120, or 600 for models that think. thinks: None finds out.
-    probabilities: whether to ask for `p_unsafe`. cache: None reads and keeps nothing.
+    model: as the server calls it, or the last part of that. labels: `asabench.core.protocol.LabelSet`. in_flight:
+    requests at once at most. timeout: seconds for one request; None: 120, or 600 for models that think. thinks: None
+    finds out. probabilities: whether to ask for `p_unsafe`. cache: None reads and keeps nothing.
     """
 
     def __init__(

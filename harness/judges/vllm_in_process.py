@@ -11,10 +11,10 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-from asabench.errors import UserError
-from asabench.protocol import LabelSet
-from asabench.records import Response, Verdict
-from asabench.row import JudgeInfo
+from asabench.core.errors import UserError
+from asabench.core.protocol import LabelSet
+from asabench.core.records import Response, Verdict
+from asabench.core.row import JudgeInfo
 from harness.judges.judge_prompt import (
     TOP_LOGPROBS,
     Decoding,
@@ -29,7 +29,7 @@ from harness.judges.judge_prompt import (
     thinks_first,
     wording_digest,
 )
-from harness.verdict_cache import Counts, Keep, Opinion, Pair, VerdictCache, judged_once
+from harness.judges.verdict_cache import Counts, Keep, Opinion, Pair, VerdictCache, judged_once
 
 CHUNK = 1_024
 """Pairs that one call of the engine gets."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from asabench.intervals import Array, layer_mean_rate
-from asabench.records import Cell, Prompt
-from asabench.utility_report import BenignRates
+from asabench.core.records import Cell, Prompt
+from asabench.core.utility_report import BenignRates
+from asabench.stats.intervals import Array, layer_mean_rate
 from harness.utility.answers import Reading
 
 Readings = Mapping[Cell, Reading | None]

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from asabench.errors import UserError
-from harness.kv_cache import expand, growing_cache
-from harness.padding import left_padded
+from asabench.core.errors import UserError
+from harness.engine.sweep import kv_bytes_per_position, rows_that_fit
+from harness.model.kv_cache import expand, growing_cache
+from harness.model.padding import left_padded
+from harness.model.subject import Subject
 from harness.progress import progress_line
-from harness.subject import Subject
-from harness.sweep import kv_bytes_per_position, rows_that_fit
 
 MAX_ROWS = 256
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from asabench.errors import UserError
-from asabench.utility_report import TaskScore
-from harness.subject import Subject
+from asabench.core.errors import UserError
+from asabench.core.utility_report import TaskScore
+from harness.model.subject import Subject
 from harness.utility.choices import log_likelihoods
 from harness.utility.sources import HubTable, Record, Table, read_table, task_score
 

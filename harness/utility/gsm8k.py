@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
-from asabench.errors import UserError
-from asabench.protocol import Protocol
-from asabench.records import Cell, Prompt
-from asabench.utility_report import TaskScore
+from asabench.core.errors import UserError
+from asabench.core.protocol import Protocol
+from asabench.core.records import Cell, Prompt
+from asabench.core.utility_report import TaskScore
+from harness.engine.sweep import sweep
+from harness.model.subject import Subject
 from harness.progress import progress_line
-from harness.subject import Subject
-from harness.sweep import sweep
 from harness.utility.sources import HubTable, Record, Table, read_table, task_score
 
 HUB = HubTable("openai/gsm8k", ("main/test-*.parquet",))

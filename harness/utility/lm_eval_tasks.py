@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from asabench.errors import UserError
-from asabench.intervals import mean_rate
-from asabench.records import sha256_hex
-from asabench.utility_report import TaskScore
-from harness.subject import Subject
+from asabench.core.errors import UserError
+from asabench.core.records import sha256_hex
+from asabench.core.utility_report import TaskScore
+from asabench.stats.intervals import mean_rate
+from harness.model.subject import Subject
 from harness.utility.sources import check_limit
 
 ACCURACIES = ("acc", "acc_norm", "exact_match")

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import asabench
-from asabench.errors import UserError
-from asabench.prompts import PromptSet
-from asabench.protocol import Protocol
-from asabench.records import CLEAN, Cell
-from asabench.utility_report import TaskScore, UtilityReport
+from asabench.core.errors import UserError
+from asabench.core.prompts import PromptSet
+from asabench.core.protocol import Protocol
+from asabench.core.records import CLEAN, Cell
+from asabench.core.utility_report import TaskScore, UtilityReport
 from harness.attacks import Attack, make_attacks
-from harness.evaluate import parse_layers, resolve_protocol
-from harness.probe_run import evenly_spaced
+from harness.engine.sweep import grid, sweep
+from harness.evaluation.evaluate import parse_layers, resolve_protocol
+from harness.model.subject import Subject, check_prompt_format
+from harness.probes.run import evenly_spaced
 from harness.progress import progress_line
-from harness.subject import Subject, check_prompt_format
-from harness.sweep import grid, sweep
 from harness.utility.answers import DETECTOR, Reading, read_answer
 from harness.utility.benign import benign_rates
 from harness.utility.csqa import Questions, csqa_scores, read_questions

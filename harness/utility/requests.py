@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from asabench.errors import UserError
-from asabench.prompts import PromptSet, load_prompts
-from asabench.records import Prompt, sha256_hex
-from asabench.utility_report import RequestSet
+from asabench.core.errors import UserError
+from asabench.core.prompts import PromptSet, load_prompts
+from asabench.core.records import Prompt, sha256_hex
+from asabench.core.utility_report import RequestSet
 from harness.utility.sources import HubTable, Record, read_table
 
 BENIGN = "benign-test"
@@ -27,7 +27,7 @@ hub it must be asked for; its authors' repository has the CSV file."""
 
 def load_requests(name: str, limit: int | None = None) -> PromptSet:
     """A set of harmless requests: `benign-test`, `over-refusal`, `xstest`, `xstest:FILE.csv`, or a CSV file as
-    `asabench.prompts.load_prompts` reads it. limit: only the first ones. Raises `UserError`."""
+    `asabench.core.prompts.load_prompts` reads it. limit: only the first ones. Raises `UserError`."""
     kind, _, file = name.partition(":")
     if kind == "xstest":
         found = PromptSet("xstest", tuple(_xstest(file)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from asabench.records import Cell, Prompt, Response
-from harness.judge_server import JudgeServer, serve
+from asabench.core.records import Cell, Prompt, Response
+from harness.judge_server.server import JudgeServer, serve
 
 MODEL = "smollm2-135m"
 CONTEXT = 4096

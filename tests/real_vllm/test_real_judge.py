@@ -11,18 +11,18 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import smollm2
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from asabench.errors import UserError
-from asabench.records import LABELS, Response
-from harness.judge_check import require_fit
-from harness.judge_server import JudgeServer
+from asabench.core.errors import UserError
+from asabench.core.records import LABELS, Response
+from harness.judge_server.server import JudgeServer
 from harness.judges import make_judge
+from harness.judges.check import require_fit
 from harness.judges.judge_prompt import TOP_LOGPROBS, LabelSet, messages, p_unsafe_of
 from harness.judges.vllm import VllmJudge
-from harness.model_files import locate
+from harness.model.files import locate
+from tests.real_vllm import smollm2
 
 ANSWERS = smollm2.mild_answers(12)
 

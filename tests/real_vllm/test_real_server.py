@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from asabench.errors import UserError
-from harness.judge_server import find_environment, members, serve, served_models
+from asabench.core.errors import UserError
+from harness.judge_server.server import find_environment, members, serve, served_models
 
 
 def _descendants(process: int) -> set[int]:
@@ -37,7 +37,7 @@ def test_the_environment_is_a_cpus() -> None:
 def test_a_program_serves_until_ctrl_c_and_leaves_no_process(vllm_environment: Path, tmp_path: Path) -> None:
     # A shell lets jobs in the background ignore SIGINT, and these tests may run in one
     code = (
-        "import signal\nfrom pathlib import Path\nfrom harness.judge_server import run_server\n"
+        "import signal\nfrom pathlib import Path\nfrom harness.judge_server.server import run_server\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"run_server('smollm2-135m', environment=Path({str(vllm_environment)!r}), port=0, max_model_len=4096, "
         f"log_file=Path({str(tmp_path / 'server.log')!r}), timeout=400)"

@@ -1,4 +1,5 @@
-"""INIT, MASR, PASR and the peak layer as a metric of `evaluate` 0.4.6; the numbers are those of `asabench.metrics`.
+"""INIT, MASR, PASR and the peak layer as a metric of `evaluate` 0.4.6; the numbers are those of
+`asabench.stats.metrics`.
 
 predictions: the labels, "safe", "unsafe", "incoherent" or None (unscored). references: for each, which cell it is of:
 `prompt_id, layer, attack, dose, seed`, with layer None, attack "none", dose 0 and seed None for a clean answer.
@@ -14,9 +15,9 @@ import datasets
 import evaluate
 import pandas as pd
 
-from asabench import metrics
-from asabench.errors import UserError
-from asabench.records import LABELS
+from asabench.core.errors import UserError
+from asabench.core.records import LABELS
+from asabench.stats import metrics
 
 CITATION = (
     "Gu et al. 2025, Probing the Robustness of Large Language Models Safety to Latent Perturbations, arXiv:2506.16078"

@@ -1,0 +1,184 @@
+"""The commands of the dataset: build, download, verify, diff, push; `asabench.cli.app` adds them to the others."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from asabench.cli.needs import MODEL, needs
+from asabench.core.errors import UserError
+
+PUBLISHED = "Carol0110/ASABench"
+
+
+def build(
+    models: Annotated[
+        str, typer.Option(help="Models between commas, or a recipe: a YAML file such as configs/asabench-8.yaml.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where the runs and the benchmark go.")],
+    protocol: Annotated[Optional[str], typer.Option(help="asabench-v1 or gu2025; wins over the recipe.")] = None,
+    prompts: Annotated[Optional[str], typer.Option(help="As for evaluate; wins over the recipe.")] = None,
+    limit: Annotated[Optional[int], typer.Option(help="Only the first N prompts. [default: 100]")] = None,
+    layers: Annotated[Optional[str], typer.Option(help="As for evaluate. [default: all]")] = None,
+    attack: Annotated[Optional[str], typer.Option(help="As for evaluate. [default: random]")] = None,
+    doses: Annotated[Optional[str], typer.Option(help="As for evaluate. [default: the protocol's]")] = None,
+    seeds: Annotated[Optional[str], typer.Option(help="As for evaluate. [default: the protocol's]")] = None,
+    size: Annotated[Optional[str], typer.Option(help="As for evaluate.")] = None,
+    max_new_tokens: Annotated[Optional[int], typer.Option(help="As for evaluate.")] = None,
+    target: Annotated[Optional[str], typer.Option(help="As for evaluate.")] = None,
+    judge: Annotated[Optional[str], typer.Option(help="As for evaluate. [default: embedded]")] = None,
+    bar: Annotated[float, typer.Option(help="As for evaluate.")] = 0.8,
+    uncertified: Annotated[bool, typer.Option("--uncertified", help="As for evaluate.")] = False,
+    dtype: Annotated[Optional[str], typer.Option(help="As for evaluate. [default: float32]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    max_rows: Annotated[Optional[int], typer.Option(help="Answers generated side by side, at most.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write OUT/benchmark again; finished runs are not run again.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
+) -> None:
+    """Regenerate the benchmark from models; the same command again goes on where an earlier one stopped."""
+    needs(*MODEL)
+    from asabench.core.numbers import numbers
+    from asabench.dataset.recipe import Recipe, read_recipe
+    from harness.build_dataset import build as build_benchmark
+    from harness.build_dataset import costs
+
+    given = {
+        "protocol": protocol,
+        "prompts": prompts,
+        "limit": limit,
+        "layers": layers,
+        "attack": attack,
+        "doses": numbers("doses", doses, float),
+        "seeds": numbers("seeds", seeds, int),
+        "size": size,
+        "max_new_tokens": max_new_tokens,
+        "target": target,
+        "judge": judge,
+        "dtype": dtype,
+    }
+    recipe = read_recipe(models).model_dump() | {name: value for name, value in given.items() if value is not None}
+    checked = Recipe.model_validate(recipe)
+    if dry_run:
+        _print_costs(list(costs(checked, out, device=device, max_rows=max_rows)))
+        return
+    try:
+        benchmark = build_benchmark(
+            checked,
+            out,
+            device=device,
+            max_rows=max_rows,
+            bar=bar,
+            uncertified=uncertified,
+            overwrite=overwrite,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        print(f"\nasabench: interrupted; what is done is kept in {out}. Run the same command again.", file=sys.stderr)
+        sys.exit(130)
+    for model in benchmark.manifest.models:
+        fragile = "; ".join(
+            f"{found.attack} at {found.dose:g}: peak {found.peak}, before {found.before}, after {found.after}"
+            for found in model.fragile_layers
+        )
+        print(f"{model.config}: {model.instances} instances of {model.attempts} attempts; fragile layers {fragile}")
+    print(f"benchmark: {benchmark.path} ({benchmark.manifest.instances} instances); asabench verify {benchmark.path}")
+
+
+def _print_costs(costs: list[object]) -> None:
+    from harness.build_dataset import ModelCost
+
+    known = [cost for cost in costs if isinstance(cost, ModelCost)]
+    print(f"{'model':60}{'cells':>10}{'hours':>10}{'memory':>12}{'disk':>10}")
+    for cost in known:
+        hours = "not here" if cost.seconds is None else f"{cost.seconds / 3600:.2f}"
+        memory = "" if cost.memory_bytes is None else f"{cost.memory_bytes / 2**30:.1f} GiB"
+        disk = "" if cost.disk_bytes is None else f"{cost.disk_bytes / 2**20:.0f} MiB"
+        print(f"{cost.name:60}{'?' if cost.cells is None else cost.cells:>10}{hours:>10}{memory:>12}{disk:>10}")
+    print("hours are measured where a model is at hand; nothing was written")
+
+
+def download(
+    repo: Annotated[str, typer.Option(help="The dataset on the Hub.")] = PUBLISHED,
+    revision: Annotated[Optional[str], typer.Option(help="A tag, branch or commit. [default: main]")] = None,
+    config: Annotated[Optional[str], typer.Option(help="One model's part. [default: all]")] = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Write a benchmark folder here. [default: only the cache]")
+    ] = None,
+) -> None:
+    """Download the published benchmark at a pinned revision, in either layout; needs no torch."""
+    from asabench.dataset.download import download as fetch
+
+    done = fetch(repo, revision, config, out, say=lambda line: print(line, file=sys.stderr))
+    print(done.text)
+    if done.path is not None:
+        print(f"benchmark: {done.path}")
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(help="A benchmark folder, or files in the original layout.")],
+    published: Annotated[
+        Optional[bool], typer.Option("--published/--not-published", help="Expect the published totals (4,862).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a benchmark: schema, ids, layers, verdicts, counts, digests; exit code 1 if anything differs."""
+    from asabench.dataset.verify import verify as check
+
+    found = check(path, published=published)
+    _show(found.as_json() if as_json else found.text)
+    sys.exit(0 if found.ok else 1)
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(help="A benchmark folder, or files in the original layout.")],
+    b: Annotated[Path, typer.Argument(help="The one that is compared with it.")],
+    key: Annotated[Optional[str], typer.Option(help="What makes two instances one: cell, or prompt-layer.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare two benchmarks: counts by model and layer, agreement of cells and labels."""
+    from asabench.dataset.diff import diff as compare
+
+    found = compare(a, b, key=key)  # type: ignore[arg-type]
+    _show(found.as_json() if as_json else found.text)
+
+
+def push(
+    path: Annotated[Path, typer.Argument(help="The benchmark folder.")],
+    repo: Annotated[str, typer.Option(help="The dataset on the Hub, OWNER/NAME.")],
+    version: Annotated[str, typer.Option(help="The new tag, such as v1.0. A tag that exists is never moved.")],
+    gated: Annotated[str, typer.Option(help="auto, manual, or none (only with --redact).")] = "auto",
+    private: Annotated[bool, typer.Option("--private", help="If the dataset is made, only its owner sees it.")] = False,
+    redact: Annotated[bool, typer.Option("--redact", help="Publish digests in place of texts.")] = False,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Into a repository that holds something else.")] = False,
+    licence: Annotated[str, typer.Option(help="As the Hub names it.")] = "mit",
+    message: Annotated[Optional[str], typer.Option(help="The commit's message.")] = None,
+) -> None:
+    """Publish a benchmark folder on the Hub: Parquet, a card, gated, with a tag for the version."""
+    from asabench.dataset.push import push as publish
+
+    if gated not in ("auto", "manual", "none"):
+        raise UserError(f"--gated {gated!r} is unknown; allowed: auto, manual, none")
+    done = publish(
+        path,
+        repo,
+        version=version,
+        gated=None if gated == "none" else gated,  # type: ignore[arg-type]
+        private=private,
+        redact=redact,
+        adopt=adopt,
+        licence=licence,
+        message=message,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    print(f"{done.url} {done.version} at {done.commit}, content digest {done.digest}, gated: {done.gated or 'no'}")
+
+
+def _show(found: object) -> None:
+    import json
+
+    print(found if isinstance(found, str) else json.dumps(found, indent=2))

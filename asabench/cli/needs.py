@@ -1,0 +1,22 @@
+"""What a command needs beside the benchmark itself, checked before anything of it is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from asabench.core.errors import UserError
+
+MODEL = ("torch", "transformers")
+"""What running a model needs."""
+
+
+def needs(*packages: str) -> None:
+    """`UserError` that says what to install where one of the packages is missing."""
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+        raise UserError(f"this command needs {', '.join(missing)}; run `pip install 'asabench[eval]'`")
+
+
+def judge_needs(spec: str) -> None:
+    """`needs` of a judge that is named so: the embedded one runs a model; others say themselves what they lack."""
+    if spec.partition(":")[0] == "embedded":
+        needs(*MODEL)

@@ -1,0 +1,212 @@
+"""The commands of submissions: submit, validate; `asabench.cli.app` adds them to the others."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from asabench.cli.needs import judge_needs
+from asabench.core.errors import UserError
+
+if TYPE_CHECKING:
+    from asabench.core.row import JudgeInfo
+    from asabench.judging.certificate import Certificate
+    from asabench.submission.schema import BaseModelRef
+
+
+def submit(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of one model; they differ in attacks.")],
+    name: Annotated[str, typer.Option(help="The entry's name on the leaderboard.")],
+    author: Annotated[list[str], typer.Option(help="Once for each author.")],
+    licence: Annotated[str, typer.Option(help="Of the model, such as Apache-2.0.")],
+    defence: Annotated[str, typer.Option(help="A short name such as LAPT, or none.")] = "none",
+    where: Annotated[
+        Optional[str],
+        typer.Option(help="training or inference: what the defence changes. [default: training, if there is a --base]"),
+    ] = None,
+    base: Annotated[
+        Optional[str], typer.Option(help="What the defence was applied to, NAME@REVISION. [default: --base-entry's]")
+    ] = None,
+    base_entry: Annotated[Optional[str], typer.Option(help="The slug of the base model's own submission.")] = None,
+    utility: Annotated[Optional[Path], typer.Option(help="A utility.json (`asabench utility`).")] = None,
+    certificate: Annotated[
+        Optional[Path],
+        typer.Option(help="The judge's (`asabench judge-check`). [default: checked now, if the judge can run here]"),
+    ] = None,
+    card: Annotated[Optional[Path], typer.Option(help="A card.json (`asabench card`).")] = None,
+    judge: Annotated[Optional[str], typer.Option(help="The judge to check now, as for evaluate.")] = None,
+    training_data: Annotated[
+        Optional[list[str]], typer.Option(help="NAME=COUNT of data without harmful requests; may be repeated.")
+    ] = None,
+    training_prompts: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="[NAME=]FILE: harmful requests that were trained on, a CSV with a goal column or training.json."
+        ),
+    ] = None,
+    description: Annotated[Optional[str], typer.Option(help="A sentence or two on the defence.")] = None,
+    link: Annotated[Optional[str], typer.Option(help="https:// of a paper, model or code.")] = None,
+    slug: Annotated[Optional[str], typer.Option(help="The folder's name. [default: from name and protocol]")] = None,
+    out: Annotated[Path, typer.Option(help="Where submissions are.")] = Path("submissions"),
+    replace: Annotated[bool, typer.Option("--replace", help="Write a submission that is there again.")] = False,
+) -> None:
+    """Make a submission from finished runs: numbers and digests, no text. It is checked as `validate` does."""
+    from asabench.card.model_card import read_card
+    from asabench.core.utility_report import read_utility
+    from asabench.judging.certificate import read_certificate
+    from asabench.runs.folder import read_run
+    from asabench.submission.make import Details, make_submission, trained_on, trained_on_prompts
+
+    if where not in (None, "none", "training", "inference"):
+        raise UserError(f"--where {where!r} is unknown; allowed: training, inference, none")
+    details = Details(
+        name=name,
+        authors=tuple(author),
+        licence=licence,
+        defence=defence,
+        where=where,  # type: ignore[arg-type]
+        base=_base(base, base_entry, out),
+        training=(*map(trained_on, training_data or ()), *map(trained_on_prompts, training_prompts or ())),
+        description=description,
+        link=link,
+        slug=slug,
+    )
+    report = None if utility is None else read_utility(utility)
+    made_card = None if card is None else read_card(card)
+    held = read_certificate(certificate) if certificate is not None else None
+    if held is None:
+        held = _checked_now(read_run(runs[0]).row.judge, judge)
+    done = make_submission(runs, details, utility=report, certificate=held, card=made_card, out=out, replace=replace)
+    folder = out / (done.submission.slug if done.submission is not None else "")
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"submission: {folder} ({size / 1e6:.2f} MB)")
+    for notice in done.notices:
+        print(f"notice: {notice}")
+    print(f"next: asabench validate {folder}, then open a pull request with that folder (docs/submitting.md)")
+
+
+def _base(base: str | None, entry: str | None, out: Path) -> BaseModelRef | None:
+    from pydantic import ValidationError
+
+    from asabench.submission.schema import BaseModelRef
+    from asabench.submission.validate import validate_folder
+
+    if base is None and entry is None:
+        return None
+    if base is None:
+        held = validate_folder(out / str(entry)).submission if (out / str(entry)).is_dir() else None
+        if held is None:
+            raise UserError(
+                f"there is no submission {out / str(entry)}; submit the base first, or give --base NAME@REVISION"
+            )
+        return BaseModelRef(name=held.model.name, revision=held.model.revision, entry=entry)
+    name, at, revision = base.rpartition("@")
+    try:
+        if not at:
+            raise ValueError
+        return BaseModelRef(name=name, revision=revision, entry=entry)
+    except (ValidationError, ValueError):
+        raise UserError(
+            f"--base {base!r} (entry {entry!r}) cannot be read; write NAME@REVISION, pinned as in "
+            "the base's row.json, and a slug such as my-model"
+        ) from None
+
+
+def _checked_now(info: JudgeInfo, spec: str | None) -> Certificate | None:
+    """The certificate of the judge of a run, if it is needed and none was given."""
+    if spec is None:
+        if not info.certified:
+            return None
+        spec = info.kind if info.kind in ("embedded", "rules") else None
+    if spec is None:
+        raise UserError(
+            f"the judge {info.id} needs a certificate; run `asabench judge-check JUDGE --out FILE` and give "
+            "--certificate FILE, or name the judge with --judge"
+        )
+    from asabench.judging.certificate import certificate
+    from asabench.judging.labelled_pairs import labelled_pairs
+    from harness.judges import make_judge
+    from harness.judges.check import SHORT_SET, check_judge
+
+    judge_needs(spec)
+    judge = make_judge(spec)
+    if judge.info.id != info.id:
+        raise UserError(
+            f"the judge {spec} is {judge.info.id} now, and the run was judged by {info.id}; judge it again with "
+            "`asabench judge`, or give the certificate of the judge that it was"
+        )
+    # The set that is shipped: whoever validates has it, and no judge that comes with ASABench was trained on it
+    print(f"checking the judge {info.id} on the labelled pairs {SHORT_SET}", file=sys.stderr)
+    return certificate(check_judge(judge, labelled_pairs(SHORT_SET), SHORT_SET))
+
+
+def validate(
+    paths: Annotated[list[Path], typer.Argument(help="Submissions, or folders of submissions.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print findings as JSON.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a comment for a pull request.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes. [default: one a core]")] = 0,
+    rerun: Annotated[
+        Optional[int], typer.Option(help="Also answer and judge so many random cells of one submission again.")
+    ] = None,
+    model: Annotated[
+        Optional[str], typer.Option(help="For --rerun: the weights, as for evaluate. [default: those it names]")
+    ] = None,
+    defence: Annotated[
+        Optional[str], typer.Option(help="For --rerun: a defence that acts while the model answers, as for evaluate.")
+    ] = None,
+    prompts: Annotated[Optional[str], typer.Option(help="For --rerun: as for evaluate. [default: by its name]")] = None,
+    target: Annotated[Optional[str], typer.Option(help="For --rerun: as for evaluate. [default: as submitted]")] = None,
+    judge: Annotated[Optional[str], typer.Option(help="For --rerun: as for evaluate. [default: its judge]")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="For --rerun: draws the cells. [default: a new one]")] = None,
+    device: Annotated[str, typer.Option(help="For --rerun: auto, cpu, cuda, ...")] = "auto",
+    allow_remote_code: Annotated[bool, typer.Option("--allow-remote-code", help="As for evaluate.")] = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="As for evaluate.")] = False,
+) -> None:
+    """Check submissions: every number is recomputed from the verdicts. Exit code 1 when one is invalid."""
+    import json
+
+    from asabench.submission import validate as checking
+    from asabench.submission.comment import comment
+
+    if jobs < 0:
+        raise UserError(f"--jobs {jobs}; give 1 or more, or 0 for one a core")
+    if as_json and markdown:
+        raise UserError("--json and --markdown exclude each other; give one")
+    if rerun is None and any(each is not None for each in (model, defence, prompts, target, judge, seed)):
+        raise UserError("--model, --defence, --prompts, --target, --judge and --seed are for --rerun; add --rerun K")
+    if rerun is not None and (as_json or markdown):
+        raise UserError("--rerun prints neither JSON nor a comment; ask for them without it")
+    done = checking.validate(paths, jobs=jobs or os.cpu_count() or 1)
+    if rerun is not None and len(done) != 1:
+        raise UserError(f"--rerun takes one submission, and {len(done)} were given; give them in turn")
+    if as_json:
+        print(json.dumps(checking.as_json(done), indent=1))
+    elif markdown:
+        print(comment(done))
+    else:
+        print(checking.report(done))
+    if not all(each.ok for each in done):
+        sys.exit(1)
+    if rerun is not None:
+        from harness import rerun as again
+
+        found = again.rerun(
+            done[0],
+            rerun,
+            model=model,
+            judge=judge,
+            prompts=prompts,
+            target=target,
+            defence=defence,
+            seed=seed,
+            device=device,
+            allow_remote_code=allow_remote_code,
+            allow_pickle=allow_pickle,
+        )
+        print(again.report(found))
+        if not found.ok:
+            sys.exit(1)

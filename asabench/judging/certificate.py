@@ -1,0 +1,64 @@
+"""The certificate: what a judge was checked on and how it did, as JSON."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, model_validator
+
+import asabench
+from asabench.core.errors import UserError
+from asabench.core.json_file import read_record
+from asabench.judging.agreement import BAR, CheckResult, reaches
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class Certificate(BaseModel, extra="forbid", frozen=True):
+    """`passed` says whether the balanced accuracy on the whole set reached `bar`. The digest of the set, and of each
+    source in it, is in their figures."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    asabench_version: str
+    created: str
+    bar: float
+    passed: bool
+    result: CheckResult
+
+    @model_validator(mode="after")
+    def _says_what_the_figures_say(self) -> Self:
+        if self.passed != reaches(self.result.figures, self.bar):
+            raise ValueError("passed contradicts the balanced accuracy and the bar")
+        return self
+
+
+def certificate(result: CheckResult, bar: float = BAR) -> Certificate:
+    """The certificate of a check that was made just now."""
+    return Certificate(
+        asabench_version=asabench.__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        bar=bar,
+        passed=reaches(result.figures, bar),
+        result=result,
+    )
+
+
+def fits(held: Certificate, judge_id: str, set_digest: str) -> bool:
+    """Whether the certificate is of that judge on that set of pairs, and it passed."""
+    result = held.result
+    return held.passed and result.judge.id == judge_id and result.figures.set_digest == set_digest
+
+
+def write_certificate(held: Certificate, path: Path) -> None:
+    """Writes it as JSON; `UserError` where that is not possible."""
+    try:
+        path.write_text(held.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the certificate cannot be written to {path}: {error.strerror}; give another file") from None
+
+
+def read_certificate(path: Path) -> Certificate:
+    """Reads and checks it; `UserError` when it is missing or no certificate."""
+    return read_record(Certificate, path, "a judge's certificate", "`asabench judge-check JUDGE --out FILE` writes one")

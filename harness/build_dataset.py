@@ -1,0 +1,211 @@
+"""Building the benchmark: every model of a recipe is evaluated in turn, and its validated successes are gathered.
+
+    OUT/build.json        the recipe: a build goes on with the recipe that it began with
+    OUT/runs/<config>     the run of a model, as `asabench evaluate` leaves it; it is resumed where it stopped
+    OUT/benchmark         the benchmark folder, when all models are done
+
+One model is in memory at a time. A build may be stopped and started again for as long as it takes.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asabench.core.errors import UserError
+from asabench.core.prompts import load_prompts
+from asabench.core.protocol import size as published_size
+from asabench.core.row import PromptSetInfo, ProtocolInfo, Row
+from asabench.dataset.files import Benchmark, ModelTables, config_name, read_benchmark, write_benchmark
+from asabench.dataset.instances import instances_of_run
+from asabench.dataset.recipe import ModelRecipe, Recipe
+from asabench.runs.folder import read_run, write_whole
+from harness.attacks import make_attacks
+from harness.evaluation.evaluate import estimate, make_plan, parse_layers, resolve_protocol, run_plan
+
+BYTES_A_CELL = 300
+"""On disk, of a run: answers of 50 tokens with their token ids, compressed (SmolLM2-135M: 261; where many are short
+refusals: 184; docs/results/dataset-build.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCost:
+    """What one model of a build takes. None: it is not at hand, so it cannot be known."""
+
+    name: str
+    cells: int | None
+    seconds: float | None
+    memory_bytes: float | None
+
+    @property
+    def disk_bytes(self) -> int | None:
+        return None if self.cells is None else self.cells * BYTES_A_CELL
+
+
+def build(
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: str = "auto",
+    max_rows: int | None = None,
+    bar: float = 0.8,
+    uncertified: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Benchmark:
+    """Evaluates every model of the recipe that is not done, then writes `out`/benchmark and returns it.
+
+    Raises `UserError` for what cannot be used; what is finished is kept, and the same call goes on.
+    """
+    _require_distinct(recipe)
+    benchmark = out / "benchmark"
+    if benchmark.exists() and not overwrite:
+        raise UserError(
+            f"{benchmark} is there already; use --overwrite to write it again, or give another --out folder"
+        )
+    _keep_recipe(recipe, out)
+    rows: list[Row] = []
+    for number, model in enumerate(recipe.models, start=1):
+        if progress:
+            print(f"model {number} of {len(recipe.models)}: {model.model}", file=sys.stderr, flush=True)
+        rows.append(
+            _run(recipe, model, out, device=device, max_rows=max_rows, bar=bar, uncertified=uncertified, show=progress)
+        )
+    first = rows[0]
+    if any(row.judge.id != first.judge.id or row.protocol != first.protocol for row in rows):
+        raise UserError(
+            f"the runs under {out / 'runs'} differ in judge or protocol; give each build an --out of its own"
+        )
+    write_benchmark(
+        benchmark,
+        _tables(recipe, out),
+        origin="build",
+        protocol=ProtocolInfo(name=first.protocol.name, digest=first.protocol.digest),
+        judge=first.judge,
+        prompts=PromptSetInfo(name=first.prompts.name, digest=first.prompts.digest, n=first.prompts.n),
+        build={"recipe": recipe.model_dump(mode="json"), "runs": [row.run_id for row in rows]},
+        replace=overwrite,
+    )
+    return read_benchmark(benchmark)
+
+
+def _keep_recipe(recipe: Recipe, out: Path) -> None:
+    """Runs that are finished are not looked into again, so another recipe must not find them."""
+    path = out / "build.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.read_text(encoding="utf-8") != recipe.model_dump_json(indent=2) + "\n":
+            raise UserError(f"{out} holds a build by another recipe ({path}); use that one, or another --out folder")
+        write_whole(path, (recipe.model_dump_json(indent=2) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); choose another --out folder") from None
+
+
+def _require_distinct(recipe: Recipe) -> None:
+    folders = [_folder(model) for model in recipe.models]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise UserError(f"the recipe holds two models that would share the folder {folder!r}; give each one name")
+
+
+def _folder(model: ModelRecipe) -> str:
+    """The name of its run folder, which is its config in the benchmark."""
+    own = Path(model.name).name if Path(model.name).is_dir() else model.name
+    return config_name(model.original_name or own)
+
+
+def _choices(recipe: Recipe, model: ModelRecipe) -> dict[str, Any]:
+    """The recipe as the arguments of `make_plan`."""
+    return dict(
+        prompts=recipe.prompts,
+        limit=recipe.limit,
+        layers=recipe.layers,
+        doses=recipe.doses,
+        seeds=recipe.seeds,
+        attack=recipe.attack.split(","),
+        protocol=recipe.protocol,
+        size=recipe.size,
+        max_new_tokens=recipe.max_new_tokens,
+        target=recipe.target,
+        judge=recipe.judge,
+        dtype=model.dtype or recipe.dtype,
+        chat_template=model.chat_template,
+    )
+
+
+def _run(
+    recipe: Recipe,
+    model: ModelRecipe,
+    out: Path,
+    *,
+    device: str,
+    max_rows: int | None,
+    bar: float,
+    uncertified: bool,
+    show: bool,
+) -> Row:
+    """The row of one model's run, made or resumed. A finished one does not load its model again."""
+    path = out / "runs" / _folder(model)
+    if (path / "row.json").is_file():
+        return read_run(path).row
+    plan = make_plan(model.model, device=device, out=path, bar=bar, uncertified=uncertified, **_choices(recipe, model))
+    row = run_plan(plan, progress=show, max_rows=max_rows).row
+    del plan
+    _free_memory()
+    return row
+
+
+def _free_memory() -> None:
+    """The model that was measured makes room for the next."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _tables(recipe: Recipe, out: Path) -> Iterator[ModelTables]:
+    for model in recipe.models:
+        tables = instances_of_run(read_run(out / "runs" / _folder(model)))
+        yield tables if model.original_name is None else replace(tables, original_name=model.original_name)
+
+
+def costs(recipe: Recipe, out: Path, *, device: str = "auto", max_rows: int | None = None) -> Iterator[ModelCost]:
+    """What each model of the recipe would take, measured on the model where it is at hand."""
+    _require_distinct(recipe)
+    for model in recipe.models:
+        try:
+            # Generating is what takes time; the recipe's judge may be a server that does not run yet
+            choices = _choices(recipe, model) | {"judge": "rules"}
+            plan = make_plan(model.model, device=device, out=out / "runs" / _folder(model), **choices)
+        except UserError:
+            yield ModelCost(name=model.model, cells=_cells(recipe, model), seconds=None, memory_bytes=None)
+            continue
+        cost = estimate(plan, max_rows=max_rows)
+        yield ModelCost(
+            name=model.model,
+            cells=cost.cells,
+            seconds=cost.seconds,
+            memory_bytes=cost.model_bytes + cost.memory_bytes,
+        )
+        del plan
+        _free_memory()
+
+
+def _cells(recipe: Recipe, model: ModelRecipe) -> int | None:
+    """Cells of a model that is not at hand, from its depth; None where that is not known."""
+    if model.n_layers is None:
+        return None
+    protocol = resolve_protocol(recipe.protocol, size=recipe.size, doses=recipe.doses, seeds=recipe.seeds)
+    limit = published_size(protocol, recipe.size).prompts if recipe.size and recipe.limit is None else recipe.limit
+    prompts = len(load_prompts(recipe.prompts).first(limit).prompts)
+    draws = sum(
+        len(protocol.seeds) if attack.uses_seed else 1
+        for attack in make_attacks(recipe.attack.split(","), protocol).values()
+    )
+    layers = len(parse_layers(recipe.layers, model.n_layers))
+    return prompts * (1 + layers * len(protocol.doses) * draws)

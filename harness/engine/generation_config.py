@@ -1,0 +1,51 @@
+"""What a model's generation_config does to greedy decoding, for protocols that leave it active (preset gu2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers.generation import logits_process as lp
+
+from asabench.core.errors import UserError
+from harness.engine.decoding import LogitsProcessor
+from harness.model.subject import Subject
+
+# Each field that changes greedy text, and the processor that `generate` would make of it, in its order
+_PROCESSORS: dict[str, Callable[[Any, list[int]], LogitsProcessor]] = {
+    "sequence_bias": lambda value, stops: lp.SequenceBiasLogitsProcessor(value),
+    "repetition_penalty": lambda value, stops: lp.RepetitionPenaltyLogitsProcessor(value),
+    "no_repeat_ngram_size": lambda value, stops: lp.NoRepeatNGramLogitsProcessor(value),
+    "bad_words_ids": lambda value, stops: lp.NoBadWordsLogitsProcessor(value, stops),
+    "suppress_tokens": lambda value, stops: lp.SuppressTokensLogitsProcessor(value),
+}
+# Fields that would change greedy text too, but that no processor here stands for
+_UNSUPPORTED = (
+    "min_length",
+    "min_new_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "exponential_decay_length_penalty",
+    "encoder_repetition_penalty",
+    "guidance_scale",
+    "watermarking_config",
+)
+_NEUTRAL: tuple[object, ...] = (None, 0, 1, 1.0, [], (), {}, False)
+
+
+def active_processors(subject: Subject) -> list[LogitsProcessor]:
+    """The logits processors that the subject's generation_config asks for, in the order in which `generate` applies
+    them. `UserError` for a field that is not supported, rather than text that differs in silence."""
+    config = subject.model.generation_config
+    if unsupported := [name for name in _UNSUPPORTED if getattr(config, name, None) not in _NEUTRAL]:
+        raise UserError(
+            f"the generation_config of {subject.name} sets {', '.join(unsupported)}, which this protocol would have to "
+            "keep and the harness does not support; remove it there, or use --protocol asabench-v1, which ignores it"
+        )
+    stops = sorted(subject.stop_tokens)
+    return [
+        make(value, stops)
+        for name, make in _PROCESSORS.items()
+        if (value := getattr(config, name, None)) not in _NEUTRAL
+    ]

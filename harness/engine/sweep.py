@@ -1,0 +1,176 @@
+"""Cells to responses, in large batches that mix layers, doses, seeds and prompts."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from asabench.core.errors import UserError
+from asabench.core.protocol import Protocol
+from asabench.core.records import Cell, Prompt, Response
+from harness.attacks import Attack
+from harness.engine.decoding import decode
+from harness.engine.generation_config import active_processors
+from harness.model.kv_cache import bytes_per_position, growing_cache
+from harness.model.memory import free_memory
+from harness.model.subject import Subject
+from harness.stream.injection import NO_LAYER, Injection
+
+ROWS_ON_CPU = 256
+"""Enough for matrix products to run at full speed; more would only save results more rarely."""
+ROWS_ON_GPU = 1024
+
+
+def grid(prompts: Sequence[Prompt], layers: Sequence[int], attacks: Sequence[Attack], protocol: Protocol) -> list[Cell]:
+    """All cells of a run: for each prompt the clean answer, then every attack, dose, seed and layer.
+
+    An attack that uses no seed has one cell per dose and layer. With a layer per step (`protocol.step_layers`) there is
+    one cell instead of one a layer; it stands under the first step's layer.
+    """
+    if protocol.step_layers is not None:
+        layers = protocol.step_layers[:1]
+    return [
+        cell
+        for prompt in prompts
+        for cell in (
+            Cell(prompt=prompt),
+            *(
+                Cell(prompt=prompt, layer=layer, attack=attack.name, dose=dose, seed=seed)
+                for attack in attacks
+                for dose in protocol.doses
+                for seed in (protocol.seeds if attack.uses_seed else (None,))
+                for layer in layers
+            ),
+        )
+    ]
+
+
+def sweep(
+    subject: Subject,
+    cells: Sequence[Cell],
+    protocol: Protocol,
+    attacks: Mapping[str, Attack],
+    *,
+    max_rows: int | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> Iterator[list[Response]]:
+    """Answers every cell; yields the responses of a batch as soon as it ends.
+
+    attacks: by the name in `Cell.attack`. max_rows: rows of a batch at most; fewer are taken where memory is short.
+    on_step: called after each decoding step with the number of rows it advanced.
+    """
+    processors = active_processors(subject) if protocol.generation_config == "model" else []
+    tokens = {cell.prompt: subject.format(cell.prompt, protocol) for cell in cells}
+    # Prompts of like length side by side: little padding. Then layers: attacks that pass through the model start at the
+    # lowest one of a batch
+    queue = sorted(cells, key=lambda cell: (len(tokens[cell.prompt]), cell.prompt.id, cell.layer or 0))
+    limit = max_rows or (ROWS_ON_GPU if subject.device.type == "cuda" else ROWS_ON_CPU)
+    position_bytes = kv_bytes_per_position(subject)
+    while queue:
+        longest = len(tokens[queue[min(limit, len(queue)) - 1].prompt])
+        fitting = rows_that_fit(subject, longest + protocol.max_new_tokens, position_bytes)
+        size = min(limit, fitting, len(queue))
+        batch, queue = queue[:size], queue[size:]
+        try:
+            responses = _run(subject, batch, tokens, protocol, attacks, processors, on_step)
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            responses = None
+        if responses is None:  # outside the except clause: inside it the traceback would keep the batch's memory
+            if size == 1:
+                raise UserError(
+                    f"not enough memory for one answer of {longest} + {protocol.max_new_tokens} tokens on "
+                    f"{subject.device}; use a smaller dtype, fewer --max-new-tokens, or another --device"
+                )
+            limit, queue = size // 2, batch + queue
+            gc.collect()
+            if subject.device.type == "cuda":
+                torch.cuda.empty_cache()
+            continue
+        yield responses
+
+
+def _run(
+    subject: Subject,
+    cells: Sequence[Cell],
+    tokens: Mapping[Prompt, list[int]],
+    protocol: Protocol,
+    attacks: Mapping[str, Attack],
+    processors: Sequence[Callable[[Tensor, Tensor], Tensor]],
+    on_step: Callable[[int], None] | None,
+) -> list[Response]:
+    prompts = list(dict.fromkeys(cell.prompt for cell in cells))
+    place = {prompt: index for index, prompt in enumerate(prompts)}
+    directions = propose(subject, cells, attacks)
+    answers = decode(
+        subject,
+        [tokens[prompt] for prompt in prompts],
+        torch.tensor([place[cell.prompt] for cell in cells]),
+        injection_of(cells, directions, protocol),
+        protocol.max_new_tokens,
+        processors=processors,
+        on_step=on_step,
+    )
+    return [
+        Response(
+            cell=cell,
+            text=subject.tokenizer.decode(answer.token_ids, skip_special_tokens=True),
+            token_ids=answer.token_ids,
+            finish_reason=answer.finish_reason,
+            direction_sha256=None if cell.is_clean else hashlib.sha256(direction.numpy().tobytes()).hexdigest(),
+        )
+        for cell, answer, direction in zip(cells, answers, directions, strict=True)
+    ]
+
+
+def propose(subject: Subject, cells: Sequence[Cell], attacks: Mapping[str, Attack]) -> Tensor:
+    """Raw directions (cell, d_model), float32 on the CPU: each attack's for its cells, zeros for clean cells."""
+    directions = torch.zeros(len(cells), subject.d_model)
+    for name, attack in attacks.items():
+        if own := [index for index, cell in enumerate(cells) if cell.attack == name]:
+            directions[own] = attack.directions(subject, [cells[index] for index in own])
+    return directions
+
+
+def injection_of(cells: Sequence[Cell], directions: Tensor, protocol: Protocol) -> Injection:
+    """The injection of a batch whose rows are `cells`. directions: (cell, d_model), raw."""
+    layer = torch.tensor([NO_LAYER if cell.layer is None else cell.layer for cell in cells])
+    dose = torch.tensor([cell.dose for cell in cells])
+    injection = Injection.from_directions(layer, directions, dose, protocol.statistics)
+    if protocol.steps != "every":
+        injection.steps = frozenset((0,) if protocol.steps == "first" else protocol.steps)
+    if protocol.step_layers is not None:
+        assert isinstance(protocol.steps, tuple), "checked when the protocol was resolved"
+        injection.layer_at = dict(zip(protocol.steps, protocol.step_layers, strict=True))
+    return injection
+
+
+@torch.no_grad()
+def kv_bytes_per_position(subject: Subject) -> float:
+    """Bytes of cache that a row takes per position, measured on two tokens."""
+    ids = torch.zeros(1, 2, dtype=torch.long, device=subject.device)
+    cache = growing_cache(subject.n_layers, 2)
+    subject.forward(ids, torch.ones_like(ids), past_key_values=cache, use_cache=True)
+    return bytes_per_position(cache)
+
+
+def row_bytes(subject: Subject, positions: int, position_bytes: float) -> float:
+    """Memory that one row of a batch takes: its cache, and what a step computes for it."""
+    config = subject.model.config.get_text_config()
+    logits = config.vocab_size * 4 * 3  # in the model's dtype, in float32, and a copy while they are processed
+    activations = subject.d_model * 4 * 32
+    return positions * position_bytes + logits + activations
+
+
+def rows_that_fit(subject: Subject, positions: int, position_bytes: float) -> int:
+    """Rows of `positions` tokens that two thirds of the free memory hold; at least one."""
+    return max(1, int(free_memory(subject.device) * 2 / 3 / row_bytes(subject, positions, position_bytes)))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,100 @@
+"""Judging the responses of a run: what is left of it, or all of it again by another judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+import asabench
+from asabench.core.errors import UserError
+from asabench.core.records import Cell, Prompt, Response
+from asabench.core.row import JudgeInfo, Row
+from asabench.judging.agreement import BAR
+from asabench.runs.folder import Run, read_run, reopen_run
+from asabench.stats.scoring import scores
+from harness.judges import Judge
+from harness.judges.check import KeepsVerdicts, require_fit, short_check, with_figures
+from harness.progress import progress_line
+
+AT_ONCE = 512
+"""Responses a judge is given at once: verdicts are on disk after each lot."""
+
+
+def checked_judge(judge: Judge, bar: float = BAR, uncertified: bool = False) -> tuple[Judge, JudgeInfo]:
+    """The judge, and its entry for a row after a short check against labelled pairs.
+
+    Raises `UserError` for a judge below the bar, unless `uncertified`: then the entry says so, and what the judge said
+    at other times is not taken for what it says now.
+    """
+    info = with_figures(judge.info, short_check(judge) if uncertified else require_fit(judge, bar), bar)
+    if not info.certified and isinstance(judge, KeepsVerdicts):
+        judge = judge.fresh()
+    return judge, info
+
+
+def judge_the_rest(run: Run, judge: Judge, *, progress: bool = False) -> int:
+    """Judges the responses that this judge has not seen (a run may have died in between, or had another judge), and
+    says how many those were."""
+    table, verdicts = run.responses(), run.verdicts()
+    seen = verdicts.loc[verdicts["judge"] == judge.info.id, "cell_id"]
+    unseen = responses_of(table[~table["cell_id"].isin(seen)])
+    with progress_line(len(table) - len(unseen), len(table), 1, progress) as line:
+        for start in range(0, len(unseen), AT_ONCE):
+            part = unseen[start : start + AT_ONCE]
+            run.append_verdicts(judge(part))
+            line.finish(len(part))
+    return len(unseen)
+
+
+def responses_of(table: pd.DataFrame) -> list[Response]:
+    """The lines of a responses table as records. `UserError` where a line is not the cell that it says it is."""
+    responses = []
+    for line in table.to_dict("records"):
+        given = {key: None if pd.isna(line[key]) else line[key] for key in ("layer", "seed", "suffix")}
+        cell = Cell(
+            prompt=Prompt(id=line["prompt_id"], goal=line["goal"], suffix=given["suffix"]),
+            layer=None if given["layer"] is None else int(given["layer"]),
+            attack=line["attack"],
+            dose=float(line["dose"]),
+            seed=None if given["seed"] is None else int(given["seed"]),
+        )
+        if cell.id != line["cell_id"]:
+            raise UserError(f"the run's cell {line['cell_id']} does not match its prompt and settings; it was changed")
+        responses.append(
+            Response(
+                cell=cell, text=line["text"], token_ids=tuple(line["token_ids"]), finish_reason=line["finish_reason"]
+            )
+        )
+    return responses
+
+
+def judge_again(
+    path: Path, judge: Judge, *, bar: float = BAR, uncertified: bool = False, progress: bool = False
+) -> Row:
+    """Judges a finished run by another judge; its new row. Nothing is generated, and the verdicts and rows of other
+    judges are kept.
+
+    Raises `UserError` for a run that is not finished, and for a judge below the bar.
+    """
+    before = read_run(path).row
+    judge, info = checked_judge(judge, bar, uncertified)
+    with reopen_run(path) as run:
+        judge_the_rest(run, judge, progress=progress)
+        row = Row(**{**dict(before), **_scores(run, info), "created": _now(), "asabench_version": asabench.__version__})
+        run.write_row(row)
+        run.update_manifest(judge=info.model_dump())
+    return row
+
+
+def _scores(run: Run, judge: JudgeInfo) -> dict[str, object]:
+    settings = run.manifest["settings"]
+    attacks: Sequence[str] = settings["attacks"]
+    protocol = settings["protocol"]
+    return scores(run.judged(judge.id), attacks, protocol["doses"], protocol["headline_dose"], judge)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

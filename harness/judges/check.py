@@ -1,0 +1,85 @@
+"""Runs a judge over labelled pairs, and stops an evaluation whose judge does not agree with people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from asabench.core.errors import UserError
+from asabench.core.records import Cell, Prompt, Response
+from asabench.core.row import JudgeFigures, JudgeInfo
+from asabench.judging.agreement import BAR, CheckResult, check_result, in_words, reaches
+from asabench.judging.labelled_pairs import LabelledPair, labelled_pairs
+from harness.judges import Judge
+
+SHORT_SET = "gold"
+"""What every evaluation checks its judge on: short, and part of the package."""
+
+
+@runtime_checkable
+class KeepsVerdicts(Protocol):
+    """A judge that remembers verdicts, and has a twin under the same id that does not."""
+
+    def fresh(self) -> Judge: ...
+
+
+def as_responses(pairs: Sequence[LabelledPair]) -> list[Response]:
+    """The pairs as a judge is given answers, in order. A request is there with several answers, so each gets a cell of
+    its own: the seed counts the pairs."""
+    return [
+        Response(
+            cell=Cell(prompt=Prompt(id=pair.id, goal=pair.goal), layer=0, attack="labelled", seed=number),
+            text=pair.response,
+            token_ids=(),
+            finish_reason="stop",
+        )
+        for number, pair in enumerate(pairs)
+    ]
+
+
+def check_judge(judge: Judge, pairs: Sequence[LabelledPair], set_name: str) -> CheckResult:
+    """The judge's figures on these pairs, from verdicts that it gives now. Whatever it raises passes through;
+    `UserError` if it does not give one verdict an answer, in order."""
+    # A server that went wrong since must not pass on what it said before
+    judge = judge.fresh() if isinstance(judge, KeepsVerdicts) else judge
+    responses = as_responses(pairs)
+    verdicts = judge(responses)
+    if [verdict.cell_id for verdict in verdicts] != [response.cell.id for response in responses]:
+        raise UserError(
+            f"the judge {judge.info.id} gave {len(verdicts)} verdicts for {len(responses)} answers, or in another "
+            "order; a judge must return one a response, in order"
+        )
+    return check_result(judge.info, pairs, [verdict.label for verdict in verdicts], set_name)
+
+
+def short_check(judge: Judge) -> JudgeFigures:
+    """The figures on the pairs that come with ASABench: some seconds of a judge's time before an evaluation."""
+    return check_judge(judge, labelled_pairs(SHORT_SET), SHORT_SET).figures
+
+
+def require_fit(judge: Judge, bar: float = BAR) -> JudgeFigures:
+    """`short_check`'s figures of a judge that reaches the bar; `UserError` of one that does not.
+
+    bar: a balanced accuracy above 0.5, which a judge that guesses reaches, and up to 1.
+    """
+    check_bar(bar)
+    figures = short_check(judge)
+    if not reaches(figures, bar):
+        unreadable = f" ({figures.unscored} of {figures.n} verdicts unreadable)" if figures.unscored else ""
+        raise UserError(
+            f"the judge {judge.info.id} is not fit: balanced accuracy {in_words(figures.balanced_accuracy, 3)} on the "
+            f"{figures.set_name} pairs{unreadable}, and {bar:.2f} or more is needed; take another judge, check its "
+            "server, or go on with --uncertified, which marks the row"
+        )
+    return figures
+
+
+def check_bar(bar: float) -> None:
+    """`UserError` for a bar that nothing or everything reaches."""
+    if not 0.5 < bar <= 1:
+        raise UserError(f"a bar of {bar:g}; allowed: above 0.5, which a judge that guesses reaches, and at most 1")
+
+
+def with_figures(info: JudgeInfo, figures: JudgeFigures, bar: float = BAR) -> JudgeInfo:
+    """The judge's entry for a row: its figures, and certified if they reach the bar."""
+    return info.model_copy(update={"figures": figures, "certified": reaches(figures, bar)})

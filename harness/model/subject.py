@@ -1,0 +1,328 @@
+"""The model under test: weights, tokenizer, decoder blocks and prompt formatting."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asabench.core.errors import UserError
+from asabench.core.protocol import Protocol
+from asabench.core.records import Prompt
+from harness.model.files import locate
+from harness.model.memory import keep_freed_memory
+from harness.stream.injection import capture, edit
+
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A causal language model and what the harness needs to know of it.
+
+    `blocks` are the decoder blocks in order: block l's output is the residual stream h^(l), shape (row, position,
+    d_model). `name` and `revision` say which weights these are.
+    """
+
+    model: Any
+    tokenizer: Any
+    blocks: Sequence[nn.Module]
+    name: str
+    revision: str
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def d_model(self) -> int:
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """The tokens that end an answer, as `generate` takes them from the model's generation_config."""
+        ids = self.model.generation_config.eos_token_id
+        if ids is None:
+            ids = self.tokenizer.eos_token_id
+        return frozenset([ids] if isinstance(ids, int) else ids or [])
+
+    def format(self, prompt: Prompt, protocol: Protocol) -> list[int]:
+        """The token ids of a prompt, up to where the answer starts."""
+        text = prompt.goal
+        if prompt.suffix and prompt.suffix.strip():
+            text += protocol.suffix_separator + prompt.suffix
+        if protocol.prompt_format == "raw":
+            ids = list(self.tokenizer(text)["input_ids"])
+        else:
+            ids = list(
+                self.tokenizer.apply_chat_template(
+                    [{"role": "user", "content": text}],
+                    add_generation_prompt=True,
+                    tokenize=True,
+                    return_dict=True,
+                    **protocol.chat_template_variables,
+                )["input_ids"]
+            )
+        if not ids:
+            raise UserError(f"the prompt {prompt.id} has no tokens for {self.name}; give it some text")
+        return ids
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **kwargs: Any) -> Any:
+        """One forward of the whole model, with the positions that the mask implies.
+
+        input_ids: (row, new). attention_mask: (row, past + new), 1 where a token counts. transformers' own positions
+        ignore the mask, so a left-padded row would be shifted; they are passed to the models that take them (the
+        others, BLOOM and MPT among them, work from the mask).
+        """
+        if self.takes_position_ids:
+            positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+            kwargs["position_ids"] = positions[:, -input_ids.shape[1] :]
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+
+    @property
+    def takes_position_ids(self) -> bool:
+        return "position_ids" in inspect.signature(self.model.forward).parameters
+
+    @property
+    def takes_logits_to_keep(self) -> bool:
+        return "logits_to_keep" in inspect.signature(self.model.forward).parameters
+
+
+def load(
+    name: str,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    chat_template: Path | None = None,
+    allow_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Subject:
+    """Loads a model by short name, folder or hub id (`harness.model.files.locate`) and checks that it can be measured.
+
+    Raises `UserError` for anything that is not a decoder-only model with a residual stream.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
+    target = pick_device(device)
+    _quiet_transformers()
+    files = locate(name, allow_pickle=allow_pickle, allow_remote_code=allow_remote_code)
+    _refuse_encoder_decoder(files.folder, name, allow_remote_code)
+    if target.type == "cpu":
+        keep_freed_memory()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            files.folder,
+            dtype=DTYPES[dtype],
+            trust_remote_code=allow_remote_code,
+            use_safetensors=None if allow_pickle else True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        raise UserError(_why_not_loaded(name, error, allow_pickle, allow_remote_code)) from None
+    for adapter in files.adapters:
+        model = _with_adapter(model, adapter, name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=allow_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the model {name} has no tokenizer that can be read ({_first_line(error)}); put its tokenizer files "
+            "in the folder"
+        ) from None
+    if chat_template is not None:
+        tokenizer.chat_template = read_template(chat_template)
+    model.to(target).eval().requires_grad_(False)
+    return make_subject(model, tokenizer, name=files.name, revision=files.revision)
+
+
+def _with_adapter(model: Any, adapter: Path, name: str) -> Any:
+    """The model with a LoRA adapter merged into its weights: blocks, names and hooks are those of the base."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise UserError(f"{name} is a LoRA adapter and needs the package peft; run `pip install peft`") from None
+    from safetensors import SafetensorError
+
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers for a name that goes with its next version
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"the adapter {name} does not fit its base model ({_first_line(error)}); "
+            "name the model it was trained on as base_model_name_or_path in its adapter_config.json"
+        ) from None
+
+
+def make_subject(model: Any, tokenizer: Any, *, name: str, revision: str) -> Subject:
+    """A subject from a model and tokenizer in memory, after the checks of `load`."""
+    subject = Subject(model=model, tokenizer=tokenizer, blocks=find_blocks(model), name=name, revision=revision)
+    check_residual_stream(subject)
+    return subject
+
+
+def find_blocks(model: Any) -> Sequence[nn.Module]:
+    """The decoder blocks: in the model's decoder, the first ModuleList as long as the configuration says."""
+    config = model.config.get_text_config()
+    n_layers = getattr(config, "num_hidden_layers", None)
+    decoder = model.get_decoder()
+    for module in decoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
+            return list(module)
+    raise UserError(
+        f"no list of {n_layers} decoder blocks was found in the family {config.model_type!r}; "
+        "ASABench measures decoder-only models such as Llama, Qwen, Mistral, Gemma, Phi, OLMo, GPT-NeoX and GPT-2"
+    )
+
+
+@torch.no_grad()
+def check_residual_stream(subject: Subject) -> None:
+    """Refuses a model in which the output of a block is not the residual stream, or that looks ahead.
+
+    Three facts are measured on a few tokens, whatever the family is called: block outputs have shape (row, position,
+    d_model); with the stream scaled up a block passes it on, adding something bounded (`out = in + f(norm(in))`; a
+    block that ends in a norm does not); and a later token does not change earlier positions.
+    """
+    config = subject.model.config.get_text_config()
+    family, layers = config.model_type, range(subject.n_layers)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    recurrent = sorted(kind for kind in kinds if "attention" not in kind or "linear" in kind)
+    if recurrent or "past_key_values" not in inspect.signature(subject.model.forward).parameters:
+        raise UserError(
+            f"the family {family!r} has blocks with recurrent state ({', '.join(recurrent) or 'no key-value cache'}), "
+            "whose cache cannot be shared between layers; ASABench needs a model with attention in every block"
+        )
+    # A few different tokens, none of them special to the family
+    first = torch.arange(6, device=subject.device)[None] % (config.vocab_size - 1) + 1
+    ids = torch.cat([first, first])
+    ids[1, -1] = 0
+    mask = torch.ones_like(ids)
+
+    def run() -> tuple[list[Tensor], list[Tensor]]:
+        with capture(subject.blocks, layers) as seen:
+            subject.forward(ids, mask, use_cache=False)
+        return [seen.inputs[i] for i in seen.inputs], [seen.outputs[i] for i in seen.outputs]
+
+    inputs, outputs = run()
+    wanted = (2, ids.shape[1], subject.d_model)
+    shapes = {tuple(out.shape) for out in outputs}
+    if len(outputs) != subject.n_layers or shapes != {wanted}:
+        raise _not_residual(
+            family, f"outputs of shape {sorted(shapes)} where (row, position, {subject.d_model}) is expected"
+        )
+    if not all(torch.equal(out[0, :-1], out[1, :-1]) or _close(out[0, :-1], out[1, :-1]) for out in outputs):
+        raise UserError(
+            f"the family {family!r} is not causal: a later token changes earlier hidden states; "
+            "ASABench measures decoder-only language models"
+        )
+    largest = max(float(outputs[0].float().abs().max()), 1e-6)
+    scale = min(1e4, torch.finfo(outputs[0].dtype).max / 8 / largest)
+    with edit(subject.blocks, {0: lambda block_input, block_output: block_output * scale}):
+        inputs, outputs = run()
+    for layer in layers[1:]:
+        before, after = inputs[layer].float(), outputs[layer].float()
+        change = (after - before).norm() / before.norm()
+        if not change < 0.5:
+            raise _not_residual(
+                family, f"block {layer} does not pass its input on (relative change {float(change):.2f})"
+            )
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a.float(), b.float(), rtol=1e-2, atol=1e-2 * float(a.float().abs().max()))
+
+
+def _not_residual(family: str, what: str) -> UserError:
+    return UserError(
+        f"the blocks of the family {family!r} do not put out the residual stream: {what}; "
+        "ASABench measures models whose blocks do (Llama, Qwen, Mistral, Gemma 3, Phi, OLMo, GPT-NeoX, GPT-2, ...)"
+    )
+
+
+def pick_device(device: str) -> torch.device:
+    """`auto` is the first GPU, if there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used here ({_first_line(error)}); try auto or cpu") from None
+    return target
+
+
+def check_prompt_format(subject: Subject, protocol: Protocol) -> None:
+    """`UserError` when the protocol formats prompts as a chat and the model has no chat template."""
+    if protocol.prompt_format == "chat" and not getattr(subject.tokenizer, "chat_template", None):
+        raise UserError(
+            f"protocol {protocol.name} formats prompts with the chat template, and {subject.name} has none; "
+            "give one with --chat-template FILE, or use --protocol gu2025, which takes prompts as raw text"
+        )
+
+
+def _refuse_encoder_decoder(folder: Path, name: str, allow_remote_code: bool) -> None:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=allow_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(_why_not_loaded(name, error, False, allow_remote_code)) from None
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"the model {name} is an encoder-decoder ({config.model_type}); "
+            "ASABench measures decoder-only language models"
+        )
+
+
+def _why_not_loaded(name: str, error: Exception, allow_pickle: bool, allow_remote_code: bool) -> str:
+    text = str(error)
+    if "trust_remote_code" in text and not allow_remote_code:
+        return f"the model {name} needs code of its own; --allow-remote-code runs it, if you trust its authors"
+    if "Unrecognized configuration class" in text:
+        return f"the model {name} has no decoder that generates text; ASABench measures decoder-only language models"
+    if not allow_pickle and ("safetensors" in text or "no file named" in text):
+        return (
+            f"the model {name} has no safetensors weights that can be read ({_first_line(error)}); convert them, or "
+            "use --allow-pickle, which can run code hidden in the file, if you trust its authors"
+        )
+    return f"the model {name} cannot be loaded: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the chat template {path} cannot be read: {error}") from None
+
+
+def _quiet_transformers() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,196 @@
+"""The probes of a model as a folder: tables, and a manifest that says what they are. No prompt or answer text in it.
+
+OUT/nll.parquet        one line a (prompt, layer, dose, seed): `harness.probes.measures.nll_rise`
+OUT/kl.parquet         one line a (prompt, layer, dose, seed, position): `harness.probes.measures.kl_by_position`
+OUT/kl_trend.parquet   whether KL grows with position, by layer: `harness.probes.measures.kl_trend`
+OUT/landscape.parquet  one line a (prompt, layer, a, b): `harness.probes.measures.landscape`
+OUT/manifest.json      settings, versions, findings; written last, so that a folder that has one is whole
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+
+from asabench.core.errors import UserError
+from asabench.core.protocol import Protocol
+from asabench.core.records import Prompt, sha256_hex
+from asabench.runs.folder import write_whole
+from harness.attacks import Attack
+from harness.attacks.random import RandomAttack
+from harness.model.subject import Subject, check_prompt_format
+from harness.probes.measures import kl_trend, landscape, nll_and_kl
+from harness.progress import progress_line
+
+What = Literal["nll", "kl", "landscape"]
+WHAT: tuple[What, ...] = get_args(What)
+KIND = "probe"
+
+
+def grid_axis(points: int) -> tuple[float, ...]:
+    """The landscape's doses along one axis: from -1 to 1, evenly spaced."""
+    return tuple(np.linspace(-1, 1, points).tolist()) if points > 1 else (0.0,)
+
+
+GRID = grid_axis(11)
+"""The values of a and b in the landscape. A full picture takes 50."""
+_TABLES = ("nll", "kl", "kl_trend", "landscape")
+
+
+def probe(
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    layers: Sequence[int],
+    protocol: Protocol,
+    attack: Attack,
+    doses: Sequence[float],
+    out: Path,
+    *,
+    what: Sequence[What] = WHAT,
+    seeds: Sequence[int] | None = None,
+    against: Attack | None = None,
+    landscape_layers: Sequence[int] | None = None,
+    landscape_prompts: int | None = 8,
+    a: Sequence[float] = GRID,
+    b: Sequence[float] = GRID,
+    progress: bool = False,
+) -> Path:
+    """Runs the probes in `what` and writes `out`; returns it. An earlier probe there is replaced.
+
+    seeds: the protocol's by default. The landscape lies over the plane of `attack` (axis a, the first seed) and
+    `against` (axis b, the seed after it; the protocol's random noise by default), at `landscape_layers` (default: four
+    of `layers`, evenly spaced) for the first `landscape_prompts` prompts (None: all). progress: a line on a terminal.
+
+    Raises `UserError` for what cannot be probed or written.
+    """
+    seeds = tuple(protocol.seeds if seeds is None else seeds)
+    against = RandomAttack(noise=protocol.noise) if against is None else against
+    planes = tuple(evenly_spaced(layers, 4) if landscape_layers is None else landscape_layers)
+    mapped = prompts[:landscape_prompts]
+    _check(subject, prompts if "landscape" not in what else mapped, [*layers, *planes], doses, seeds, what, a, b)
+    if "landscape" in what and against.name == attack.name and not attack.uses_seed:
+        raise UserError(f"a landscape needs two directions, and {attack.name} gives only one; name another attack")
+    check_prompt_format(subject, protocol)
+    _make_room(out)
+    along = len(prompts) * len(layers) * len(doses) * (len(seeds) if attack.uses_seed else 1)
+    plane_seeds = (seeds[0], seeds[0] + 1)
+    points = len(mapped) * len(planes) * len(a) * len(b)
+    total = along * ("nll" in what or "kl" in what) + points * ("landscape" in what)
+    findings: dict[str, Any] = {}
+    with progress_line(0, total, 1, progress) as line:
+        if "nll" in what or "kl" in what:
+            with_kl = "kl" in what
+            nll, kl = nll_and_kl(
+                subject, prompts, layers, protocol, attack, doses, seeds, with_kl=with_kl, on_rows=line.finish
+            )
+            if "nll" in what:
+                _write(out, "nll", nll)
+            if with_kl:
+                trend = kl_trend(kl)
+                findings["kl_trend"] = trend.answer
+                _write(out, "kl", kl)
+                _write(out, "kl_trend", trend.table)
+        if "landscape" in what:
+            table = landscape(
+                subject, mapped, planes, protocol, attack, against, a, b, seeds=plane_seeds, on_rows=line.finish
+            )
+            _write(out, "landscape", table)
+    settings = {
+        "model": subject.name,
+        "revision": subject.revision,
+        "dtype": subject.dtype,
+        "protocol": protocol.model_dump(mode="json"),
+        "statistics": "current-step",  # at every answer position, whatever the protocol's steps and statistics
+        "what": [name for name in WHAT if name in what],
+        "attack": attack.name,
+        "doses": list(doses),
+        "seeds": list(seeds) if attack.uses_seed else [],
+        "layers": list(layers),
+        "prompt_count": len(prompts),
+        "prompts": sha256_hex(json.dumps([[prompt.goal, prompt.target, prompt.suffix] for prompt in prompts]))[:16],
+    }
+    if "landscape" in what:
+        settings["landscape"] = {
+            "a_attack": attack.name,
+            "b_attack": against.name,
+            "a": list(a),
+            "b": list(b),
+            "seeds": list(plane_seeds),
+            "layers": list(planes),
+            "prompt_count": len(mapped),
+        }
+    _write_manifest(out, subject, settings, findings)
+    return out
+
+
+def evenly_spaced(layers: Sequence[int], n: int) -> list[int]:
+    """`n` of the layers, the first and last included; all of them when there are fewer."""
+    places = np.linspace(0, len(layers) - 1, n).round() if len(layers) else ()
+    return [layers[place] for place in sorted({int(place) for place in places})]
+
+
+def _check(
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    layers: Sequence[int],
+    doses: Sequence[float],
+    seeds: Sequence[int],
+    what: Sequence[str],
+    a: Sequence[float],
+    b: Sequence[float],
+) -> None:
+    if unknown := [name for name in what if name not in WHAT]:
+        raise UserError(f"unknown probe {unknown[0]!r}; allowed: {', '.join(WHAT)}")
+    given = {"prompts": prompts, "layers": layers, "doses": doses, "seeds": seeds, "probes": what, "a": a, "b": b}
+    for name, values in given.items():
+        if not len(values):
+            raise UserError(f"there are no {name} to probe; give at least one")
+    if outside := [layer for layer in layers if not 0 <= layer < subject.n_layers]:
+        raise UserError(f"layer {outside[0]} is out of range; allowed: 0 to {subject.n_layers - 1}")
+
+
+def _make_room(out: Path) -> None:
+    """Removes an earlier probe's files: what is there afterwards belongs to one probe."""
+    manifest = out / "manifest.json"
+    try:
+        if manifest.exists():
+            if json.loads(manifest.read_text(encoding="utf-8")).get("kind") != KIND:
+                raise UserError(f"{out} holds something other than a probe; choose another --out folder")
+            manifest.unlink()
+        out.mkdir(parents=True, exist_ok=True)
+        for name in _TABLES:
+            (out / f"{name}.parquet").unlink(missing_ok=True)
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"cannot write to {out} ({error}); choose another --out folder") from None
+
+
+def _write(out: Path, name: str, table: pd.DataFrame) -> None:
+    content = io.BytesIO()
+    table.to_parquet(content, index=False)
+    write_whole(out / f"{name}.parquet", content.getvalue())
+
+
+def _write_manifest(out: Path, subject: Subject, settings: dict[str, Any], findings: dict[str, Any]) -> None:
+    packages = ("asabench", "torch", "transformers", "pandas", "pyarrow", "numpy", "scipy")
+    device = subject.device
+    manifest = {
+        "kind": KIND,
+        "schema_version": 1,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": settings,
+        "findings": findings,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+    }
+    write_whole(out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())

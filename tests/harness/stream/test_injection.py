@@ -1,0 +1,123 @@
+"""The hooks: what they change, what they leave alone, and that they go."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.model.subject import Subject
+from harness.stream.injection import NO_LAYER, Injection, capture, edit, inject
+from harness.stream.perturbation import normalise, standardise
+from tests.conftest import tiny_subject
+
+IDS = torch.tensor([[5, 6, 7, 8]] * 4)
+
+
+def hooks(subject: Subject) -> int:
+    return sum(len(block._forward_hooks) for block in subject.blocks)
+
+
+def run(subject: Subject) -> Tensor:
+    with torch.no_grad():
+        return subject.forward(IDS, torch.ones_like(IDS), use_cache=False).logits
+
+
+def injection(layers: list[int], dose: float = 1.0, **more: object) -> Injection:
+    directions = torch.randn(len(layers), 32, generator=torch.Generator().manual_seed(1))
+    result = Injection.from_directions(torch.tensor(layers), directions, torch.full((len(layers),), dose))
+    for name, value in more.items():
+        setattr(result, name, value)
+    return result
+
+
+@pytest.mark.parametrize("family", ["llama", "gptj"])
+def test_each_row_changes_at_its_own_block_and_only_there(family: str) -> None:
+    subject = tiny_subject(family)
+    plan = injection([0, 2, NO_LAYER, 2])
+    with capture(subject.blocks, range(4)) as before:
+        run(subject)
+    with inject(subject.blocks, plan), capture(subject.blocks, range(4)) as after:
+        run(subject)
+    for row, layer in enumerate([0, 2, NO_LAYER, 2]):
+        for block in range(4):
+            same = torch.allclose(before.outputs[block][row], after.outputs[block][row], atol=1e-5)
+            assert same == (layer == NO_LAYER or block < layer), (row, block)
+    # At its block: earlier positions untouched, the last one h + delta'
+    h = before.outputs[2][1, -1]
+    expected = h + normalise(plan.unit[1], h)
+    assert torch.allclose(after.outputs[2][1, -1], expected, atol=1e-5)
+    assert torch.allclose(after.outputs[2][1, :-1], before.outputs[2][1, :-1], atol=1e-5)
+
+
+def test_positions_choose_what_is_perturbed(llama: Subject) -> None:
+    positions = torch.tensor([[False, True, False, True], [False] * 4, [True] * 4, [False, False, False, True]])
+    plan = injection([1, 1, 1, 1], positions=positions)
+    with capture(llama.blocks, [1]) as before:
+        run(llama)
+    with inject(llama.blocks, plan), capture(llama.blocks, [1]) as after:
+        run(llama)
+    changed = (before.outputs[1] - after.outputs[1]).abs().amax(-1) > 1e-6
+    assert torch.equal(changed, positions)
+    h = before.outputs[1][0, 1]
+    assert torch.allclose(after.outputs[1][0, 1], h + normalise(plan.unit[0], h), atol=1e-5)
+
+
+def test_what_comes_in_is_not_written_to(llama: Subject) -> None:
+    plan = injection([0, 1, 2, 3])
+    before = torch.randn(4, 3, 32)
+    copy = before.clone()
+    after = plan.apply(1, before, before)
+    assert torch.equal(before, copy)
+    assert not torch.equal(after, before)
+
+
+def test_keep_drops_rows_and_what_was_kept_for_them(llama: Subject) -> None:
+    plan = injection([1, 2, 1, 3], statistics="clean-prompt-input")
+    first = torch.randn(4, 1, 32)
+    plan.apply(1, first, first)
+    plan.keep(torch.tensor([1, 2]))
+    later = torch.randn(2, 1, 32)
+    after = plan.apply(1, later, later)
+    assert torch.equal(after[0], later[0])  # row of layer 2
+    # row 2 of old: still the statistics of its first input, not of `later`
+    assert torch.allclose(after[1, 0], later[1, 0] + normalise(plan.unit[1], first[2, 0]), atol=1e-6)
+
+
+def test_no_hook_stays_after_an_exception(llama: Subject) -> None:
+    clean = run(llama)
+    with pytest.raises(ZeroDivisionError), inject(llama.blocks, injection([0, 1, 2, 3])):
+        assert hooks(llama) == 4
+        raise ZeroDivisionError
+    assert hooks(llama) == 0
+    assert torch.equal(run(llama), clean)
+
+
+def test_no_hook_stays_when_one_cannot_be_set(llama: Subject) -> None:
+    with pytest.raises(IndexError), inject(llama.blocks, injection([0, 1, 2, 9])):
+        pass
+    assert hooks(llama) == 0
+
+
+def test_the_hook_of_each_layer_fires_once_a_forward(llama: Subject) -> None:
+    plan = injection([0, 1, 3, NO_LAYER])
+    with inject(llama.blocks, plan):
+        run(llama)
+        run(llama)
+    assert dict(plan.fired) == {0: 2, 1: 2, 3: 2}
+
+
+def test_edit_replaces_the_output(llama: Subject) -> None:
+    with edit(llama.blocks, {3: lambda block_input, block_output: block_output * 0}):
+        zero = run(llama)
+    assert torch.allclose(zero, zero[:1, :1].expand_as(zero))
+
+
+def test_gradients_flow_through_an_injection(llama: Subject) -> None:
+    directions = torch.randn(4, 32, requires_grad=True)
+    plan = Injection(torch.tensor([0, 1, 2, 3]), standardise(directions), torch.ones(4))
+    with inject(llama.blocks, plan):
+        logits = llama.forward(IDS, torch.ones_like(IDS), use_cache=False).logits
+    logits[:, -1].logsumexp(-1).sum().backward()
+    assert directions.grad is not None
+    assert (directions.grad.norm(dim=-1) > 0).all()
