@@ -19,6 +19,7 @@ UNFINISHED = ".unfinished-"
 """What the name of an unfinished file or folder begins with: the dot hides it from whoever reads the folder as data."""
 
 ELSEWHERE = "free some space, or choose another place to write to"
+OTHER_OUT = "free some space, or give an --out folder that can be written"
 
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 

@@ -16,7 +16,7 @@ from glob import escape
 from pathlib import Path, PurePosixPath
 
 from asabench.core.errors import UserError
-from asabench.core.files import disk_errors, whole_folder
+from asabench.core.files import OTHER_OUT, disk_errors, whole_folder
 from asabench.core.records import sha256_hex
 from asabench.dataset.files import (
     MANIFEST,
@@ -302,7 +302,7 @@ def _part_of(manifest: Manifest, snapshot: Snapshot) -> Manifest:
 
 def _copy(benchmark: Benchmark, manifest: Manifest, out: Path) -> None:
     """The files of a manifest, byte by byte, so that their digests stay."""
-    with disk_errors(out), whole_folder(out, replace=True) as unfinished:
+    with disk_errors(out, OTHER_OUT), whole_folder(out, replace=True, fix=OTHER_OUT) as unfinished:
         for name in manifest.files:
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(benchmark.path / name, unfinished / name)

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 
 import asabench
 from asabench.core.errors import UserError
-from asabench.core.files import disk_errors, whole_folder
+from asabench.core.files import OTHER_OUT, disk_errors, whole_folder
 from asabench.core.records import sha256_hex
 from asabench.core.row import JudgeInfo, PromptSetInfo, ProtocolInfo
 from asabench.core.schema import Record, first_problem
@@ -265,7 +265,7 @@ def write_benchmark(
     require_free(path, replace)
     entries: list[ModelEntry] = []
     files: dict[str, FileEntry] = {}
-    with disk_errors(path), whole_folder(path, replace=True) as unfinished:
+    with disk_errors(path, OTHER_OUT), whole_folder(path, replace=True, fix=OTHER_OUT) as unfinished:
         for model in models:
             entry = _entry(model)
             if any(other.config.lower() == entry.config.lower() for other in entries):

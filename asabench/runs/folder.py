@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from asabench.core.errors import UserError
-from asabench.core.files import UNFINISHED, disk_errors, whole_file, write_whole
+from asabench.core.files import OTHER_OUT, UNFINISHED, disk_errors, whole_file, write_whole
 from asabench.core.records import (
     RESPONSE_SCHEMA,
     VERDICT_SCHEMA,
@@ -43,10 +43,7 @@ if TYPE_CHECKING:
 Settings = Mapping[str, Any]
 """Everything that decides what a run's responses are, as JSON values."""
 
-_AGAIN = (
-    "free some space or give an --out folder that can be written, then run the same command again: what is finished is "
-    "kept"
-)
+_AGAIN = f"{OTHER_OUT}, then run the same command again: what is finished is kept"
 
 
 def run_id(settings: Settings) -> str:

@@ -21,7 +21,7 @@ import asabench
 from asabench.card.making import for_submission
 from asabench.card.records import ModelCard
 from asabench.core.errors import UserError
-from asabench.core.files import whole_folder, write_whole
+from asabench.core.files import OTHER_OUT, whole_folder, write_whole
 from asabench.core.prompts import read_csv
 from asabench.core.records import Cell, Prompt, sha256_hex
 from asabench.core.row import Row
@@ -384,7 +384,7 @@ def _record(kind: type[Any], what: str, **fields: Any) -> Any:
 def _write(target: Path, contents: Mapping[str, bytes]) -> Validation:
     """The folder, whole or not at all: checked by itself and beside the others in the collection before it takes its
     place. Only a submission is replaced, never a folder of something else."""
-    with whole_folder(target, replace=True) as made:
+    with whole_folder(target, replace=True, fix=OTHER_OUT) as made:
         for name, content in contents.items():
             write_whole(made / name, content)
         found = beside_others(validate_folder(made), target.parent)
