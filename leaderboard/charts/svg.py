@@ -22,9 +22,9 @@ def by_layer(lasr: Mapping[str, Rate]) -> list[tuple[int, Rate]]:
 
 
 class Point(NamedTuple):
-    """A scored layer; where the rate has no interval, `low` and `high` are the value."""
+    """What was measured at a place on the axis; where it has no interval, `low` and `high` are the value."""
 
-    layer: int
+    place: int
     value: float
     low: float
     high: float
@@ -37,7 +37,7 @@ def segments(lasr: Mapping[str, Rate]) -> list[list[Point]]:
         if rate.value is None:
             continue
         point = Point(layer, rate.value, *bounds(rate))
-        if runs and runs[-1][-1].layer == layer - 1:
+        if runs and runs[-1][-1].place == layer - 1:
             runs[-1].append(point)
         else:
             runs.append([point])
@@ -136,25 +136,25 @@ def lasr_svg(
 
     for run in [] if base is None else segments(base.lasr):
         if len(run) > 1:
-            parts.append(f'<path class="line base" d="M{"L".join(at(point.layer, point.value) for point in run)}"/>')
+            parts.append(f'<path class="line base" d="M{"L".join(at(point.place, point.value) for point in run)}"/>')
         for point in run:
-            centre = f'cx="{coordinate(x(point.layer))}" cy="{coordinate(height(point.value))}"'
+            centre = f'cx="{coordinate(x(point.place))}" cy="{coordinate(height(point.value))}"'
             parts.append(
-                f'<circle class="base" r="2.5" {centre}><title>base: layer {point.layer}: '
+                f'<circle class="base" r="2.5" {centre}><title>base: layer {point.place}: '
                 f"{format_number(point.value)}</title></circle>"
             )
     runs = segments(result.lasr)
     for run in runs:
         if len(run) == 1:
             alone = run[0]
-            parts.append(f'<path class="whisker" d="M{at(alone.layer, alone.low)}L{at(alone.layer, alone.high)}"/>')
+            parts.append(f'<path class="whisker" d="M{at(alone.place, alone.low)}L{at(alone.place, alone.high)}"/>')
         else:
-            lower = [at(point.layer, point.low) for point in run]
-            upper = [at(point.layer, point.high) for point in reversed(run)]
-            line = [at(point.layer, point.value) for point in run]
+            lower = [at(point.place, point.low) for point in run]
+            upper = [at(point.place, point.high) for point in reversed(run)]
+            line = [at(point.place, point.value) for point in run]
             parts.append(f'<path class="band" d="M{"L".join(lower + upper)}Z"/>')
             parts.append(f'<path class="line" d="M{"L".join(line)}"/>')
-    for layer, value in ((point.layer, point.value) for run in runs for point in run):
+    for layer, value in ((point.place, point.value) for run in runs for point in run):
         peak = layer == result.peak_layer
         centre = f'cx="{coordinate(x(layer))}" cy="{coordinate(height(value))}"'
         dot = f'class="peak" r="5" {centre}' if peak else f'r="2.5" {centre}'

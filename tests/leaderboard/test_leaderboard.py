@@ -278,7 +278,7 @@ def test_the_chart_shows_each_layers_rate_and_says_its_peak(tmp_path: Path) -> N
 def test_gaps_in_the_layers_stay_gaps() -> None:
     point = rate(0.2, 0.1, 0.3)
     lasr = {"0": point, "1": point, "2": NO_RATE, "3": point, "10": point, "9": point}
-    assert [[point.layer for point in run] for run in segments(lasr)] == [[0, 1], [3], [9, 10]]
+    assert [[point.place for point in run] for run in segments(lasr)] == [[0, 1], [3], [9, 10]]
     row = make_row(model={"n_layers": 12}, lasr=lasr, layers=(0, 1, 2, 3, 9, 10), peak_layer=0)
     chart = Tree(str(lasr_svg(row))).root
     assert [len(chart.all("path", class_=kind)) for kind in ("line", "band", "whisker")] == [2, 2, 1]
