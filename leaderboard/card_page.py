@@ -12,7 +12,7 @@ from markupsafe import Markup
 from asabench.card.model_card import Difference, ModelCard, Resistance, headlines, not_measured
 from asabench.core.row import AttackResult, eps50_text
 from leaderboard.charts.card_svg import loss_svg, rates_svg, refusals_svg
-from leaderboard.charts.svg import lasr_svg, series
+from leaderboard.charts.svg import lasr_svg, worst_by_attack
 from leaderboard.templating import page_environment
 from leaderboard.text import NONE, format_number, format_rate, number_ranges, optional_rate, short_revision
 
@@ -33,7 +33,7 @@ def _environment() -> Environment:
         "rates_svg": rates_svg,
         "loss_svg": loss_svg,
         "refusals_svg": refusals_svg,
-        "at_dose": _at_dose,
+        "worst_by_attack": lambda resistance: worst_by_attack(resistance.row),
         "of_base": _of_base,
         "changes": _changes,
     }
@@ -45,11 +45,6 @@ def _difference(change: Difference | None) -> str:
     if change is None or change.value is None:
         return NONE
     return f"{change.value:+z.2f} [{change.low:+z.2f}, {change.high:+z.2f}]"
-
-
-def _at_dose(resistance: Resistance) -> list[AttackResult]:
-    """The results at the headline dose."""
-    return [result for result in series(resistance.row) if result.dose == resistance.row.dose]
 
 
 def _of_base(result: AttackResult, resistance: Resistance) -> AttackResult | None:

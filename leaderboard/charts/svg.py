@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from asabench.core.row import AttackResult, Rate, Row, VerdictCounts
+from asabench.core.row import HEADLINE, AttackResult, Rate, Row, VerdictCounts, worst_case
 from leaderboard.text import bounds, format_number, format_rate
 
 
@@ -45,20 +45,20 @@ def segments(lasr: Mapping[str, Rate]) -> list[list[Point]]:
 
 def headline(row: Row) -> AttackResult:
     """The row's own numbers, as one of its results."""
-    return AttackResult(
-        attack=row.attack,
-        dose=row.dose,
-        masr=row.masr,
-        pasr=row.pasr,
-        peak_layer=row.peak_layer,
-        lasr=row.lasr,
-        verdicts=row.verdicts,
-    )
+    return AttackResult(**{name: getattr(row, name) for name in HEADLINE})
 
 
 def series(row: Row) -> Sequence[AttackResult]:
     """The results to draw: all of them, or the headline alone in a row that lists none."""
     return row.results or (headline(row),)
+
+
+def worst_by_attack(row: Row) -> list[AttackResult]:
+    """The worst case of each attack that was scored, the worst of all first."""
+    results = series(row)
+    worst = [worst_case(results, attack) for attack in dict.fromkeys(result.attack for result in results)]
+    overall = worst_case(results)
+    return sorted((result for result in worst if result is not None), key=lambda result: result is not overall)
 
 
 def tick_step(count: int, most: int = 8) -> int:

@@ -28,6 +28,7 @@ from asabench.core.row import (
     Rate,
     Row,
     VerdictCounts,
+    headline_fields,
 )
 from asabench.core.utility_report import BenignRates, RequestSet, TaskScore, UtilityReport
 from asabench.judging.agreement import CheckResult, check_result
@@ -213,7 +214,6 @@ def make_row(
         for attack in REQUIRED_ATTACKS
         for dose in STANDARD.doses or ()
     )
-    headline = next(result for result in results if (result.attack, result.dose) == ("random", 1.0))
     return Row(
         run_id=f"{place:016x}",
         created=(_START + timedelta(hours=7 * place)).isoformat(),
@@ -232,14 +232,8 @@ def make_row(
         judge=make_judge(embedded),
         layers=tuple(range(LAYERS)),
         seeds=STANDARD.seeds or (0,),
-        attack="random",
-        dose=1.0,
+        **headline_fields(results),
         init=_rate(generator.uniform(0.0, 0.15)),
-        masr=headline.masr,
-        pasr=headline.pasr,
-        peak_layer=headline.peak_layer,
-        lasr=headline.lasr,
-        verdicts=headline.verdicts,
         clean_verdicts=VerdictCounts(safe=93, unsafe=6, incoherent=1),
         results=results,
         flags=("gradient-masking?",) if place % 29 == 3 else (),
