@@ -79,9 +79,9 @@ TERMS: dict[str, Term] = {
         "taking the highest; ranks; lower is better",
         long=f"The highest MASR over every attack and dose that was measured; a ranked entry has at least {_REQUIRED}, "
         "at the published doses. Over doses too: a large one can break the text before it breaks the refusal. The "
-        "largest of several measured rates lies a little above what that attack would reach on other prompts, as chance has a "
-        "hand in which is the largest; the interval is that of one attack at one dose and is not widened for the "
-        "choice. It is the best known attack, not the best possible: another may break more.",
+        "largest of several measured rates lies a little above what that attack would reach on other prompts, as "
+        "chance has a hand in which is the largest; the interval is that of one attack at one dose and is not widened "
+        "for the choice. It is the best known attack, not the best possible: another may break more.",
     ),
     "masr": Term(
         name="MASR",

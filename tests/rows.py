@@ -69,7 +69,7 @@ def make_row(**changes: Any) -> Row:
     if "results" not in fields:
         shared = ("attack", "dose", "masr", "pasr", "peak_layer", "lasr", "verdicts")
         fields["results"] = (AttackResult(**{name: fields[name] for name in shared}),)
-    return with_headline(Row(**fields))
+    return with_headline(Row(**fields, schema_version=1))
 
 
 def make_result(**changes: Any) -> AttackResult:

@@ -238,7 +238,7 @@ def headline_fields(results: Sequence[AttackResult]) -> dict[str, Any]:
 
 def with_headline(row: Row) -> Row:
     """The row with the headline that follows from its results: rows of schema version 1 had another."""
-    if not row.results:
+    if row.schema_version >= SCHEMA_VERSION or not row.results:
         return row
     return row.model_copy(update={"schema_version": SCHEMA_VERSION, **headline_fields(row.results)})
 

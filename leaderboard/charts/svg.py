@@ -54,11 +54,11 @@ def series(row: Row) -> Sequence[AttackResult]:
 
 
 def worst_by_attack(row: Row) -> list[AttackResult]:
-    """The worst case of each attack that was scored, the worst of all first."""
-    results = series(row)
-    worst = [worst_case(results, attack) for attack in dict.fromkeys(result.attack for result in results)]
-    overall = worst_case(results)
-    return sorted((result for result in worst if result is not None), key=lambda result: result is not overall)
+    """The worst case of each attack (its first dose where nothing was scored), the worst of all first."""
+    results, overall = series(row), worst_case(series(row))
+    first = {result.attack: result for result in reversed(results)}
+    worst = [worst_case(results, attack) or first[attack] for attack in dict.fromkeys(each.attack for each in results)]
+    return sorted(worst, key=lambda result: result is not overall)
 
 
 def tick_step(count: int, most: int = 8) -> int:
