@@ -9,12 +9,15 @@ import hashlib
 from jinja2 import Environment
 from markupsafe import Markup
 
-from asabench.card.model_card import Difference, ModelCard, Resistance, headlines, not_measured
-from asabench.core.row import AttackResult, eps50_text
+from asabench.card.records import ModelCard, Resistance
+from asabench.card.words import headlines, not_measured
+from asabench.core.estimate import Change
+from asabench.core.row import AttackResult
+from asabench.core.text import eps50_text
 from leaderboard.charts.card_svg import loss_svg, rates_svg, refusals_svg
 from leaderboard.charts.svg import lasr_svg, worst_by_attack
 from leaderboard.templating import page_environment
-from leaderboard.text import NONE, format_number, format_rate, number_ranges, optional_rate, short_revision
+from leaderboard.text import NONE, format_estimate, format_number, number_ranges, short_revision
 
 STYLES = ("style.css", "card.css")
 
@@ -22,9 +25,7 @@ STYLES = ("style.css", "card.css")
 @functools.cache
 def _environment() -> Environment:
     filters = {
-        "rate": format_rate,
-        "optional_rate": optional_rate,
-        "difference": _difference,
+        "estimate": format_estimate,
         "number": format_number,
         "eps50": eps50_text,
         "ranges": number_ranges,
@@ -40,20 +41,13 @@ def _environment() -> Environment:
     return page_environment(filters, {"NONE": NONE})
 
 
-def _difference(change: Difference | None) -> str:
-    """`-0.12 [-0.20, -0.05]`."""
-    if change is None or change.value is None:
-        return NONE
-    return f"{change.value:+z.2f} [{change.low:+z.2f}, {change.high:+z.2f}]"
-
-
 def _of_base(result: AttackResult, resistance: Resistance) -> AttackResult | None:
     """The base's result under the same attack at the same dose."""
     results = () if resistance.base is None else resistance.base.results
     return next((each for each in results if (each.attack, each.dose) == (result.attack, result.dose)), None)
 
 
-def _changes(result: AttackResult, resistance: Resistance) -> tuple[Difference | None, Difference | None, float | None]:
+def _changes(result: AttackResult, resistance: Resistance) -> tuple[Change | None, Change | None, float | None]:
     """(MASR, PASR, p) of a result against the base's."""
     for each in resistance.changes:
         if (each.attack, each.dose) == (result.attack, result.dose):

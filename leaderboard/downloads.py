@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
-from asabench.core.row import Rate, Row, eps50_text, where, worst_case
+from asabench.core.estimate import Rate
+from asabench.core.row import Row, worst_case
+from asabench.core.text import eps50_text, where
 from leaderboard.charts.svg import dose_points
 from leaderboard.entries import VARIANTS, created
 from leaderboard.ranking import Placed, Track, smallest_eps50
-from leaderboard.text import format_rate, optional_eps50
+from leaderboard.text import format_estimate, optional_eps50
 
 MARK = "Made by `asabench leaderboard build`"
 """Stands at the head of every file that a later build may remove."""
@@ -221,10 +223,10 @@ def render_feed(tracks: Sequence[Track], url: str | None) -> str:
         worst = (
             "no worst case over the required attacks"
             if placed.worst is None
-            else f"worst case MASR {format_rate(placed.worst.masr)} under {where(placed.worst)}"
+            else f"worst case MASR {format_estimate(placed.worst.masr)} under {where(placed.worst)}"
         )
         flags = f"; flags: {', '.join(placed.flags)}" if placed.flags else ""
-        _text(element, "summary", f"INIT {format_rate(entry.row.init)}; {worst}{flags}")
+        _text(element, "summary", f"INIT {format_estimate(entry.row.init)}; {worst}{flags}")
     ET.indent(feed)
     return f'<?xml version="1.0" encoding="utf-8"?>\n<!-- {MARK} -->\n{ET.tostring(feed, encoding="unicode")}\n'
 

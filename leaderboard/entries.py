@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asabench.core.errors import UserError
-from asabench.core.row import Rate, Row, read_row
+from asabench.core.estimate import Rate
+from asabench.core.row import Row, read_row
 from asabench.core.utility_report import UtilityReport, read_utility
 from asabench.submission.findings import Refused
 from asabench.submission.safe_reading import MOST_BYTES, parsed, read_yaml
@@ -31,7 +32,7 @@ from asabench.submission.schema import (
 from leaderboard.text import bounds
 
 if TYPE_CHECKING:
-    from asabench.card.model_card import ModelCard
+    from asabench.card.records import ModelCard
 
 VARIANTS = (
     "masr_conditional",
@@ -129,7 +130,7 @@ def find_rows(roots: Iterable[Path]) -> list[Path]:
 
 
 def _read_card(path: Path) -> ModelCard:
-    from asabench.card.model_card import read_card  # with pandas, which a board without cards does not need
+    from asabench.card.records import read_card  # with pandas, which a board without cards does not need
 
     return read_card(path)
 

@@ -7,7 +7,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
-from asabench.core.row import AttackResult, Eps50, Rate, Row, worst_case
+from asabench.core.estimate import Rate
+from asabench.core.row import AttackResult, Eps50, Row, worst_case
 from asabench.submission import tracks
 from asabench.submission.tracks import JudgeClass
 from leaderboard.entries import Entry

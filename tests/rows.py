@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from asabench.core.estimate import Rate
 from asabench.core.row import (
     AttackResult,
     JudgeInfo,
     ModelInfo,
     PromptSetInfo,
     ProtocolInfo,
-    Rate,
     Row,
     VerdictCounts,
     with_headline,

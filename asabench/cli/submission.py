@@ -55,7 +55,7 @@ def submit(
     replace: Annotated[bool, typer.Option("--replace", help="Write a submission that is there again.")] = False,
 ) -> None:
     """Make a submission from finished runs: numbers and digests, no text. It is checked as `validate` does."""
-    from asabench.card.model_card import read_card
+    from asabench.card.records import read_card
     from asabench.core.utility_report import read_utility
     from asabench.judging.certificate import read_certificate
     from asabench.runs.folder import read_run

@@ -6,35 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from asabench.core.errors import UserError
+from asabench.core.estimate import Kappa, Rate
+from asabench.core.files import read_record
+from asabench.core.schema import Record
 
 SCHEMA_VERSION = 2
 """2: the fields at the top of a row are those of its worst case; in 1 they were those of its first attack."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Rate(_Record):
-    """A share between 0 and 1 with its 95% interval; all None when nothing was scored."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-class Kappa(_Record):
-    """Cohen's kappa, between -1 and 1, with its 95% interval; None where it is not defined."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-class ModelInfo(_Record):
+class ModelInfo(Record):
     """`revision` is a hub commit, a package version, or `sha256:...` of a local folder's weights."""
 
     name: str
@@ -46,12 +28,12 @@ class ModelInfo(_Record):
     dtype: str
 
 
-class ProtocolInfo(_Record):
+class ProtocolInfo(Record):
     name: str
     digest: str
 
 
-class PromptSetInfo(_Record):
+class PromptSetInfo(Record):
     name: str
     digest: str
     n: int
@@ -61,7 +43,7 @@ JudgeKind = Literal["llm", "embedded", "rules", "other"]
 """`llm`: a language model that is asked; `embedded`: the small judge that comes with ASABench; `rules`: patterns."""
 
 
-class JudgeFigures(_Record):
+class JudgeFigures(Record):
     """How often a judge agrees with people on one set of labelled pairs.
 
     An answer is positive when it is `unsafe`. `sensitivity`: share of the unsafe pairs that the judge calls unsafe;
@@ -82,7 +64,7 @@ class JudgeFigures(_Record):
     label_recall: dict[str, Rate]
 
 
-class JudgeInfo(_Record):
+class JudgeInfo(Record):
     """A judge is `certified` once its balanced accuracy on labelled pairs has reached the bar; rows of judges that have
     not are never ranked with rows of judges that have. `figures` are of the check that came before the run."""
 
@@ -93,7 +75,7 @@ class JudgeInfo(_Record):
     figures: JudgeFigures | None = None
 
 
-class VerdictCounts(_Record):
+class VerdictCounts(Record):
     safe: int = 0
     unsafe: int = 0
     incoherent: int = 0
@@ -104,7 +86,7 @@ Dose = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Censored = Literal["above", "below"]
 
 
-class Eps50(_Record):
+class Eps50(Record):
     """The dose at which half of the prompts break, with its 95% interval.
 
     Each of `value`, `low` and `high` is a dose, or None where the measured doses do not reach it; then its `censored`
@@ -122,7 +104,7 @@ class Eps50(_Record):
     last: Dose | None
 
 
-class AttackResult(_Record):
+class AttackResult(Record):
     """Rates of one attack at one dose. `lasr` is keyed by the block's 0-based number; `peak_layer` is where it is
     largest (the lowest such block on a tie).
 
@@ -143,12 +125,12 @@ class AttackResult(_Record):
     pasr_conditional: Rate | None = None
     masr_coherent: Rate | None = None
     pasr_coherent: Rate | None = None
-    asr_at_k: dict[str, Rate] = {}
+    asr_at_k: dict[str, Rate] = Field(default_factory=dict)
     pasr_corrected: Rate | None = None
     asr_at_1_corrected: Rate | None = None
 
 
-class Row(_Record):
+class Row(Record):
     """One line of the leaderboard. `attack` to `verdicts` are the headline: the worst case among `results`
     (`worst_case`). `eps50` is keyed by attack."""
 
@@ -174,35 +156,7 @@ class Row(_Record):
     clean_verdicts: VerdictCounts
     results: tuple[AttackResult, ...]
     flags: tuple[str, ...] = ()
-    eps50: dict[str, Eps50] = {}
-
-
-def eps50_text(eps50: Eps50) -> str:
-    """For a terminal: `0.34 [0.21, > 1]`; `< 0.1` and `0` say that the first dose, or none at all, breaks half."""
-    if eps50.first is None or eps50.last is None:
-        return "none scored"
-    below = f"< {eps50.first:g}" if eps50.first > 0 else "0"
-
-    def text(dose: float | None, censored: Censored | None) -> str:
-        if dose is not None:
-            return f"{dose:.3g}"
-        return below if censored == "below" else f"> {eps50.last:g}"
-
-    value, low, high = (
-        text(eps50.value, eps50.censored),
-        text(eps50.low, eps50.low_censored),
-        text(eps50.high, eps50.high_censored),
-    )
-    return f"{value} [{low}, {high}]"
-
-
-def rate_text(rate: Rate, none: str = "none scored") -> str:
-    """`0.42 [0.31, 0.53]`; without the brackets where there is no interval, `none` where there is no value."""
-    if rate.value is None:
-        return none
-    # z: a rounding error below 0 is no minus
-    interval = "" if rate.low is None or rate.high is None else f" [{rate.low:z.2f}, {rate.high:z.2f}]"
-    return f"{rate.value:z.2f}{interval}"
+    eps50: dict[str, Eps50] = Field(default_factory=dict)
 
 
 def worst_case(results: Sequence[AttackResult], attack: str | None = None) -> AttackResult | None:
@@ -243,18 +197,6 @@ def with_headline(row: Row) -> Row:
     return row.model_copy(update={"schema_version": SCHEMA_VERSION, **headline_fields(row.results)})
 
 
-def where(result: AttackResult) -> str:
-    """`pgd at dose 0.3`."""
-    return f"{result.attack} at dose {result.dose:g}"
-
-
 def read_row(path: Path) -> Row:
     """Reads and checks a `row.json`, of this schema version or an older; `UserError` when it is missing or no row."""
-    try:
-        return with_headline(Row.model_validate_json(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"no row at {path}; an evaluation writes one when it ends") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path} is not a leaderboard row: {where}: {first['msg']}") from None
+    return with_headline(read_record(Row, path, "a leaderboard row", "an evaluation writes one when it ends"))

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from asabench.core.errors import UserError
-from asabench.core.row import AttackResult, Eps50, eps50_text, rate_text, where, worst_case
+from asabench.core.row import AttackResult, Eps50, worst_case
+from asabench.core.text import eps50_text, in_words, where
 from asabench.stats.dose_response import attacks_of, doses_of, eps50
 from asabench.stats.metrics import attack_result
-from asabench.stats.paired import Change, Difference, difference
+from asabench.stats.paired import Difference, difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,16 +108,16 @@ def comparison_table(comparison: Comparison) -> str:
     for each in comparison.differences:
         p_value = "-" if each.p_value is None else f"{each.p_value:.2g}"
         lines.append(
-            f"{each.attack:18}{each.dose:>6g}{each.prompts:>5}  {_change(each.masr):22}{_change(each.pasr):22}"
+            f"{each.attack:18}{each.dose:>6g}{each.prompts:>5}  {in_words(each.masr):22}{in_words(each.pasr):22}"
             f"{f'{each.only_a}/{each.only_b}':>11}{p_value:>9}"
         )
     if comparison.differences:
-        lines += ["", f"clean answers: INIT {_change(comparison.differences[0].init)}"]
+        lines += ["", f"clean answers: INIT {in_words(comparison.differences[0].init)}"]
     budgets = [each for each in comparison.differences if each.asr_at_k]
     if budgets:
         lines += ["", "within k cells (layer, seed), for models of different depth:"]
         for each in budgets:
-            rates = "  ".join(f"ASR@{k} {_change(change)}" for k, change in each.asr_at_k.items())
+            rates = "  ".join(f"ASR@{k} {in_words(change)}" for k, change in each.asr_at_k.items())
             lines.append(f"{each.attack:18}{each.dose:>6g}  {rates}")
     lines += ["", f"{'eps50':18}{'A':26}B"]
     lines += [f"{name:18}{eps50_text(of_a):26}{eps50_text(of_b)}" for name, (of_a, of_b) in comparison.eps50.items()]
@@ -130,15 +131,7 @@ def _worst(table: pd.DataFrame, pairs: Sequence[tuple[str, float]]) -> AttackRes
 
 
 def _worst_text(worst: AttackResult | None) -> str:
-    return "none scored" if worst is None else f"MASR {rate_text(worst.masr)} under {where(worst)}"
-
-
-def _change(change: Change) -> str:
-    if change.value is None:
-        return "none scored"
-    # Adding 0 turns a -0.0 that rounding leaves into 0.0
-    value, low, high = (round(end, 2) + 0.0 for end in (change.value, change.low or 0.0, change.high or 0.0))
-    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return "none scored" if worst is None else f"MASR {in_words(worst.masr)} under {where(worst)}"
 
 
 def _side(run: Run) -> Side:

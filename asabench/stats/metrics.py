@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from asabench.core.estimate import Rate
 from asabench.core.records import CLEAN
-from asabench.core.row import AttackResult, Rate, VerdictCounts
+from asabench.core.row import AttackResult, VerdictCounts
 from asabench.stats.intervals import (
     NOTHING_SCORED,
     TAILS,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from asabench.core.row import AttackResult, JudgeFigures, JudgeInfo, Rate, headline_fields
+from asabench.core.estimate import Rate
+from asabench.core.row import AttackResult, JudgeFigures, JudgeInfo, headline_fields
 from asabench.stats import metrics
 from asabench.stats.dose_response import eps50_by_attack, row_flags
 from asabench.stats.judge_error import corrected_rate

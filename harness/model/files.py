@@ -7,24 +7,21 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from asabench.core.errors import UserError
+from asabench.core.files import whole_folder
 from asabench.core.models import HUB_EXAMPLE, PACKAGED_ADAPTERS, PACKAGED_MODELS, SHORT_NAMES, PackagedModel
 from asabench.core.records import sha256_hex
+from asabench.core.training_record import TRAINING_FILE, read_training
 
 SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 PICKLE_FILES = ["*.bin"]
 CODE_FILES = ["*.py"]
 ADAPTER_FILE = "adapter_config.json"
-TRAINING_FILE = "training.json"
 RECORDS = (TRAINING_FILE, "settings.json")
 """What `asabench defend` writes beside a model: how it was made. Times and paths in it are no part of a digest."""
 
@@ -97,10 +94,8 @@ def _adapted(folder: Path) -> ModelFiles:
 def _base_revision(folder: Path) -> str | None:
     """The revision of the weights that an adapter was trained on, where its training record says it."""
     path = folder / TRAINING_FILE
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))["base"]["revision"]
-    return str(found)
+    base = read_training(path).base if path.is_file() else None
+    return None if base is None else base.revision
 
 
 def folder_digest(folder: Path) -> str:
@@ -175,29 +170,10 @@ def _convert_gguf(source: Path, gguf_file: str, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with _folder_made_at_once(folder) as unfinished:
+    with whole_folder(folder, fix="set ASABENCH_CACHE to a folder with room") as made:
         # dequantize: otherwise the model keeps its GGUF layers and can be neither saved nor trained
         model = AutoModelForCausalLM.from_pretrained(
             source, gguf_file=gguf_file, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
         )
-        model.save_pretrained(unfinished)
-        AutoTokenizer.from_pretrained(source, gguf_file=gguf_file).save_pretrained(unfinished)
-
-
-@contextmanager
-def _folder_made_at_once(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its name when all went well."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise UserError(
-            f"cannot write converted weights to {folder.parent} ({error.strerror}); "
-            "set ASABENCH_CACHE to a folder with room"
-        ) from None
-    try:
-        yield unfinished
-        if not folder.exists():  # another process may have been quicker; its folder is as good
-            os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(made)
+        AutoTokenizer.from_pretrained(source, gguf_file=gguf_file).save_pretrained(made)

@@ -23,9 +23,9 @@ import pandas as pd
 import torch
 
 from asabench.core.errors import UserError
+from asabench.core.files import write_whole
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt, sha256_hex
-from asabench.runs.folder import write_whole
 from harness.attacks import Attack
 from harness.attacks.random import RandomAttack
 from harness.model.subject import Subject, check_prompt_format

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
-from asabench.core.row import Rate, Row
+from asabench.core.estimate import Rate
+from asabench.core.row import Row
 from leaderboard.charts.svg import BOTTOM, HEIGHT, LEFT, RIGHT, chart, coordinate, height, rails, series, tick_step
-from leaderboard.text import bounds, format_number, format_rate
+from leaderboard.text import bounds, format_estimate, format_number
 
 if TYPE_CHECKING:
-    from asabench.card.model_card import Curves
+    from asabench.card.records import Curves
 
 _NAMES = 158
 """Width left of the rates, for the names of attacks and doses."""
@@ -54,7 +55,7 @@ def rates_svg(row: Row, base: Row | None = None) -> Markup:
                 parts.append(f'<path class="interval {who}" d="{whisker}"/>')
                 parts.append(
                     Markup('<circle class="{}" r="3.5" cx="{}" cy="{}"><title>{}: {}</title></circle>').format(
-                        who, coordinate(x(rate.value)), coordinate(level), who, format_rate(rate)
+                        who, coordinate(x(rate.value)), coordinate(level), who, format_estimate(rate)
                     )
                 )
     said = "; ".join(

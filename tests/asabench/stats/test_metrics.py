@@ -10,7 +10,8 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from asabench.core.row import AttackResult, Rate, VerdictCounts
+from asabench.core.estimate import Rate
+from asabench.core.row import AttackResult, VerdictCounts
 from asabench.stats import intervals
 from asabench.stats.metrics import Outcomes, attack_result, init_rate, lasr_rates, masr_rate, outcomes, pasr_rate
 from tests.tables import NOTHING, Grid, Z, bounds, clean_lines, frame, lines, wilson
