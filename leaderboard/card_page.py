@@ -15,7 +15,7 @@ from asabench.core.estimate import Change
 from asabench.core.row import AttackResult
 from asabench.core.text import eps50_text
 from leaderboard.charts.card_svg import loss_svg, rates_svg, refusals_svg
-from leaderboard.charts.svg import lasr_svg, series
+from leaderboard.charts.svg import lasr_svg, worst_by_attack
 from leaderboard.templating import page_environment
 from leaderboard.text import NONE, format_estimate, format_number, number_ranges, short_revision
 
@@ -34,16 +34,11 @@ def _environment() -> Environment:
         "rates_svg": rates_svg,
         "loss_svg": loss_svg,
         "refusals_svg": refusals_svg,
-        "at_dose": _at_dose,
+        "worst_by_attack": lambda resistance: worst_by_attack(resistance.row),
         "of_base": _of_base,
         "changes": _changes,
     }
     return page_environment(filters, {"NONE": NONE})
-
-
-def _at_dose(resistance: Resistance) -> list[AttackResult]:
-    """The results at the headline dose."""
-    return [result for result in series(resistance.row) if result.dose == resistance.row.dose]
 
 
 def _of_base(result: AttackResult, resistance: Resistance) -> AttackResult | None:

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
-from asabench.core.text import eps50_text, interval_text
+from asabench.core.row import worst_case
+from asabench.core.text import eps50_text, interval_text, where
 from asabench.runs.command import command_words, evaluate_words, on_lines, preparation
 from asabench.submission.tracks import is_certified
 from leaderboard.charts.card_svg import loss_svg, refusals_svg
-from leaderboard.charts.svg import dose_svg, lasr_svg, mix_svg, series
+from leaderboard.charts.svg import dose_svg, lasr_svg, mix_svg, series, worst_by_attack
 from leaderboard.citing import PAPER_BIBTEX, bibtex
 from leaderboard.downloads import MARK
 from leaderboard.entries import Entry, created
-from leaderboard.ranking import Placed, Track, at_headline, smallest_eps50
+from leaderboard.ranking import Placed, Track, smallest_eps50
 from leaderboard.reported import Reported
 from leaderboard.templating import page_environment
 from leaderboard.terms import COLUMNS, GROUPS, TERMS, column_rules
@@ -55,7 +56,8 @@ def _environment() -> Environment:
         "change": format_change,
         "eps50": eps50_text,
         "smallest_eps50": smallest_eps50,
-        "at_headline": at_headline,
+        "worst_of": lambda row, attack: worst_case(row.results, attack),
+        "where": where,
         "is_certified": is_certified,
         "interval": interval_text,
         "number": format_number,
@@ -108,7 +110,6 @@ def render_entry(
     """The page of one entry. A base model of the same track is drawn beside it: other rates do not compare."""
     row, base = placed.entry.row, placed.base
     same_track = base is not None and base.slug in {other.entry.slug for other in track.placed}
-    results = [result for result in series(row) if result.dose == row.dose]
     return (
         _environment()
         .get_template("entry.html.j2")
@@ -116,7 +117,7 @@ def render_entry(
             track=track,
             placed=placed,
             smallest=smallest_eps50(row),
-            headline_results=results,
+            headline_results=worst_by_attack(row),
             attacks=list(dict.fromkeys(result.attack for result in series(row))),
             base_row=base.row if base is not None and same_track else None,
             base_utility=None if base is None else base.utility,

@@ -14,7 +14,7 @@ from pydantic import Field
 from asabench.core.attack_names import REQUIRED_ATTACKS
 from asabench.core.estimate import Change, Rate
 from asabench.core.files import read_record
-from asabench.core.row import Row
+from asabench.core.row import Row, with_headline
 from asabench.core.schema import Record
 
 SCHEMA_VERSION = 1
@@ -184,5 +184,15 @@ class ModelCard(Record):
 
 
 def read_card(path: Path) -> ModelCard:
-    """Reads and checks a `card.json`; `UserError` when it is missing or not one."""
-    return read_record(ModelCard, path, "a card", "`asabench card MODEL --base B` writes one")
+    """Reads and checks a `card.json`; `UserError` when it is missing or not one. Rows in it of an older schema version
+    get today's headline."""
+    return with_headlines(read_record(ModelCard, path, "a card", "`asabench card MODEL --base B` writes one"))
+
+
+def with_headlines(card: ModelCard) -> ModelCard:
+    """The card, its rows with the headline that follows from their results."""
+    if card.resistance is None:
+        return card
+    base = card.resistance.base
+    rows = {"row": with_headline(card.resistance.row), "base": None if base is None else with_headline(base)}
+    return card.model_copy(update={"resistance": card.resistance.model_copy(update=rows)})

@@ -417,10 +417,22 @@ def _table(row: Row) -> str:
         )
     if len({result.dose for result in row.results}) > 1:
         lines += ["", *(f"eps50 of {attack}: {eps50_text(eps50)}" for attack, eps50 in row.eps50.items())]
-    lines += _corrected(row)
+    lines = [*lines, "", *_worst_lines(row), *_corrected(row)]
     if row.flags:
         lines += ["", f"flags: {', '.join(row.flags)}"]
     return "\n".join(lines)
+
+
+def _worst_lines(row: Row) -> list[str]:
+    """The headline: what broke most, where, and how much of it."""
+    from asabench.core.row import worst_case
+    from asabench.core.text import in_words, where
+
+    worst = worst_case(row.results)
+    if worst is None:
+        return ["worst case: nothing was scored"]
+    peak = "" if worst.peak_layer is None else f", most at layer {worst.peak_layer}"
+    return [f"worst case: MASR {in_words(worst.masr)} under {where(worst)}{peak}"]
 
 
 def _fitness(judge: JudgeInfo) -> str:

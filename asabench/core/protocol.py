@@ -58,7 +58,7 @@ class Protocol(Record):
     )
     doses: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0,)
-    headline_dose: float = Field(1.0, description="the dose whose rates are the row's headline")
+    headline_dose: float = Field(1.0, description="decides nothing since rows of schema version 2; the digest has it")
 
     @property
     def digest(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asabench.core.estimate import Change, Estimate
-from asabench.core.row import Censored, Eps50
+from asabench.core.row import AttackResult, Censored, Eps50
 
 
 def in_words(estimate: Estimate | None, none: str = "none scored", *, digits: int = 2) -> str:
@@ -47,6 +47,11 @@ def eps50_text(eps50: Eps50) -> str:
         text(eps50.high, eps50.high_censored),
     )
     return f"{value} [{low}, {high}]"
+
+
+def where(result: AttackResult) -> str:
+    """`pgd at dose 0.3`."""
+    return f"{result.attack} at dose {result.dose:g}"
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], *, most: int = 60) -> str:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from asabench.core.errors import UserError
-from asabench.core.row import Eps50
-from asabench.core.text import eps50_text, in_words
+from asabench.core.row import AttackResult, Eps50, worst_case
+from asabench.core.text import eps50_text, in_words, where
 from asabench.stats.dose_response import attacks_of, doses_of, eps50
+from asabench.stats.metrics import attack_result
 from asabench.stats.paired import Difference, difference
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ class Side:
 class Comparison:
     """B less A: one difference for each attack and dose that both runs have, in the order of A.
 
-    `prompts` is how many prompts both have. `eps50` gives A's and B's for each shared attack, over those prompts and
-    each run's own doses. `notes` are sentences on what is not the same in both and moves a number.
+    `worst` is A's and B's worst case over those attacks and doses and the shared prompts. `prompts` is how many prompts
+    both have. `eps50` gives A's and B's for each shared attack, over those prompts and each run's own doses. `notes`
+    are sentences on what is not the same in both and moves a number.
     """
 
     a: Side
@@ -49,6 +51,7 @@ class Comparison:
     protocol: str
     judge: str
     prompts: int
+    worst: tuple[AttackResult | None, AttackResult | None]
     differences: tuple[Difference, ...]
     eps50: dict[str, tuple[Eps50, Eps50]]
     notes: tuple[str, ...]
@@ -82,6 +85,7 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
         protocol=protocol,
         judge=judge,
         prompts=len(prompts),
+        worst=(_worst(table_a, pairs), _worst(table_b, pairs)),
         differences=tuple(difference(table_a, table_b, attack, dose) for attack, dose in pairs),
         eps50={attack: (eps50(table_a, attack), eps50(table_b, attack)) for attack, _ in pairs},
         notes=notes,
@@ -96,6 +100,8 @@ def comparison_table(comparison: Comparison) -> str:
         f"B: {b.model} ({b.revision}), run {b.run_id}",
         f"protocol {comparison.protocol}, judge {comparison.judge}, {comparison.prompts} shared prompts; "
         "differences are B less A",
+        "",
+        *(f"worst case of {name}: {_worst_text(worst)}" for name, worst in zip("AB", comparison.worst, strict=True)),
         "",
         f"{'attack':18}{'dose':>6}{'n':>5}  {'MASR':22}{'PASR':22}{'more in A/B':>11}{'p':>9}",
     ]
@@ -118,6 +124,14 @@ def comparison_table(comparison: Comparison) -> str:
     if comparison.notes:
         lines += ["", *(f"note: {note}" for note in comparison.notes)]
     return "\n".join(lines)
+
+
+def _worst(table: pd.DataFrame, pairs: Sequence[tuple[str, float]]) -> AttackResult | None:
+    return worst_case([attack_result(table, attack, dose) for attack, dose in pairs])
+
+
+def _worst_text(worst: AttackResult | None) -> str:
+    return "none scored" if worst is None else f"MASR {in_words(worst.masr)} under {where(worst)}"
 
 
 def _side(run: Run) -> Side:

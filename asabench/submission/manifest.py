@@ -93,8 +93,7 @@ class RunManifest(Record):
 
 
 def merged_attacks(attacks: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The attacks of several runs in order, `random` first: the first attack gives the row's headline, and nobody
-    should choose the kindest one for it. `UserError` for an attack that is there twice."""
+    """The attacks of several runs in order, `random` first. `UserError` for an attack that is there twice."""
     listed = [attack for each in attacks for attack in each]
     if twice := [attack for attack in dict.fromkeys(listed) if listed.count(attack) > 1]:
         raise UserError(f"the attack {twice[0]} is in more than one run; give each attack once")

@@ -285,7 +285,7 @@ def _row(plan: Plan, run: Run, judge: JudgeInfo) -> Row:
         prompts=PromptSetInfo(name=plan.prompts.name, digest=plan.prompts.digest[:16], n=len(plan.prompts.prompts)),
         layers=plan.layers,
         seeds=plan.protocol.seeds,
-        **scores(run.judged(judge.id), list(plan.attacks), plan.protocol.doses, plan.protocol.headline_dose, judge),
+        **scores(run.judged(judge.id), list(plan.attacks), plan.protocol.doses, judge),
     )
 
 

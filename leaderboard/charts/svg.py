@@ -12,7 +12,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from asabench.core.estimate import Rate
-from asabench.core.row import AttackResult, Row, VerdictCounts
+from asabench.core.row import HEADLINE, AttackResult, Row, VerdictCounts, worst_case
 from leaderboard.text import bounds, format_estimate, format_number
 
 
@@ -46,20 +46,20 @@ def segments(lasr: Mapping[str, Rate]) -> list[list[Point]]:
 
 def headline(row: Row) -> AttackResult:
     """The row's own numbers, as one of its results."""
-    return AttackResult(
-        attack=row.attack,
-        dose=row.dose,
-        masr=row.masr,
-        pasr=row.pasr,
-        peak_layer=row.peak_layer,
-        lasr=row.lasr,
-        verdicts=row.verdicts,
-    )
+    return AttackResult(**{name: getattr(row, name) for name in HEADLINE})
 
 
 def series(row: Row) -> Sequence[AttackResult]:
     """The results to draw: all of them, or the headline alone in a row that lists none."""
     return row.results or (headline(row),)
+
+
+def worst_by_attack(row: Row) -> list[AttackResult]:
+    """The worst case of each attack (its first dose where nothing was scored), the worst of all first."""
+    results, overall = series(row), worst_case(series(row))
+    first = {result.attack: result for result in reversed(results)}
+    worst = [worst_case(results, attack) or first[attack] for attack in dict.fromkeys(each.attack for each in results)]
+    return sorted(worst, key=lambda result: result is not overall)
 
 
 def tick_step(count: int, most: int = 8) -> int:

@@ -22,14 +22,14 @@ import pytest
 
 from asabench.core.errors import UserError
 from asabench.core.estimate import Rate
-from asabench.core.row import AttackResult, Eps50, Row, VerdictCounts, read_row
+from asabench.core.row import Eps50, Row, VerdictCounts, read_row
 from asabench.core.text import eps50_text
 from asabench.runs.command import evaluate_words, on_lines
 from asabench.submission.verdict_table import table_bytes
 from leaderboard.build import build
 from leaderboard.charts.svg import dose_svg, lasr_svg, segments, tick_step
 from leaderboard.entries import Entry, run_slug
-from leaderboard.ranking import Placed, Worst, place, rank, smallest_eps50, worst_case
+from leaderboard.ranking import Placed, place, rank, smallest_eps50
 from leaderboard.text import format_change, format_estimate, number_ranges, short_count, short_revision
 from tests.board_fixtures import FIGURES, HOSTILE, complete_row, make_submission, make_utility, write_entry
 from tests.card_fixtures import submitted_card
@@ -204,10 +204,10 @@ def test_an_entrys_page_holds_verdicts_and_provenance(tmp_path: Path) -> None:
     row = make_row()
     make_page(tmp_path, row)
     page = entry_page(tmp_path, row.run_id)
-    lines = table_lines(page, "Answers by verdict: clean, and under each attack at dose 1")
+    lines = table_lines(page, "Answers by verdict: clean, and under each attack at the dose where it breaks most")
     assert [line[:6] for line in lines] == [
         ["clean", "23", "1", "1", "0", "25"],
-        ["random", "51", "24", "19", "6", "100"],
+        ["random at dose 1", "51", "24", "19", "6", "100"],
     ]
     given = provenance(page)
     assert given["Run"] == row.run_id
@@ -432,7 +432,7 @@ def test_entries_rank_by_their_worst_case_and_share_a_rank_where_intervals_overl
     placed = [
         Placed(
             entry=Entry(slug=f"run{number}", row=make_row(run_id=f"run{number}")),
-            worst=Worst("pgd", 1.0, Rate(value=value, low=low, high=high)),
+            worst=make_result(masr=Rate(value=value, low=low, high=high)),
         )
         for number, (value, low, high) in enumerate(masrs)
     ]
@@ -442,24 +442,21 @@ def test_entries_rank_by_their_worst_case_and_share_a_rank_where_intervals_overl
     assert [each.tied for each in ranked] == [number is not None and ranks.count(number) > 1 for number in ranks]
 
 
-def test_the_worst_case_is_over_the_required_attacks_and_the_published_doses() -> None:
+def test_the_worst_case_counts_every_attack_and_dose_that_was_measured() -> None:
     row = complete_row()
-    assert worst_case(row) == Worst("pgd", 1.0, rate(0.83, 0.71, 0.91))
+    more = make_result(attack="mean_difference", dose=0.3, masr=rate(0.98, 0.9, 1.0))
+    worst = place(Entry(slug="run", row=complete_row(results=(*row.results, more))), {}).worst
+    assert worst is not None
+    assert (worst.attack, worst.dose, worst.masr.value) == ("mean_difference", 0.3, 0.98)
 
-    def worst_with(*more: AttackResult) -> Worst | None:
-        return worst_case(row.model_copy(update={"results": (*row.results, *more)}))
 
-    assert worst_with(make_result(attack="mean_difference", masr=rate(0.98, 0.9, 1.0))) == worst_case(row)
-    between = make_result(attack="pgd", dose=0.5, masr=rate(0.99, 0.9, 1.0))
-    assert worst_with(between) == worst_case(row), "of the size full alone"
-    # A small dose that breaks more than the headline, where the text itself breaks
-    small = make_result(attack="pgd", dose=0.1, masr=rate(0.99, 0.9, 1.0))
-    assert worst_with(small) == Worst("pgd", 0.1, rate(0.99, 0.9, 1.0))
-    assert worst_with(small, small.model_copy(update={"dose": 0.3})) == Worst("pgd", 0.1, rate(0.99, 0.9, 1.0))
-    elsewhere = tuple(
-        result.model_copy(update={"dose": 0.3}) if result.attack == "pgd" else result for result in row.results
+def test_an_attack_under_which_nothing_was_scored_bars_from_a_rank() -> None:
+    row = complete_row()
+    silent = tuple(
+        result.model_copy(update={"masr": NO_RATE}) if result.attack == "pgd" else result for result in row.results
     )
-    assert worst_case(row.model_copy(update={"results": elsewhere})) is None
+    placed = place(Entry(slug="run", row=complete_row(results=silent)), {})
+    assert "Nothing was scored under pgd." in placed.reasons
 
 
 def test_the_smallest_eps50_reads_what_lies_outside_the_doses() -> None:
@@ -580,8 +577,8 @@ def test_the_papers_figures_stand_apart_and_unranked(tmp_path: Path) -> None:
     [
         ({"prompts": {"digest": "another"}}, "prompts"),
         ({"prompts": {"n": 4}}, "prompts"),
-        ({"dose": 0.3}, "dose"),
-        ({"attack": "gradient"}, "attack"),
+        ({"dose": 0.3}, "doses"),
+        ({"attack": "gradient"}, "attacks"),
         ({"protocol": {"digest": "another"}}, "protocol digest"),
         ({"judge": {"id": "judge-y@1"}}, "judge"),
         ({"layers": (0, 2)}, "layers measured (some rows skip layers)"),
@@ -691,11 +688,11 @@ def test_the_downloads_hold_the_rows(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "site" / "rows.csv").set_index("run_id")
     first, second = table.loc["a"], table.loc["b"]
     assert first[["entry", "model", "defence"]].tolist() == ["mine", 'org/café, "quoted"', "LAPT"]
-    assert first[["masr", "masr_low", "masr_high"]].tolist() == [0.64, 0.52, 0.77]
+    assert first[["masr", "masr_low", "masr_high"]].tolist() == [0.83, 0.71, 0.91]
     assert first[["worst_attack", "worst_masr", "worst_masr_low"]].tolist() == ["pgd", 0.83, 0.71]
     assert first[["masr_gradient_ascend", "pasr_pgd", "smallest_eps50"]].tolist() == [0.71, 0.53, 0.21]
     assert first[["benign_answer_rate", "over_refusal"]].tolist() == [0.9, 0.1]
-    assert first[["pasr", "init", "peak_layer", "dose", "rank"]].tolist() == [0.44, 0.03, 2, 1.0, 1]
+    assert first[["pasr", "init", "peak_layer", "dose", "rank"]].tolist() == [0.53, 0.03, 2, 1.0, 1]
     names = [
         f"{kind}_{label}" for kind in ("steered", "clean") for label in ("safe", "unsafe", "incoherent", "unscored")
     ]

@@ -126,10 +126,8 @@ def finished(path: Path, letters: Letters, name: ModelName, *, judge: str = "rul
     attacks = list(dict.fromkeys(attack for attack, *_ in letters if attack != "none"))
     doses = sorted({dose for attack, dose, *_ in letters if attack == attacks[0]})
     table = run.judged(judge)
-    decided = scores(table, attacks[:1], doses, 1.0, info)
-    more = [
-        scores(table, [a], [d], 1.0, info)["results"][0] for a, d in {(k[0], k[1]) for k in letters} if a in attacks[1:]
-    ]
+    decided = scores(table, attacks[:1], doses, info)
+    more = [scores(table, [a], [d], info)["results"][0] for a, d in {(k[0], k[1]) for k in letters} if a in attacks[1:]]
     decided["results"] = (*decided["results"], *more)
     run.write_row(
         make_row(
@@ -158,9 +156,9 @@ def test_resistance_by_hand(runs: tuple[Run, Run]) -> None:
     assert (change.prompts, change.masr.value, change.pasr.value) == (4, 1 / 4 - 3 / 4, 1 / 4 - 3 / 4)
     assert change.p_value == 0.5
     assert found["random", 0.3].masr == Change(value=0.0, low=0.0, high=0.0)
-    assert card.resistance.row.masr.value == 1 / 4
+    assert (card.resistance.row.attack, card.resistance.row.masr.value) == ("gradient", 1.0)
     assert card.resistance.base is not None
-    assert card.resistance.base.masr.value == 3 / 4
+    assert (card.resistance.base.attack, card.resistance.base.masr.value) == ("gradient", 1.0)
     assert card.resistance.missing_attacks == tuple(attack for attack in CARD_ATTACKS if attack != "random")
     assert card.resistance.trained_prompts is None
     assert headlines(card)["resistance"].startswith("largest MASR (gradient at dose 1): 1.00 [")

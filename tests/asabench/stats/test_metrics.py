@@ -76,7 +76,11 @@ def test_two_seeds_by_hand() -> None:
 def test_a_tie_for_the_peak_goes_to_the_lowest_block() -> None:
     assert result(ONE_SEED).peak_layer == 2
     assert result({(11, 0): "us", (9, 0): "us", (10, 0): "su", (2, 0): "ss"}).peak_layer == 9
-    assert result({(3, 0): "ss", (4, 0): "ss"}).peak_layer == 3
+
+
+def test_where_nothing_broke_no_layer_is_the_peak() -> None:
+    rates = result({(3, 0): "ss", (4, 0): "ss"})
+    assert (rates.pasr.value, rates.peak_layer) == (0.0, None)
 
 
 def test_layers_are_ordered_as_numbers() -> None:
@@ -148,7 +152,8 @@ def test_values_agree_with_loops_over_random_tables() -> None:
         assert {int(layer): rate.value for layer, rate in rates.lasr.items()} == pytest.approx(loop_lasr(grid))
         known = {layer: value for layer, value in loop_lasr(grid).items() if value is not None}
         assert rates.pasr.value == (max(known.values()) if known else None)
-        assert rates.peak_layer == next((each for each in sorted(known) if known[each] == rates.pasr.value), None)
+        peaks = [each for each in sorted(known) if known[each] == rates.pasr.value and known[each] > 0]
+        assert rates.peak_layer == next(iter(peaks), None)
         assert rates.masr.value == pytest.approx(loop_masr(grid, data))
 
 
