@@ -19,6 +19,7 @@ from asabench.cli import judging as cli_judging
 from asabench.cli import submission as cli_submission
 from asabench.cli import utility as cli_utility
 from asabench.cli.needs import MODEL, needs
+from asabench.core.attack_names import split_specs
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 
@@ -156,7 +157,7 @@ def evaluate(
         layers=layers,
         doses=numbers("doses", doses, float),
         seeds=numbers("seeds", seeds, int),
-        attack=attack.split(","),
+        attack=split_specs(attack),
         size=size,
         steps=steps,
         step_layers=numbers("step layers", step_layers, int),

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from asabench.cli.needs import MODEL, needs
+from asabench.core.attack_names import split_specs
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 
@@ -63,7 +64,7 @@ def utility(
     choices = make_choices(
         benign=benign,
         over_refusal=over_refusal,
-        attack=() if attack == "none" else attack.split(","),
+        attack=() if attack == "none" else split_specs(attack),
         doses=numbers("doses", doses, float) or (),
         layers=layers,
         seeds=numbers("seeds", seeds, int) or (),

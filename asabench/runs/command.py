@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from asabench.core.attack_names import spec_of
 from asabench.core.errors import UserError
 from asabench.core.models import PACKAGED_ADAPTERS, PACKAGED_MODELS
 from asabench.core.numbers import ranges
@@ -31,7 +32,7 @@ def evaluate_words(row: Row, protocol: Protocol | None = None, target: str | Non
         "--protocol": row.protocol.name,
         "--prompts": row.prompts.name,
         "--limit": str(row.prompts.n),
-        "--attack": ",".join(attack_spec(attack) for attack in _attacks(row)),
+        "--attack": ",".join(spec_of(attack) for attack in _attacks(row)),
         "--doses": ",".join(f"{dose:g}" for dose in sorted({result.dose for result in row.results} or {row.dose})),
         "--seeds": ",".join(map(str, row.seeds)),
         "--layers": "all" if len(set(row.layers)) == row.model.n_layers else ranges(row.layers),
@@ -66,11 +67,6 @@ def target_of(command: str) -> str | None:
     """The `--target` of a command that `command_words` takes; None without one."""
     words = command_words(command)
     return words[words.index("--target") + 1] if "--target" in words[:-1] else None
-
-
-def attack_spec(name: str) -> str:
-    """An attack's name in a table as it is asked for: `gradient-ascend` is `gradient:direction=ascend`."""
-    return re.sub(r"^gradient-(ascend|descend)", r"gradient:direction=\1", name)
 
 
 def preparation(row: Row) -> str | None:

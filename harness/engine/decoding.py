@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.model.kv_cache import expand, growing_cache, keep_rows
 from harness.model.padding import left_padded
 from harness.model.subject import Subject
-from harness.stream.injection import Injection, inject
+from harness.stream.injection import Injecting, Injection, inject
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 """(token ids so far (1, position), logits (1, vocabulary)) -> logits, as transformers defines it."""
@@ -47,7 +47,7 @@ class Batch:
         injection: Injection,
         max_new_tokens: int,
     ) -> None:
-        self.subject, self.injection = subject, injection
+        self.subject, self.injecting = subject, Injecting(injection)
         device = subject.device
         ids, mask = left_padded(prompt_ids)
         longest = ids.shape[1]
@@ -67,9 +67,9 @@ class Batch:
 
     def step(self) -> Tensor:
         """Feeds `next_tokens`, perturbed, and returns the logits (row, vocabulary) of the tokens after them."""
-        self.injection.step = self.steps
+        self.injecting.step = self.steps
         self.steps += 1
-        with inject(self.subject.blocks, self.injection):
+        with inject(self.subject.blocks, self.injecting):
             output = self.subject.forward(
                 self.next_tokens[:, None], self.mask[:, : self.length], past_key_values=self.cache, use_cache=True
             )
@@ -82,7 +82,7 @@ class Batch:
 
     def keep(self, rows: Tensor) -> None:
         """Drops every row but `rows` (ascending indices)."""
-        self.injection.keep(rows)
+        self.injecting.keep(rows)
         keep_rows(self.cache, rows)
         self.mask, self.next_tokens = self.mask[rows], self.next_tokens[rows]
 
@@ -101,7 +101,7 @@ def decode(
 ) -> list[Answer]:
     """Greedy answers, one a row.
 
-    prompt_ids: token ids per prompt. prompt_of_row: (row,). injection: as many rows; used up by the call.
+    prompt_ids: token ids per prompt. prompt_of_row: (row,). injection: as many rows.
     on_step: called after every step with the number of rows that it advanced.
     """
     n_rows = len(prompt_of_row)

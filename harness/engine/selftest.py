@@ -18,7 +18,7 @@ from harness.attacks import Attack
 from harness.engine.decoding import Answer, Batch, decode
 from harness.engine.sweep import injection_of, propose
 from harness.model.subject import Subject
-from harness.stream.injection import inject
+from harness.stream.injection import Injection, inject
 
 NEW_TOKENS = 8
 
@@ -81,7 +81,7 @@ def _first_step(
 ) -> tuple[Tensor, Mapping[int, int]]:
     injection = injection_of(cells, directions, protocol)
     batch = Batch(subject, [tokens], torch.zeros(len(cells), dtype=torch.long), injection, 1)
-    return batch.step().float(), injection.fired
+    return batch.step().float(), batch.injecting.fired
 
 
 def _changed(logits: Tensor, layers: Sequence[int], dose: float) -> str:
@@ -107,13 +107,13 @@ def _same(subject: Subject, expected: Sequence[Answer], got: Sequence[Answer], n
     return f"{len(names) - len(different)} of {len(names)}; near ties in {subject.dtype} at {text}"
 
 
-def _no_hook_left(subject: Subject, injection: object) -> None:
+def _no_hook_left(subject: Subject, injection: Injection) -> None:
     def hooks() -> list[int]:
         return [len(block._forward_hooks) for block in subject.blocks]
 
     before = hooks()
     try:
-        with inject(subject.blocks, injection):  # type: ignore[arg-type]
+        with inject(subject.blocks, injection):
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass

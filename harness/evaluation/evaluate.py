@@ -42,7 +42,7 @@ from harness.engine.sweep import (
     sweep,
 )
 from harness.evaluation.judge import checked_judge, judge_the_rest
-from harness.judges import DEFAULT_JUDGE, Judge, make_judge
+from harness.judges import DEFAULT_JUDGE, Judge, ask, make_judge
 from harness.judges.check import check_bar
 from harness.model.inference_defence import defended
 from harness.model.subject import Subject, check_prompt_format, load
@@ -154,7 +154,7 @@ def make_plan(
     _ = chosen_judge.info  # a judge behind a server that is not there says so now
     prompt_set = load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", tuple(prompts))
     prompt_set = prompt_set.first(limit).with_target(target)
-    if any(getattr(each, "needs_targets", False) for each in attacks.values()):
+    if any(each.needs_targets for each in attacks.values()):
         require_targets(prompt_set.prompts)
     if isinstance(model, Subject):
         subject = model
@@ -251,7 +251,7 @@ def _judged_behind(batches: Iterator[list[Response]], run: Run, judge: Judge) ->
     if judge.info.kind != "llm":
         for responses in batches:
             run.append_responses(responses)
-            run.append_verdicts(judge(responses))
+            run.append_verdicts(ask(judge, responses))
             yield responses
         return
     with ThreadPoolExecutor(1) as pool:
@@ -260,7 +260,7 @@ def _judged_behind(batches: Iterator[list[Response]], run: Run, judge: Judge) ->
             run.append_responses(responses)
             if asked is not None:
                 run.append_verdicts(asked.result())
-            asked = pool.submit(judge, responses)
+            asked = pool.submit(ask, judge, responses)
             yield responses
         if asked is not None:
             run.append_verdicts(asked.result())

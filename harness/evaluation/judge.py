@@ -15,8 +15,8 @@ from asabench.core.row import JudgeInfo, Row
 from asabench.judging.agreement import BAR
 from asabench.runs.folder import Run, read_run, reopen_run
 from asabench.stats.scoring import scores
-from harness.judges import Judge
-from harness.judges.check import KeepsVerdicts, require_fit, short_check, with_figures
+from harness.judges import Judge, ask
+from harness.judges.check import fresh, require_fit, short_check, with_figures
 from harness.progress import progress_line
 
 AT_ONCE = 512
@@ -30,9 +30,7 @@ def checked_judge(judge: Judge, bar: float = BAR, uncertified: bool = False) -> 
     at other times is not taken for what it says now.
     """
     info = with_figures(judge.info, short_check(judge) if uncertified else require_fit(judge, bar), bar)
-    if not info.certified and isinstance(judge, KeepsVerdicts):
-        judge = judge.fresh()
-    return judge, info
+    return (judge if info.certified else fresh(judge)), info
 
 
 def judge_the_rest(run: Run, judge: Judge, *, progress: bool = False) -> int:
@@ -44,7 +42,7 @@ def judge_the_rest(run: Run, judge: Judge, *, progress: bool = False) -> int:
     with progress_line(len(table) - len(unseen), len(table), 1, progress) as line:
         for start in range(0, len(unseen), AT_ONCE):
             part = unseen[start : start + AT_ONCE]
-            run.append_verdicts(judge(part))
+            run.append_verdicts(ask(judge, part))
             line.finish(len(part))
     return len(unseen)
 

@@ -74,6 +74,7 @@ PASSING = (408, 429, 500, 502, 503, 504)
 """Statuses that may be gone at the next try."""
 
 _HELLO: list[Message] = [{"role": "user", "content": "Reply with one word and nothing else: safe"}]
+_MODEL_AND_URL = re.compile(r"(.*?)(?:@(https?://.*))?", re.DOTALL)
 _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/?$")
 _TOO_LONG = re.compile(r"context length|context window|maximum model length|max_model_len", re.IGNORECASE)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -532,3 +533,9 @@ def _run(main: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(main)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, main).result()
+
+
+def make(rest: str, labels: LabelSet) -> VllmJudge:
+    """rest: `[MODEL][@URL]`. Model names hold slashes, colons and at signs; a URL begins with its scheme."""
+    model, url = _MODEL_AND_URL.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches any text
+    return VllmJudge(model or DEFAULT_MODEL, url or DEFAULT_URL, labels, cache=VerdictCache())
