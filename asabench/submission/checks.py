@@ -18,13 +18,12 @@ from asabench.card.model_card import (
     loss_point,
     trainability_of,
 )
-from asabench.core.errors import UserError
 from asabench.core.row import JudgeFigures, Rate, Row
 from asabench.core.utility_report import BenignRates, UtilityReport
 from asabench.judging.agreement import BAR, CheckResult, reaches
 from asabench.judging.certificate import Certificate
 from asabench.submission.findings import Finding, Refused, shown
-from asabench.submission.known import PairSet, pair_set, prompt_set
+from asabench.submission.known import pair_set, prompt_set
 from asabench.submission.manifest import RunManifest, difference
 from asabench.submission.row_of import differences
 from asabench.submission.schema import (
@@ -254,17 +253,12 @@ def _prompt_findings(manifest: RunManifest) -> Iterator[Finding]:
     ):
         if twice := next((value for value in values if values.count(value) > 1), None):
             yield Finding(MANIFEST_FILE, f"prompts.{name}", f"{twice} more than once", "every prompt once")
-    try:
-        known = prompt_set(manifest.prompt_set)
-    except UserError as error:
-        yield Finding(MANIFEST_FILE, "prompt_set", manifest.prompt_set, str(error), "install it and validate again")
-        return
+    known = prompt_set(manifest.prompt_set)
     if known is None:
         return
-    expected = known.prompts[: len(manifest.prompts)]
     for number, prompt in enumerate(manifest.prompts):
-        if number >= len(expected) or (prompt.id, prompt.sha256) != (expected[number].id, expected[number].digest):
-            there = f"{expected[number].id} {expected[number].digest}" if number < len(expected) else "nothing"
+        if number >= len(known) or (prompt.id, prompt.sha256) != known[number]:
+            there = " ".join(known[number]) if number < len(known) else "nothing"
             yield Finding(
                 MANIFEST_FILE,
                 f"prompts.{number}",
@@ -380,11 +374,7 @@ def judge_findings(row: Row, certificate: Certificate | None, *, is_there: bool)
 
 
 def _set_findings(file: str, field: str, figures: JudgeFigures) -> Iterator[Finding]:
-    try:
-        known: PairSet | None = pair_set(figures.set_name)
-    except UserError as error:
-        yield Finding(file, f"{field}.set_name", shown(figures.set_name), str(error), "install it and validate again")
-        return
+    known = pair_set(figures.set_name)
     check_again = "check the judge again with this version (`asabench judge-check`)"
     if known is None:
         yield Finding(file, f"{field}.set_name", shown(figures.set_name), "gold, pyrit or all", check_again)

@@ -398,7 +398,7 @@ def _write(target: Path, contents: Mapping[str, bytes]) -> Validation:
             write_whole(made / name, content)
         found = beside_others(validate_folder(made), target.parent)
         if not found.ok:
-            raise UserError(f"this cannot be submitted: {found.findings[0].line}")
+            raise UserError(f"this cannot be submitted: {found.problem}")
         if target.exists():
             _remove(target)
         os.replace(made, target)

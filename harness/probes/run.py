@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 
 from asabench.core.errors import UserError
+from asabench.core.prompts import content
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt, sha256_hex
 from asabench.runs.folder import write_whole
@@ -117,7 +118,7 @@ def probe(
         "seeds": list(seeds) if attack.uses_seed else [],
         "layers": list(layers),
         "prompt_count": len(prompts),
-        "prompts": sha256_hex(json.dumps([[prompt.goal, prompt.target, prompt.suffix] for prompt in prompts]))[:16],
+        "prompts": sha256_hex(json.dumps(content(prompts)))[:16],
     }
     if "landscape" in what:
         settings["landscape"] = {
