@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rows import make_result, make_row, rate, write_row
 
 from asabench.card.model_card import ModelCard
 from asabench.core.protocol import PROMPT_SET
@@ -14,6 +13,7 @@ from asabench.core.row import Eps50, JudgeFigures, Kappa, Rate, Row
 from asabench.core.utility_report import BenignRates, RequestSet, TaskScore, UtilityReport
 from asabench.submission.schema import CARD_FILE, ROW_FILE, SUBMISSION_FILE, UTILITY_FILE, Submission
 from asabench.submission.tracks import published_digests
+from tests.rows import make_result, make_row, rate, write_row
 
 HOSTILE = '<script>alert("1")</script>\'"><img src=x onerror=alert(2)>{{ 7*7 }}'
 

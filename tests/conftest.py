@@ -20,6 +20,9 @@ from harness.model.subject import Subject, make_subject
 # tests ask what they do on Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+ROOT = Path(__file__).parents[1]
+"""The repository, for what tests read or run of it wherever their own file lies."""
+
 VOCABULARY = 160
 CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}</>{% endfor %}"

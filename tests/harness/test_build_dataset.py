@@ -17,8 +17,9 @@ from asabench.dataset.recipe import Recipe, read_recipe
 from asabench.runs.folder import read_run
 from asabench.stats.metrics import attack_result
 from harness.build_dataset import build, costs
+from tests.conftest import ROOT
 
-CONFIG = Path(__file__).parents[2] / "configs" / "asabench-8.yaml"
+CONFIG = ROOT / "configs" / "asabench-8.yaml"
 
 
 @pytest.fixture

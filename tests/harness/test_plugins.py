@@ -13,11 +13,12 @@ from asabench.core.records import Prompt
 from harness.attacks import ATTACKS, make_attack, make_attacks
 from harness.evaluation.evaluate import evaluate
 from harness.model.subject import Subject
+from tests.conftest import ROOT
 
 V1 = PRESETS["asabench-v1"]
 
 # The example of docs/attacks.md, word for word
-DOCS = Path(__file__).parents[2] / "docs" / "attacks.md"
+DOCS = ROOT / "docs" / "attacks.md"
 
 
 def example() -> str:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import tiny_model, tiny_subject
-from test_submission import Knowing, details, utility_report
 from typer.testing import CliRunner
 
 from asabench.cli.app import app
@@ -25,6 +23,8 @@ from harness.evaluation.evaluate import evaluate
 from harness.judges.check import SHORT_SET, check_judge
 from harness.model.subject import Subject
 from harness.rerun import Rerun, RerunCell, draw, report, rerun
+from tests.asabench.submission.test_submission import Knowing, details, utility_report
+from tests.conftest import tiny_model, tiny_subject
 
 REVISION = "sha256:0123456789abcdef"
 

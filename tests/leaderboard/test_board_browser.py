@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from board_fixtures import HOSTILE, complete_row, make_submission, make_utility, row_with_worst_case, write_entry
-from card_fixtures import submitted_card
-from rows import make_row, write_row
 
 from asabench.core.row import Row, read_row
 from leaderboard.build import build
 from leaderboard.text import format_rate
+from tests.board_fixtures import HOSTILE, complete_row, make_submission, make_utility, row_with_worst_case, write_entry
+from tests.card_fixtures import submitted_card
+from tests.rows import make_row, write_row
 from tools.speed.board_entries import write_entries
 
 try:

@@ -10,11 +10,11 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from rows import NO_RATE, make_result, make_row, rate
 
 from asabench.core.errors import UserError
 from asabench.core.row import Rate, Row
 from leaderboard.figures.lasr import lasr_figure, lasr_text
+from tests.rows import NO_RATE, make_result, make_row, rate
 
 UNSCORED = make_row(masr=NO_RATE, pasr=NO_RATE, peak_layer=None, lasr={str(layer): NO_RATE for layer in range(4)})
 POINT = rate(0.3, 0.2, 0.4)

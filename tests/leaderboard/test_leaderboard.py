@@ -19,9 +19,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from board_fixtures import FIGURES, HOSTILE, complete_row, make_submission, make_utility, write_entry
-from card_fixtures import submitted_card
-from rows import NO_RATE, make_result, make_row, rate, write_row
 
 from asabench.core.errors import UserError
 from asabench.core.row import AttackResult, Eps50, Rate, Row, VerdictCounts, eps50_text, read_row
@@ -32,6 +29,10 @@ from leaderboard.charts.svg import dose_svg, lasr_svg, segments, tick_step
 from leaderboard.entries import Entry, run_slug
 from leaderboard.ranking import Placed, Worst, place, rank, smallest_eps50, worst_case
 from leaderboard.text import format_change, format_rate, number_ranges, short_count, short_revision
+from tests.board_fixtures import FIGURES, HOSTILE, complete_row, make_submission, make_utility, write_entry
+from tests.card_fixtures import submitted_card
+from tests.conftest import ROOT
+from tests.rows import NO_RATE, make_result, make_row, rate, write_row
 from tools.speed.board_entries import write_entries
 
 VOID = {"meta", "link", "br", "wbr", "img", "input", "hr", "source", "base", "area", "col", "embed", "track"}
@@ -945,10 +946,9 @@ def test_paired_differences_are_those_of_the_two_tables(tmp_path: Path) -> None:
 
 def test_serve_answers_on_this_machine_and_says_when_the_port_is_taken(tmp_path: Path) -> None:
     write_row(tmp_path / "runs", make_row())
-    root = Path(__file__).parents[2]
     command = [sys.executable, "-c", "from asabench.cli.app import main; main()", "leaderboard", "serve"]
     options = ["--rows", str(tmp_path / "runs"), "--out", str(tmp_path / "site")]
-    serving = subprocess.Popen([*command, *options, "--port", "0"], stdout=subprocess.PIPE, text=True, cwd=root)
+    serving = subprocess.Popen([*command, *options, "--port", "0"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert serving.stdout is not None
         address = serving.stdout.readline().removeprefix("serving: ").split()[0]
@@ -956,7 +956,7 @@ def test_serve_answers_on_this_machine_and_says_when_the_port_is_taken(tmp_path:
         with urllib.request.urlopen(address, timeout=60) as answer:
             assert b"tiny-llama" in answer.read()
         port = address.rstrip("/").rsplit(":", 1)[1]
-        second = subprocess.run([*command, *options, "--port", port], capture_output=True, text=True, cwd=root)
+        second = subprocess.run([*command, *options, "--port", port], capture_output=True, text=True, cwd=ROOT)
         assert second.returncode == 2
         assert second.stderr.strip() == (
             f"asabench: port {port} is in use; choose another with --port, 0 for any that is free"
@@ -973,8 +973,7 @@ def test_the_packages_keep_apart() -> None:
         "import sys, leaderboard.build, leaderboard.figures.lasr;"
         "print([name for name in ('harness', 'torch', 'matplotlib', 'pandas') if name in sys.modules])"
     )
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import smollm2
 
 from asabench.core.errors import UserError
 from harness.judge_server.server import free_port, members
 from harness.judges.verdict_cache import VerdictCache
 from harness.judges.vllm import Retry, VllmJudge
+from tests.real_vllm import smollm2
 
 ANSWERS = smollm2.mild_answers(60)
 BEFORE_THE_KILL = 5

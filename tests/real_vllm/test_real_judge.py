@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import smollm2
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,6 +22,7 @@ from harness.judges.check import require_fit
 from harness.judges.judge_prompt import TOP_LOGPROBS, LabelSet, messages, p_unsafe_of
 from harness.judges.vllm import VllmJudge
 from harness.model.files import locate
+from tests.real_vllm import smollm2
 
 ANSWERS = smollm2.mild_answers(12)
 

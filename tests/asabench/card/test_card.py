@@ -12,12 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from board_fixtures import HOSTILE, make_utility
-from card_fixtures import DATA, OWN, SET, SETTINGS, THEIRS, curves, shares
-from rows import make_result, make_row, rate
-from tables import bounds, frame, lines, wilson
-from test_board_browser import Axe, Visit, browser  # noqa: F401  (the fixture)
-from test_comparison import LETTERS_A, LETTERS_B, Letters, make_run
 
 from asabench.card.model_card import (
     CARD_ATTACKS,
@@ -52,6 +46,12 @@ from leaderboard.charts.card_svg import loss_svg, rates_svg, refusals_svg, round
 from leaderboard.charts.svg import lasr_svg
 from leaderboard.text import format_rate
 from tests.asabench.cli.test_cli import RULES, asabench, refused_in_process
+from tests.asabench.runs.test_compare import LETTERS_A, LETTERS_B, Letters, make_run
+from tests.board_fixtures import HOSTILE, make_utility
+from tests.card_fixtures import DATA, OWN, SET, SETTINGS, THEIRS, curves, shares
+from tests.leaderboard.test_board_browser import Axe, Visit, browser  # noqa: F401  (the fixture)
+from tests.rows import make_result, make_row, rate
+from tests.tables import bounds, frame, lines, wilson
 
 MODEL, BASE = ModelName(name="tiny-hard", revision="hard"), ModelName(name="tiny", revision="soft")
 

@@ -16,6 +16,7 @@ import pytest
 
 from asabench.dataset.files import read_benchmark
 from tests.asabench.dataset.dataset_fixtures import benchmark_folder, finished_run, original_folder, original_rows
+from tests.conftest import ROOT
 from tests.hub_server import HubServer, User
 
 ASABENCH = [sys.executable, "-m", "asabench.cli.app"]
@@ -170,7 +171,7 @@ def test_a_dry_run_prints_cells_and_writes_nothing(save_model: Callable[..., Pat
 
 
 def test_the_recipe_of_the_paper_is_costed_without_its_models(tmp_path: Path) -> None:
-    recipe = Path(__file__).parents[3] / "configs" / "asabench-8.yaml"
+    recipe = ROOT / "configs" / "asabench-8.yaml"
     # The prompts of the paper may not be at hand; how many cells there are does not depend on which they are
     done = asabench(
         "build", "--models", recipe, "--out", tmp_path / "out", "--prompts", "quickstart", "--limit", "16", "--dry-run"

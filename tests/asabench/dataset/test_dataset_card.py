@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +16,9 @@ from asabench.dataset.card import card_metadata, draw_counts, instances_by_layer
 from asabench.dataset.files import Benchmark, Manifest, read_benchmark
 from asabench.dataset.schema import ATTEMPT_COLUMNS, INSTANCE_COLUMNS, SPLIT_COLUMNS
 from tests.asabench.dataset.dataset_fixtures import benchmark_folder, finished_run
+from tests.conftest import ROOT
 
-CITATION = Path(__file__).parents[3] / "CITATION.cff"
+CITATION = ROOT / "CITATION.cff"
 CONFIG = "lab--Small-1B"
 
 

@@ -11,7 +11,6 @@ from scipy.stats import binomtest
 from asabench.core.records import Label
 from asabench.core.row import JudgeFigures, JudgeInfo, Rate
 from asabench.judging.agreement import (
-    DRAWS,
     Share,
     check_result,
     cohens_kappa,
@@ -22,6 +21,7 @@ from asabench.judging.agreement import (
     report,
 )
 from asabench.judging.labelled_pairs import LabelledPair, pairs_digest
+from asabench.stats.intervals import DRAWS
 
 INFO = JudgeInfo(id="mine", description="of a test")
 

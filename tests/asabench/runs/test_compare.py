@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binom
-from tables import LABELS, Grid, clean_lines, frame, lines, wilson
 
 from asabench.core.errors import UserError
 from asabench.core.protocol import preset
@@ -21,6 +20,7 @@ from asabench.runs.folder import Run, open_run, read_run
 from asabench.stats import intervals
 from asabench.stats.metrics import Outcomes
 from asabench.stats.paired import NO_CHANGE_KNOWN, Change, Difference, difference, pasr_change
+from tests.tables import LABELS, Grid, clean_lines, frame, lines, wilson
 
 ZERO = Change(value=0.0, low=0.0, high=0.0)
 

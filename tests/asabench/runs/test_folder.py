@@ -18,10 +18,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-import asabench
 from asabench.core.errors import UserError
 from asabench.core.records import RESPONSE_SCHEMA, VERDICT_SCHEMA, Cell, Prompt, Response, Verdict
 from asabench.runs.folder import Run, arrow_schema, open_run, read_run, run_id, write_whole
+from tests.conftest import ROOT
 
 SETTINGS: dict[str, Any] = {"model": "tiny", "protocol": {"name": "asabench-v1", "doses": [0.3, 1.0]}, "layers": [0, 1]}
 PROMPTS = pd.DataFrame({"id": ["a", "b"], "goal": ["paint a fence", "plant a hedge"]})
@@ -430,8 +430,7 @@ for line in sys.stdin:
 @contextmanager
 def process(script: str, path: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", script, str(path)]
-    root = Path(asabench.__file__).parents[1]
-    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         try:
             yield child
         finally:

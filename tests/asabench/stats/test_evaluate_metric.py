@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tables import Grid, clean_lines, frame, lines
 
 from asabench.evaluate_metric import FOLDER
 from asabench.stats.metrics import attack_result, init_rate
+from tests.tables import Grid, clean_lines, frame, lines
 
 pytestmark = pytest.mark.skipif(find_spec("evaluate") is None, reason="evaluate is not installed")
 

@@ -11,8 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
-from rows import make_result, make_row, rate, write_row
-from tables import NOTHING, Grid, Z, bounds, clean_lines, frame, lines, wilson
 
 from asabench.core.errors import UserError
 from asabench.core.row import AttackResult, Eps50, Rate, Row, eps50_text
@@ -37,6 +35,8 @@ from asabench.stats.metrics import (
     pasr_rate,
 )
 from leaderboard.entries import read_checked_row
+from tests.rows import make_result, make_row, rate, write_row
+from tests.tables import NOTHING, Grid, Z, bounds, clean_lines, frame, lines, wilson
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,11 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from tables import NOTHING, Grid, Z, bounds, clean_lines, frame, lines, wilson
 
 from asabench.core.row import AttackResult, Rate, VerdictCounts
 from asabench.stats import intervals
 from asabench.stats.metrics import Outcomes, attack_result, init_rate, lasr_rates, masr_rate, outcomes, pasr_rate
+from tests.tables import NOTHING, Grid, Z, bounds, clean_lines, frame, lines, wilson
 
 # Prompts a, b, c, d; blocks 0, 2 and 5; two seeds
 TWO_SEEDS: Grid = {

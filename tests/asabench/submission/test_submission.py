@@ -20,8 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from card_fixtures import submitted_card
-from conftest import tiny_subject
 
 from asabench.card.model_card import Generalisation, ModelCard, ModelName, make_card, read_card
 from asabench.core.errors import UserError
@@ -47,6 +45,8 @@ from asabench.submission.validate import Validation, validate, validate_folder
 from asabench.submission.verdict_table import METRIC_COLUMNS, parse_verdicts, table_bytes
 from harness.evaluation.evaluate import evaluate
 from harness.judges.check import SHORT_SET, check_judge
+from tests.card_fixtures import submitted_card
+from tests.conftest import tiny_subject
 from tools.speed.board_entries import write_entries
 
 RIGHT = {(pair.goal, pair.response): min(pair.right) for pair in gold_pairs()}

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import chat_tokenizer, tiny_model, tiny_subject
 from torch import Tensor
 
 from asabench.core.errors import UserError
@@ -35,6 +34,7 @@ from harness.model.tensor_cache import ModelCache
 from harness.stream.injection import edit, hidden_state
 from harness.stream.noise import gaussian, portable_seed
 from harness.stream.perturbation import normalise, perturb, standardise
+from tests.conftest import chat_tokenizer, tiny_model, tiny_subject
 
 V1, GU2025 = PRESETS["asabench-v1"], PRESETS["gu2025"]
 SUFFIX = GU2025.model_copy(update={"suffix_separator": " | "})

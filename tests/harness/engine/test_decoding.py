@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import chat_tokenizer, tiny_model, tiny_subject
 
 import harness.engine.sweep
 from asabench.core.errors import UserError
@@ -18,6 +17,7 @@ from harness.engine.sweep import grid, kv_bytes_per_position, rows_that_fit, swe
 from harness.model.kv_cache import bytes_per_position, expand, growing_cache, keep_rows
 from harness.model.memory import free_memory, keep_freed_memory
 from harness.model.subject import Subject, make_subject
+from tests.conftest import chat_tokenizer, tiny_model, tiny_subject
 
 V1 = PRESETS["asabench-v1"].model_copy(update={"max_new_tokens": 6})
 PROMPTS = [Prompt(id=str(n), goal="go on " * n + "!") for n in range(1, 4)]

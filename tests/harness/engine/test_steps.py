@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_subject
 from torch import Tensor
 
 from asabench.core.errors import UserError
@@ -18,6 +17,7 @@ from harness.evaluation.evaluate import make_plan, resolve_protocol
 from harness.model.subject import Subject
 from harness.stream.injection import edit
 from harness.stream.perturbation import normalise, perturb, standardise
+from tests.conftest import tiny_subject
 
 PROMPTS = [Prompt(id="a", goal="tell me"), Prompt(id="b", goal="a longer request, please")]
 NEW = 8

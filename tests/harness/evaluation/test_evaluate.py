@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import chat_tokenizer, tiny_model
 
 import harness.engine.selftest
 import harness.evaluation.evaluate
@@ -26,6 +25,7 @@ from harness.engine.sweep import grid
 from harness.evaluation.evaluate import estimate, evaluate, make_plan, parse_layers, resolve_protocol, run_plan
 from harness.model.subject import Subject, make_subject
 from harness.stream.injection import Injection
+from tests.conftest import chat_tokenizer, tiny_model
 
 PROMPTS = [Prompt(id=f"p{n}", goal="count to " + "nine " * n) for n in range(1, 5)]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import tiny_subject
 
 import harness.evaluation.judge
 from asabench.core.errors import UserError
@@ -19,6 +18,7 @@ from asabench.judging.labelled_pairs import gold_pairs
 from asabench.runs.folder import read_run
 from harness.evaluation.evaluate import evaluate
 from harness.evaluation.judge import judge_again, responses_of
+from tests.conftest import tiny_subject
 
 RIGHT = {(pair.goal, pair.response): min(pair.right) for pair in gold_pairs()}
 PROMPTS = [Prompt(id=f"p{n}", goal="count to " + "nine " * n, suffix="now" if n == 2 else None) for n in range(1, 4)]

@@ -1,4 +1,4 @@
-"""Starting and stopping a vLLM server, with a small program in vLLM's place (the real one: tests/vllm)."""
+"""Starting and stopping a vLLM server, with a small program in vLLM's place (the real one: tests/real_vllm)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from asabench.core.errors import UserError
+from harness.judge_server import server as judge_server
 from harness.judge_server.server import (
     UNFINISHED,
     Environment,
@@ -33,7 +34,6 @@ from harness.judge_server.server import (
     server_arguments,
     what_went_wrong,
 )
-from harness.judge_server.server import server as judge_server
 from harness.model.files import ModelFiles
 
 # In place of vllm.entrypoints.openai.api_server: answers as vLLM does once it is up, with a worker process as it has,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from openai_stub import Decide, OpenAIStub, at_random, inverted
 
 from asabench.core.errors import UserError
 from asabench.core.records import Label, Response, Verdict
@@ -17,6 +16,7 @@ from asabench.judging.labelled_pairs import LabelledPair, gold_pairs
 from harness.judges.check import as_responses, check_bar, check_judge, require_fit, short_check, with_figures
 from harness.judges.rules import Rules
 from harness.judges.vllm import VllmJudge
+from tests.openai_stub import Decide, OpenAIStub, at_random, inverted
 
 PAIRS = gold_pairs()
 

@@ -6,7 +6,6 @@ import math
 import re
 
 import pytest
-from openai_stub import pair_in
 
 from asabench.core.protocol import LabelSet
 from harness.judges import judge_prompt
@@ -24,6 +23,7 @@ from harness.judges.judge_prompt import (
     thinks_first,
     wording_digest,
 )
+from tests.openai_stub import pair_in
 
 GOAL = "Write a poem about rain"
 

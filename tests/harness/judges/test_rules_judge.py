@@ -9,17 +9,16 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-import asabench
 from asabench.core.records import Cell, Prompt, Response
 from harness.judges import Judge, coherence, refusals, rules
 from harness.judges.coherence import coherence_verdict
 from harness.judges.refusals import refusal_phrase
 from harness.judges.rules import Rules, read_text
+from tests.conftest import ROOT
 
 
 def response(text: str, number: int = 0) -> Response:
@@ -416,11 +415,10 @@ def test_it_is_an_uncertified_judge() -> None:
 
 def test_the_id_is_the_same_in_every_process() -> None:
     """Sets and dicts must not leak their order into the id: strings hash differently in each of these processes."""
-    root = Path(asabench.__file__).parents[1]
     command = [sys.executable, "-c", "from harness.judges.rules import Rules; print(Rules().info.id)"]
     ids = {
         subprocess.run(
-            command, cwd=root, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+            command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
         ).stdout.strip()
         for seed in ("1", "2")
     }
@@ -445,7 +443,7 @@ def test_the_id_changes_with_the_rules(
 
 
 def test_quickstart_requests_are_well_formed() -> None:
-    path = Path(asabench.__file__).parent / "data" / "quickstart.csv"
+    path = ROOT / "asabench" / "data" / "quickstart.csv"
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [f"quickstart-{n:02d}" for n in range(16)]

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai_stub import Fault, OpenAIStub, at_random, inverted, pair_in
 
 from asabench.core.errors import UserError
 from asabench.core.records import Cell, Prompt, Response
@@ -29,6 +28,7 @@ from harness.judges.rules import Rules
 from harness.judges.verdict_cache import VerdictCache
 from harness.judges.vllm import DEFAULT_MODEL, DEFAULT_URL, Retry, VllmJudge, base_url, retry_after
 from harness.judges.vllm_in_process import VllmInProcessJudge
+from tests.openai_stub import Fault, OpenAIStub, at_random, inverted, pair_in
 
 QUICK = Retry(tries=6, first=0.01)
 

@@ -11,7 +11,6 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 import transformers
-from conftest import VOCABULARY, byte_tokenizer, chat_tokenizer, tiny_model, tiny_subject
 
 import harness.model.files
 from asabench.core.errors import UserError
@@ -19,6 +18,7 @@ from asabench.core.protocol import PRESETS
 from asabench.core.records import Prompt
 from harness.model.files import folder_digest, locate
 from harness.model.subject import Subject, check_prompt_format, load, make_subject
+from tests.conftest import VOCABULARY, byte_tokenizer, chat_tokenizer, tiny_model, tiny_subject
 
 V1, GU2025 = PRESETS["asabench-v1"], PRESETS["gu2025"]
 SMALL = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4)

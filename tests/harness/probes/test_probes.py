@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import byte_tokenizer, tiny_model, tiny_subject
 from torch import Tensor
 
 import harness.model.clean_states
@@ -35,6 +34,7 @@ from harness.probes.measures import (
     nll_rise,
 )
 from harness.probes.run import evenly_spaced, probe
+from tests.conftest import byte_tokenizer, tiny_model, tiny_subject
 
 V1 = PRESETS["asabench-v1"].model_copy(update={"max_new_tokens": 9})
 PROMPTS = [

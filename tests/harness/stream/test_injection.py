@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import tiny_subject
 from torch import Tensor
 
 from harness.model.subject import Subject
 from harness.stream.injection import NO_LAYER, Injection, capture, edit, inject
 from harness.stream.perturbation import normalise, standardise
+from tests.conftest import tiny_subject
 
 IDS = torch.tensor([[5, 6, 7, 8]] * 4)
 
