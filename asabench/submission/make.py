@@ -172,10 +172,12 @@ def _prompts(run: Run) -> tuple[tuple[PromptDigest, ...], str | None]:
     """The prompts' digests, and the target that all of them have, if there is one."""
     path = run.path / "prompts.parquet"
     try:
-        table = pd.read_parquet(path, columns=["id", "goal", "target"])
+        table = pd.read_parquet(path)
         digests = tuple(PromptDigest(id=each.id, sha256=sha256_hex(str(each.goal))) for each in table.itertuples())
-        targets = {None if pd.isna(target) else str(target) for target in table["target"]}
-        return digests, targets.pop() if len(targets) == 1 else None
+        targets = table["target"].dropna()
+        # A published target stands there by its digest alone; runs of before have no such column
+        alike = table["target_sha256"] if "target_sha256" in table else table["target"]
+        return digests, str(targets.iloc[0]) if len(targets) and alike.nunique(dropna=False) == 1 else None
     except ValidationError as error:
         name = shown(error.errors()[0]["input"])
         raise UserError(

@@ -50,6 +50,24 @@ def test_a_folder_is_loaded_and_named_by_its_content(save_model: Callable[..., P
     assert subject.revision != f"sha256:{folder_digest(folder)[:16]}"
 
 
+def test_line_ends_of_a_folder_do_not_count(save_model: Callable[..., Path]) -> None:
+    """A checkout may have changed them; weights are bytes."""
+    folder = save_model("qwen2")
+    (folder / "chat_template.jinja").write_bytes(b"one\ntwo\n")
+    before = folder_digest(folder)
+    for path in (folder / "config.json", folder / "chat_template.jinja"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+        assert folder_digest(folder) == before
+    (folder / "chat_template.jinja").write_bytes(b"one\n\ntwo\n")
+    assert folder_digest(folder) != before
+    (weights,) = folder.glob("*.safetensors")
+    with_text = folder_digest(folder)
+    weights.write_bytes(weights.read_bytes() + b"\r\n")
+    first = folder_digest(folder)
+    weights.write_bytes(weights.read_bytes()[:-2] + b"\n")
+    assert len({with_text, first, folder_digest(folder)}) == 3
+
+
 def test_dtype_is_taken(save_model: Callable[..., Path]) -> None:
     assert load(str(save_model("llama")), dtype="bfloat16").dtype == "bfloat16"
     assert "float32, bfloat16, float16" in refusal("smollm2-135m", dtype="float8")
