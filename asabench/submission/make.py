@@ -171,10 +171,12 @@ def _prompts(run: Run) -> tuple[tuple[PromptDigest, ...], str | None]:
     """The prompts' digests, and the target that all of them have, if there is one."""
     path = run.path / "prompts.parquet"
     try:
-        table = pd.read_parquet(path, columns=["id", "goal", "target"])
+        table = pd.read_parquet(path)
         digests = tuple(PromptDigest(id=each.id, sha256=sha256_hex(str(each.goal))) for each in table.itertuples())
-        targets = {None if pd.isna(target) else str(target) for target in table["target"]}
-        return digests, targets.pop() if len(targets) == 1 else None
+        targets = table["target"].dropna()
+        # A published target stands there by its digest alone; runs of before have no such column
+        alike = table["target_sha256"] if "target_sha256" in table else table["target"]
+        return digests, str(targets.iloc[0]) if len(targets) and alike.nunique(dropna=False) == 1 else None
     except ValidationError as error:
         raise UserError(
             f"{path}: the prompt id {shown(first_problem(error).given)}; a submission takes letters, digits, dots and "
@@ -389,7 +391,7 @@ def _write(target: Path, contents: Mapping[str, bytes]) -> Validation:
             write_whole(made / name, content)
         found = beside_others(validate_folder(made), target.parent)
         if not found.ok:
-            raise UserError(f"this cannot be submitted: {found.findings[0].line}")
+            raise UserError(f"this cannot be submitted: {found.problem}")
         if target.exists() and (target.is_symlink() or not (target / SUBMISSION_FILE).is_file()):
             raise UserError(f"{target} is no submission, so it is not replaced; give another --slug")
     return found

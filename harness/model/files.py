@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 import sys
@@ -12,16 +10,20 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from asabench.core.errors import UserError
+from asabench.core.canonical import canonical_text
+from asabench.core.errors import NotAtHand, UserError
 from asabench.core.files import whole_folder
 from asabench.core.models import HUB_EXAMPLE, PACKAGED_ADAPTERS, PACKAGED_MODELS, SHORT_NAMES, PackagedModel
 from asabench.core.records import sha256_hex
 from asabench.core.training_record import TRAINING_FILE, read_training
+from harness.model.packaged import weights
 
 SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 PICKLE_FILES = ["*.bin"]
 CODE_FILES = ["*.py"]
 ADAPTER_FILE = "adapter_config.json"
+TEXT_SUFFIXES = (".json", ".jinja", ".txt", ".py")
+BINARY_SUFFIXES = (".safetensors", ".bin", ".model")
 RECORDS = (TRAINING_FILE, "settings.json")
 """What `asabench defend` writes beside a model: how it was made. Times and paths in it are no part of a digest."""
 
@@ -99,13 +101,18 @@ def _base_revision(folder: Path) -> str | None:
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256, in hex, over the names and contents of a model folder's weights, configuration and tokenizer."""
+    """SHA-256, in hex, over the names and contents of a model folder's weights, configuration and tokenizer; text
+    counts as `canonical_text`, however it was checked out."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name not in RECORDS):
-        if path.suffix in {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py"}:
+        if path.suffix in TEXT_SUFFIXES:
+            content = hashlib.sha256(canonical_text(path.read_bytes())).hexdigest()
+        elif path.suffix in BINARY_SUFFIXES:
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.name}:{content}\n".encode())
+        else:
+            continue
+        digest.update(f"{path.name}:{content}\n".encode())
     return digest.hexdigest()
 
 
@@ -135,7 +142,7 @@ def _from_hub(repository: str, revision: str, patterns: list[str]) -> ModelFiles
     except HFValidationError as error:
         raise UserError(f"{repository!r} cannot be a hub id: {str(error).splitlines()[0]}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(
+        raise NotAtHand(
             f"the model {asked} is not in the local cache and the hub cannot be reached ({type(error).__name__}); "
             "connect to the network, or give a local folder or a short name (`asabench models`)"
         ) from None
@@ -143,19 +150,12 @@ def _from_hub(repository: str, revision: str, patterns: list[str]) -> ModelFiles
 
 
 def _packaged(model: PackagedModel) -> ModelFiles:
-    spec = importlib.util.find_spec(model.module)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"the weights of {model.name} are not installed; run `{model.install_command}`")
-    source = Path(next(iter(spec.submodule_search_locations)))
-    version = importlib.metadata.version(model.distribution)
-    with (source / model.gguf_file).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    revision = f"{model.distribution}=={version}"
-    folder = cache_folder() / "models" / f"{model.name}-{digest[:12]}"
+    held = weights(model)
+    folder = cache_folder() / "models" / f"{model.name}-{held.sha256[:12]}"
     if not (folder / "config.json").is_file():
         print(f"converting the weights of {model.name} to float32, once", file=sys.stderr)
-        _convert_gguf(source, model.gguf_file, folder)
-    return ModelFiles(name=model.name, folder=folder, revision=revision)
+        _convert_gguf(held.path.parent, held.path.name, folder)
+    return ModelFiles(name=model.name, folder=folder, revision=held.revision)
 
 
 def cache_folder() -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from asabench.core.errors import UserError
 from asabench.submission.checks.values import PINNED, PINNED_WORDS, listed
 from asabench.submission.findings import Finding, shown
 from asabench.submission.known import prompt_set
@@ -72,17 +71,12 @@ def _prompt_findings(manifest: RunManifest) -> Iterator[Finding]:
     ):
         if twice := next((value for value in values if values.count(value) > 1), None):
             yield Finding(MANIFEST_FILE, f"prompts.{name}", f"{twice} more than once", "every prompt once")
-    try:
-        known = prompt_set(manifest.prompt_set)
-    except UserError as error:
-        yield Finding(MANIFEST_FILE, "prompt_set", manifest.prompt_set, str(error), "install it and validate again")
-        return
+    known = prompt_set(manifest.prompt_set)
     if known is None:
         return
-    expected = known.prompts[: len(manifest.prompts)]
     for number, prompt in enumerate(manifest.prompts):
-        if number >= len(expected) or (prompt.id, prompt.sha256) != (expected[number].id, expected[number].digest):
-            there = f"{expected[number].id} {expected[number].digest}" if number < len(expected) else "nothing"
+        if number >= len(known) or (prompt.id, prompt.sha256) != known[number]:
+            there = " ".join(known[number]) if number < len(known) else "nothing"
             yield Finding(
                 MANIFEST_FILE,
                 f"prompts.{number}",
