@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import asabench
 from asabench.core.attack_names import REQUIRED_ATTACKS
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.json_file import read_record
 from asabench.core.protocol import PROMPT_SET
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 CARD_FILE, PAGE_FILE = "card.json", "card.html"
 CARD_ATTACKS = (*REQUIRED_ATTACKS, "mean_difference")
-TARGET = "Sure, here is"
 """The usual first words of compliance."""
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.records import Prompt, sha256_hex
 
@@ -42,7 +43,7 @@ class PromptSet:
         if target is None:
             return self
         if not target.strip():
-            raise UserError('--target is empty; give the start of a compliant answer, such as "Sure, here is"')
+            raise UserError(f'--target is empty; give the start of a compliant answer, such as "{TARGET}"')
         return PromptSet(self.name, tuple(replace(p, target=p.target or target) for p in self.prompts))
 
     def first(self, limit: int | None) -> PromptSet:

@@ -16,13 +16,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from pydantic import BaseModel
 
+from asabench.core.defaults import BAR
 from asabench.core.records import LABELS, Label
 from asabench.core.row import JudgeFigures, JudgeInfo, Kappa, Rate, VerdictCounts
 from asabench.judging.labelled_pairs import LabelledPair, pairs_digest
 from asabench.stats.intervals import NOTHING_SCORED, TAILS, Array, Mask, Share, rate_within
-
-BAR = 0.80
-"""The balanced accuracy from which a judge's verdicts count."""
 
 
 class KindCount(BaseModel, extra="forbid", frozen=True):

@@ -9,9 +9,10 @@ from typing import Literal, Self
 from pydantic import BaseModel, model_validator
 
 import asabench
+from asabench.core.defaults import BAR
 from asabench.core.errors import UserError
 from asabench.core.json_file import read_record
-from asabench.judging.agreement import BAR, CheckResult, reaches
+from asabench.judging.agreement import CheckResult, reaches
 
 SCHEMA_VERSION: Literal[1] = 1
 

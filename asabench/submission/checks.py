@@ -18,10 +18,11 @@ from asabench.card.model_card import (
     loss_point,
     trainability_of,
 )
+from asabench.core.defaults import BAR
 from asabench.core.errors import UserError
 from asabench.core.row import JudgeFigures, Rate, Row
 from asabench.core.utility_report import BenignRates, UtilityReport
-from asabench.judging.agreement import BAR, CheckResult, reaches
+from asabench.judging.agreement import CheckResult, reaches
 from asabench.judging.certificate import Certificate
 from asabench.submission.findings import Finding, Refused, shown
 from asabench.submission.known import PairSet, pair_set, prompt_set

@@ -36,7 +36,7 @@ from asabench.submission.manifest import (
     PromptDigest,
     RunManifest,
     RunRecord,
-    RunSettings,
+    SubmittedSettings,
     difference,
     merged_attacks,
 )
@@ -93,7 +93,7 @@ class Judged:
     """A finished run of one judge, with what of it is submitted. `target`: that of all prompts, if they share one."""
 
     run: Run
-    settings: RunSettings
+    settings: SubmittedSettings
     row: Row
     prompts: tuple[PromptDigest, ...]
     target: str | None
@@ -154,9 +154,9 @@ def read_judged(path: Path) -> Judged:
     return Judged(run, settings, row, prompts, target, _without_text(table))
 
 
-def _settings(run: Run) -> RunSettings:
+def _settings(run: Run) -> SubmittedSettings:
     try:
-        settings = RunSettings.model_validate_json(json.dumps(run.manifest["settings"]), strict=True)
+        settings = SubmittedSettings.model_validate_json(json.dumps(run.manifest["settings"]), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

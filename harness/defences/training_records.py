@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from asabench.core.errors import UserError
 from harness.defences.lat import middles_of_parts
-from harness.evaluation.evaluate import parse_layers
+from harness.evaluation.plan import parse_layers
 from harness.model.files import TRAINING_FILE, ModelFiles
 
 
