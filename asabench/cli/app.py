@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(leaderboard.app, name="leaderboard")
 COMMANDS: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
-    (evaluation.evaluate, "docs/protocol.md"),
+    (evaluation.evaluate, "docs/protocol.md", "configs/evaluate.yaml"),
     (evaluation.report, "docs/protocol.md"),
     (evaluation.compare, "docs/protocol.md"),
     (probe.probe, "docs/diagnostics.md"),

@@ -16,11 +16,13 @@ import typer
 
 from asabench.cli.app import app
 from asabench.core.errors import UserError
+from asabench.core.models import SHORT_NAMES
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Prompt, Response, Verdict
 from asabench.core.row import JudgeInfo
 from asabench.runs.choices import _READERS, DEFAULTS, Choices, read_config
 from harness.evaluation.evaluate import evaluate
+from tests.conftest import ROOT
 
 NAMES = [field.name for field in dataclasses.fields(Choices)]
 
@@ -180,6 +182,12 @@ def test_a_file_holds_choices_and_the_model(tmp_path: Path) -> None:
         bar=0.7,
         max_new_tokens=20,
     )
+
+
+def test_the_example_can_be_read() -> None:
+    given = read_config(ROOT / "configs" / "evaluate.yaml")
+    assert given.pop("model") in SHORT_NAMES
+    assert Choices.of(**given).attack == ("gradient:direction=descend", "random")
 
 
 def test_an_empty_file_chooses_nothing(tmp_path: Path) -> None:
