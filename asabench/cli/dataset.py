@@ -31,7 +31,7 @@ def build(
     protocol: Annotated[Optional[str], option(options.PROTOCOL, default=f"the recipe's, or {PROTOCOL}")] = None,
     size: Annotated[Optional[str], option(options.SIZE, default="the recipe's, or none")] = None,
     max_new_tokens: Annotated[Optional[int], option(options.MAX_NEW_TOKENS, default=RECIPE_OR_PROTOCOL)] = None,
-    target: Annotated[Optional[str], option(options.TARGET, default="the recipe's, or none")] = None,
+    target: Annotated[Optional[str], option(options.TARGET, default="the recipe's, or each prompt's own")] = None,
     judge: Annotated[Optional[str], option(options.JUDGE, default=f"the recipe's, or {JUDGE}")] = None,
     bar: options.Bar = BAR,
     uncertified: options.Uncertified = False,

@@ -65,8 +65,8 @@ ATTACK = (
     "options as gradient:direction=descend."
 )
 Attack = Annotated[str, option(ATTACK)]
-TARGET = "The start of compliance that directed attacks work towards, for prompts without one of their own."
-Target = Annotated[Optional[str], option(TARGET)]
+TARGET = "The start of compliance that directed attacks work towards, for all prompts."
+Target = Annotated[Optional[str], option(TARGET, default="each prompt's own")]
 PROTOCOL = "How prompts are formatted, perturbed and answered: asabench-v1 or gu2025."
 Protocol = Annotated[str, option(PROTOCOL)]
 Formatting = Annotated[str, option("The protocol that says how prompts are formatted: asabench-v1 or gu2025.")]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from asabench.cli import options
-from asabench.cli.needs import judge_needs
+from asabench.cli.needs import MODEL, judge_needs, needs
 from asabench.cli.options import option
 from asabench.core.defaults import DEVICE
-from asabench.core.errors import UserError
+from asabench.core.errors import NotAtHand, UserError
 from asabench.core.links import link as page
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FOR_RERUN = "For --rerun. "
 SUBMITTING = page("docs/submitting.md")
+NOT_CHECKED = 3
+"""The exit code of a check that could not be made on this machine."""
 
 
 def submit(
@@ -60,7 +62,7 @@ def submit(
     replace: Annotated[bool, option("Write a submission that is there again.", "--replace")] = False,
 ) -> None:
     """Make a submission from finished runs: numbers and digests, no text. It is checked as `validate` does."""
-    from asabench.card.model_card import read_card
+    from asabench.card.records import read_card
     from asabench.core.utility_report import read_utility
     from asabench.judging.certificate import read_certificate
     from asabench.runs.folder import read_run
@@ -167,7 +169,10 @@ def validate(
     allow_remote_code: options.AllowRemoteCode = False,
     allow_pickle: options.AllowPickle = False,
 ) -> None:
-    """Check submissions: every number is recomputed from the verdicts. Exit code 1 when one is invalid."""
+    """Check submissions: every number is recomputed from the verdicts.
+
+    Exit code 0: all are valid. 1: one is invalid. 3: none is, and one could not be checked on this machine.
+    """
     import json
 
     from asabench.submission import validate as checking
@@ -190,24 +195,32 @@ def validate(
         print(comment(done))
     else:
         print(checking.report(done))
-    if not all(each.ok for each in done):
+    states = {each.state for each in done}
+    if "invalid" in states:
         sys.exit(1)
+    if "not checked" in states:
+        sys.exit(NOT_CHECKED)
     if rerun is not None:
+        needs(*MODEL)
         from harness import rerun as again
 
-        found = again.rerun(
-            done[0],
-            rerun,
-            model=model,
-            judge=judge,
-            prompts=prompts,
-            target=target,
-            defence=defence,
-            seed=seed,
-            device=device,
-            allow_remote_code=allow_remote_code,
-            allow_pickle=allow_pickle,
-        )
+        try:
+            found = again.rerun(
+                done[0],
+                rerun,
+                model=model,
+                judge=judge,
+                prompts=prompts,
+                target=target,
+                defence=defence,
+                seed=seed,
+                device=device,
+                allow_remote_code=allow_remote_code,
+                allow_pickle=allow_pickle,
+            )
+        except NotAtHand as error:
+            print(f"its answers could not be checked here: {error}")
+            sys.exit(NOT_CHECKED)
         print(again.report(found))
         if not found.ok:
             sys.exit(1)

@@ -31,10 +31,11 @@ class Choices:
     prompts: the name of a set, a CSV file, or prompts. limit: only the first of them. layers: decoder blocks, `all` or
     such as `0,3-5`. attack: specifications (`harness.attacks.make_attack`), which share clean answers and gradients.
     size: a published size of the protocol; what is chosen beside it wins. steps, step_layers: see
-    `asabench.core.protocol.Protocol`. target: given to prompts without one. judge: a name (`harness.judges.make_judge`)
-    or a judge; before the run it must reach the balanced accuracy `bar` on labelled pairs, unless `uncertified`.
-    defence: the import path of one that acts while the model answers (`harness.model.inference_defence`). max_rows:
-    answers generated side by side, at most. out: the run folder; None takes one under `runs/` named after the run's id.
+    `asabench.core.protocol.Protocol`. target: that of all prompts; None leaves them their own. judge: a name
+    (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled pairs,
+    unless `uncertified`. defence: the import path of one that acts while the model answers
+    (`harness.model.inference_defence`). max_rows: answers generated side by side, at most. out: the run folder; None
+    takes one under `runs/` named after the run's id.
     """
 
     prompts: str | tuple[Prompt, ...] = PROMPTS

@@ -16,17 +16,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from asabench.core.errors import UserError
+from asabench.core.files import OTHER_OUT, UNFINISHED, disk_errors, whole_file, write_whole
 from asabench.core.records import (
     RESPONSE_SCHEMA,
     VERDICT_SCHEMA,
@@ -37,11 +36,15 @@ from asabench.core.records import (
     verdict_columns,
 )
 from asabench.core.row import Row, read_row
+from asabench.core.schema import first_problem
+from asabench.core.text import changes
 from asabench.runs.settings import RunSettings
 from asabench.runs.tables import next_part, read_parts, write_part
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_AGAIN = f"{OTHER_OUT}, then run the same command again: what is finished is kept"
 
 
 class Run:
@@ -61,10 +64,8 @@ class Run:
         try:
             return RunSettings.model_validate_json(json.dumps(self.manifest["settings"]))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
             raise UserError(
-                f"{self.path}/manifest.json: settings.{where}: {first['msg']}; evaluate again with this version"
+                f"{self.path}/manifest.json: settings.{first_problem(error)}; evaluate again with this version"
             ) from None
 
     @property
@@ -98,8 +99,8 @@ class Run:
         """As the row of its judge, and as the run's."""
         content = (row.model_dump_json(indent=2) + "\n").encode()
         (self.path / "rows").mkdir(exist_ok=True)
-        write_whole(self.path / "rows" / f"{_file_name(row.judge.id)}.json", content)
-        write_whole(self.path / "row.json", content)
+        write_whole(self.path / "rows" / f"{_file_name(row.judge.id)}.json", content, fix=_AGAIN)
+        write_whole(self.path / "row.json", content, fix=_AGAIN)
 
     def update_manifest(self, **changes: Any) -> None:
         self.manifest = {**self.manifest, **changes}
@@ -109,7 +110,7 @@ class Run:
         if not rows:
             return
         part = next_part(self.path / table)
-        with _disk_errors(part), _whole_file(part) as file:
+        with disk_errors(part, _AGAIN), whole_file(part) as file:
             write_part(file, rows, columns)
 
 
@@ -136,7 +137,7 @@ def open_run(path: Path, settings: RunSettings, context: Mapping[str, Any], prom
     settings: what must be equal to resume; context: what may differ (versions, machine, times). Raises `UserError` if
     the folder cannot be written, belongs to a run with other settings, or is in use by another process.
     """
-    with _disk_errors(path):
+    with disk_errors(path, _AGAIN):
         for folder in ("responses", "verdicts"):
             (path / folder).mkdir(parents=True, exist_ok=True)
         lock = (path / "lock").open("a")
@@ -146,17 +147,18 @@ def open_run(path: Path, settings: RunSettings, context: Mapping[str, Any], prom
         if manifest.is_file():
             run = read_run(path)
             _refuse_other_settings(run, settings)
+            _refuse_other_ids(path, prompts)
             run.update_manifest(resumed=[*run.manifest.get("resumed", []), dict(context)])
         else:
             if any((path / "responses").iterdir()):
                 raise UserError(f"{path} holds responses without a manifest; choose another --out folder")
             run = Run(path, {})
-            with _disk_errors(path), _whole_file(path / "prompts.parquet") as file:
+            with disk_errors(path, _AGAIN), whole_file(path / "prompts.parquet") as file:
                 prompts.to_parquet(file)
             run.update_manifest(
                 schema_version=1, run_id=settings.id, state="running", settings=settings.as_json(), **context
             )
-        for leftover in path.rglob(".unfinished-*"):
+        for leftover in path.rglob(f"{UNFINISHED}*"):
             leftover.unlink()
         yield run
 
@@ -165,7 +167,7 @@ def open_run(path: Path, settings: RunSettings, context: Mapping[str, Any], prom
 def reopen_run(path: Path) -> Iterator[Run]:
     """A run that exists, for writing, whatever its settings are; holds its lock while open."""
     read_run(path)
-    with _disk_errors(path):
+    with disk_errors(path, _AGAIN):
         lock = (path / "lock").open("a")
     with lock:
         _lock(lock, path)
@@ -191,61 +193,31 @@ def _lock(lock: IO[str], path: Path) -> None:
 
 
 def _refuse_other_settings(run: Run, settings: RunSettings) -> None:
-    old, new = run.manifest["settings"], settings.as_json()
-    if different := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
-        what = "; ".join(f"{key} was {_short(old.get(key))}, is now {_short(new.get(key))}" for key in different)
+    if what := changes(run.manifest["settings"], settings.as_json()):
         raise UserError(
             f"{run.path} holds a run with other settings ({what}); use the same ones, or another --out folder"
         )
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _refuse_other_ids(path: Path, prompts: pd.DataFrame) -> None:
+    """Answers that are there carry the ids of then; with others, one prompt would be two in the tables."""
+    import pandas as pd
 
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    with _disk_errors(path), _whole_file(path) as file:
-        file.write(content)
+    held = path / "prompts.parquet"
+    try:
+        then = [str(name) for name in pd.read_parquet(held, columns=["id"])["id"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{held} cannot be read ({type(error).__name__}); start the run again in another --out folder"
+        ) from None
+    now = [str(name) for name in prompts["id"]]
+    if then != now:
+        old, new = next(((a, b) for a, b in zip(then, now, strict=False) if a != b), ("none", "none"))
+        raise UserError(
+            f"{path} holds a run of the same prompts under other ids ({old}, which is now {new}); give the ids that it "
+            "has in an id column, or another --out folder"
+        )
 
 
 def _write_json(path: Path, value: object) -> None:
-    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[IO[bytes]]:
-    # The leading dot hides the unfinished file from whoever reads the folder as a Parquet data set
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".unfinished-", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-            _sync_folder(path.parent)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}); free some space or give an --out folder that can be "
-            "written, then run the same command again: what is finished is kept"
-        ) from None
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), fix=_AGAIN)

@@ -9,21 +9,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from asabench.core.protocol import Protocol
 from asabench.core.records import sha256_hex
+from asabench.core.schema import Record
 
 
-class RunSettings(BaseModel):
+class RunSettings(Record):
     """Everything that decides what a run's responses are; to resume a run, all of it must be equal.
 
     `chat_template` and `prompts` are the first 16 hex digits of SHA-256 digests: of the template (None where the
     protocol uses none), and of what the prompts say (`asabench.core.prompts.PromptSet.digest`). `attacks` are names as
     they stand in tables, the headline's first. `layers` are 0-based decoder blocks.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
     revision: str

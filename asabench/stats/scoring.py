@@ -7,8 +7,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from asabench.core.protocol import Protocol
-from asabench.core.row import AttackResult, JudgeFigures, JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Rate, Row
+from asabench.core.estimate import Rate
+from asabench.core.row import (
+    AttackResult,
+    JudgeFigures,
+    JudgeInfo,
+    ModelInfo,
+    PromptSetInfo,
+    ProtocolInfo,
+    Row,
+    worst_case,
+)
 from asabench.stats import metrics
 from asabench.stats.dose_response import eps50_by_attack, row_flags
 from asabench.stats.judge_error import corrected_rate
@@ -42,16 +51,17 @@ def head_of(row: Row, *, created: str, asabench_version: str) -> RowHead:
     )
 
 
-def scored_row(head: RowHead, table: pd.DataFrame, attacks: Sequence[str], protocol: Protocol, judge: JudgeInfo) -> Row:
+def scored_row(
+    head: RowHead, table: pd.DataFrame, attacks: Sequence[str], doses: Sequence[float], judge: JudgeInfo
+) -> Row:
     """The row of a judge's verdicts.
 
-    table: one line a cell, as `asabench.stats.metrics` describes. protocol: what was run; the headline is the first
-    attack's, at its `headline_dose` or else at its largest dose. Rates corrected for the judge's error are there where
-    the judge has figures.
+    table: one line a cell, as `asabench.stats.metrics` describes. The headline is the worst case
+    (`asabench.core.row.worst_case`), or the first result where nothing was scored. Rates corrected for the judge's
+    error are there where the judge has figures.
     """
-    results = tuple(_result(table, attack, dose, judge.figures) for attack in attacks for dose in protocol.doses)
-    own = [result for result in results if result.attack == attacks[0]]
-    headline = next((r for r in own if r.dose == protocol.headline_dose), max(own, key=lambda r: r.dose))
+    results = tuple(_result(table, attack, dose, judge.figures) for attack in attacks for dose in doses)
+    headline = worst_case(results) or results[0]
     init = metrics.init_rate(table)
     return Row(
         run_id=head.run_id,

@@ -83,7 +83,7 @@ def judge_again(
     with reopen_run(path) as run:
         judge_the_rest(run, judge, progress=progress)
         head = head_of(before, created=now(), asabench_version=asabench.__version__)
-        row = scored_row(head, run.judged(info.id), settings.attacks, settings.protocol, info)
+        row = scored_row(head, run.judged(info.id), settings.attacks, settings.protocol.doses, info)
         run.write_row(row)
         run.update_manifest(judge=info.model_dump())
     return row

@@ -66,6 +66,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     _ = judge.info  # a judge behind a server that is not there says so now
     prompts = _prompts(choices.prompts).first(limit).with_target(choices.target)
     if any(getattr(each, "needs_targets", False) for each in attacks.values()):
+        prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
     subject = _subject(model, choices)
     check_prompt_format(subject, protocol)

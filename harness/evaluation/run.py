@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 import asabench
+from asabench.core.prompts import has_published_target, target_digest
 from asabench.core.records import Prompt, Response, Verdict
 from asabench.core.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Row
 from asabench.judging.judge import Judge
@@ -57,7 +58,14 @@ def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
 
 
 def _prompt_columns(prompt: Prompt) -> dict[str, str | None]:
-    return {"id": prompt.id, "goal": prompt.goal, "target": prompt.target, "suffix": prompt.suffix}
+    return {
+        "id": prompt.id,
+        "goal": prompt.goal,
+        # A published one by its digest alone: not every installation has its text, and the table is the same table
+        "target": None if has_published_target(prompt) else prompt.target,
+        "target_sha256": target_digest(prompt),
+        "suffix": prompt.suffix,
+    }
 
 
 def _generate(plan: Plan, run: Run, judge: Judge, progress: bool) -> None:
@@ -114,4 +122,4 @@ def _row(plan: Plan, run: Run, judge: JudgeInfo) -> Row:
         layers=plan.layers,
         seeds=plan.protocol.seeds,
     )
-    return scored_row(head, run.judged(judge.id), list(plan.attacks), plan.protocol, judge)
+    return scored_row(head, run.judged(judge.id), list(plan.attacks), plan.protocol.doses, judge)

@@ -20,7 +20,7 @@ import pytest
 
 from asabench.core.errors import UserError
 from asabench.core.records import RESPONSE_SCHEMA, VERDICT_SCHEMA, Cell, Prompt, Response, Verdict
-from asabench.runs.folder import Run, open_run, read_run, write_whole
+from asabench.runs.folder import Run, open_run, read_run
 from asabench.runs.settings import RunSettings
 from asabench.runs.tables import arrow_schema
 from tests.conftest import ROOT
@@ -304,7 +304,7 @@ def test_responses_without_a_manifest_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_row_of_an_unfinished_run_is_an_error(tmp_path: Path) -> None:
-    with opened(tmp_path) as run, pytest.raises(UserError, match="no row") as error:
+    with opened(tmp_path) as run, pytest.raises(UserError, match="row cannot be read") as error:
         _ = run.row
     message(error)
 
@@ -341,7 +341,6 @@ def test_a_full_disk_loses_nothing_that_was_finished(
                 lambda: append(run, 1),
                 lambda: run.append_verdicts([Verdict(cell_id="c", judge="j", label="safe")]),
                 lambda: run.update_manifest(state="finished"),
-                lambda: write_whole(tmp_path / "row.json", b"{}"),
             ):
                 with pytest.raises(UserError, match="No space left on device") as error:
                     write()
