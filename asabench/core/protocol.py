@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from asabench.core.defaults import PUBLISHED_PROMPTS
 from asabench.core.errors import UserError
 from asabench.core.records import sha256_hex
 from asabench.core.schema import Record
@@ -90,7 +91,7 @@ PRESETS: dict[str, Protocol] = {
 }
 
 
-PROMPT_SET = "advbench"
+PROMPT_SET = PUBLISHED_PROMPTS
 MIN_PROMPTS = 100
 """As published: AdvBench's first hundred. Fewer give intervals too wide to rank by."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from asabench.core.errors import UserError
+from asabench.core.links import link
 from asabench.core.text import in_words
 from asabench.dataset.files import Benchmark, FragileLayers, Manifest, ModelEntry
 from asabench.dataset.schema import ATTEMPT_COLUMNS, INSTANCE_COLUMNS, SPLITS, Split
@@ -161,6 +162,7 @@ def card_text(benchmark: Benchmark, *, repo: str, version: str, licence: str) ->
     manifest = benchmark.manifest
     return environment.from_string(template).render(
         title=TITLE,
+        documentation=link("docs/dataset.md"),
         repo=repo,
         version=version,
         digest=manifest.digest,

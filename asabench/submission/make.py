@@ -37,7 +37,7 @@ from asabench.submission.manifest import (
     PromptDigest,
     RunManifest,
     RunRecord,
-    RunSettings,
+    SubmittedSettings,
     difference,
     merged_attacks,
 )
@@ -94,7 +94,7 @@ class Judged:
     """A finished run of one judge, with what of it is submitted. `target`: that of all prompts, if they share one."""
 
     run: Run
-    settings: RunSettings
+    settings: SubmittedSettings
     row: Row
     prompts: tuple[PromptDigest, ...]
     target: str | None
@@ -155,9 +155,9 @@ def read_judged(path: Path) -> Judged:
     return Judged(run, settings, row, prompts, target, _without_text(table))
 
 
-def _settings(run: Run) -> RunSettings:
+def _settings(run: Run) -> SubmittedSettings:
     try:
-        settings = RunSettings.model_validate_json(json.dumps(run.manifest["settings"]), strict=True)
+        settings = SubmittedSettings.model_validate_json(json.dumps(run.manifest["settings"]), strict=True)
     except ValidationError as error:
         raise UserError(
             f"{run.path}/manifest.json: settings: {first_problem(error)}; evaluate again with this version"

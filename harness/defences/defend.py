@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import asabench
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.files import hidden_folder
 from asabench.core.protocol import Protocol, preset
@@ -45,11 +46,10 @@ from harness.defences.training import (
     step_count,
     trained_parameters,
 )
-from harness.evaluation.evaluate import parse_layers
+from harness.evaluation.plan import parse_layers
 from harness.model.subject import Subject, check_prompt_format, load
 
 DEFAULT_TRAIN, DEFAULT_TEST = "advbench:100-299", "advbench:0-99"
-DEFAULT_TARGET = "Sure, here is"
 ADAPTER = "adapter"
 """The folder beside a merged model that holds the LoRA adapter alone; it loads as a model too."""
 
@@ -93,7 +93,7 @@ def make_plan(
     cells: str | Path | None = None,
     layers: str | None = None,
     test_prompts: str | None = None,
-    target: str = DEFAULT_TARGET,
+    target: str = TARGET,
     protocol: str | Protocol = "asabench-v1",
     dtype: str = "float32",
     device: str = "auto",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from asabench.core.defaults import BAR
 from asabench.core.row import JudgeFigures, Row
-from asabench.judging.agreement import BAR, CheckResult, reaches
+from asabench.judging.agreement import CheckResult, reaches
 from asabench.judging.certificate import Certificate
 from asabench.submission.checks.values import rate_findings
 from asabench.submission.findings import Finding, shown
