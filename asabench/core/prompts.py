@@ -80,6 +80,12 @@ def content(prompts: Sequence[Prompt]) -> list[list[object]]:
     ]
 
 
+def published_digest(count: int) -> str:
+    """The digest of the first prompts of AdvBench, each with the target that was published with it."""
+    pairs = [[{"sha256": known.goal}, {"sha256": known.target}, None] for known in advbench.digests()[:count]]
+    return sha256_hex(json.dumps(pairs, ensure_ascii=False))
+
+
 def target_digest(prompt: Prompt) -> str | None:
     """SHA-256, in hex, of the target's UTF-8 bytes, whether its text is at hand or not; None without a target."""
     return prompt.target_sha256 if prompt.target is None else sha256_hex(prompt.target)

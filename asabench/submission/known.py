@@ -65,6 +65,13 @@ def published_goals(digests: Sequence[str]) -> bool:
     )
 
 
+def _in_words(name: str, protocol: Protocol) -> str:
+    value = getattr(protocol, name)
+    if name == "target":
+        return "each prompt's own" if value is None else repr(value)
+    return str(value)
+
+
 def protocol_gaps(protocol: Protocol) -> list[str]:
     """How a protocol falls short of the published one of its name at its standard size, in words; more doses and
     seeds are no gap."""
@@ -73,7 +80,7 @@ def protocol_gaps(protocol: Protocol) -> list[str]:
         return [f"protocol {protocol.name!r} is not published"]
     standard = SIZES[protocol.name]["standard"]
     gaps = [
-        f"{name} is {getattr(protocol, name)}, published: {getattr(published, name)}"
+        f"{name} is {_in_words(name, protocol)}, published: {_in_words(name, published)}"
         for name in Protocol.model_fields
         if name not in ("doses", "seeds") and getattr(protocol, name) != getattr(published, name)
     ]

@@ -91,13 +91,12 @@ class Details:
 
 @dataclass(frozen=True)
 class Judged:
-    """A finished run of one judge, with what of it is submitted. `target`: that of all prompts, if they share one."""
+    """A finished run of one judge, with what of it is submitted."""
 
     run: Run
     settings: SubmittedSettings
     row: Row
     prompts: tuple[PromptDigest, ...]
-    target: str | None
     table: pd.DataFrame
 
 
@@ -149,10 +148,10 @@ def read_judged(path: Path) -> Judged:
     own = verdicts.loc[verdicts["judge"] == row.judge.id, ["cell_id", "label", "p_unsafe"]]
     if unseen := len(responses) - len(own):
         raise UserError(f"{path}: {unseen} answers have no verdict of {row.judge.id}; run the same evaluation again")
-    prompts, target = _prompts(run)
+    prompts = _prompts(run)
     table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
     _check_cells(path, table)
-    return Judged(run, settings, row, prompts, target, _without_text(table))
+    return Judged(run, settings, row, prompts, _without_text(table))
 
 
 def _settings(run: Run) -> SubmittedSettings:
@@ -167,16 +166,12 @@ def _settings(run: Run) -> SubmittedSettings:
     return settings
 
 
-def _prompts(run: Run) -> tuple[tuple[PromptDigest, ...], str | None]:
-    """The prompts' digests, and the target that all of them have, if there is one."""
+def _prompts(run: Run) -> tuple[PromptDigest, ...]:
+    """The prompts' digests."""
     path = run.path / "prompts.parquet"
     try:
-        table = pd.read_parquet(path)
-        digests = tuple(PromptDigest(id=each.id, sha256=sha256_hex(str(each.goal))) for each in table.itertuples())
-        targets = table["target"].dropna()
-        # A published target stands there by its digest alone; runs of before have no such column
-        alike = table["target_sha256"] if "target_sha256" in table else table["target"]
-        return digests, str(targets.iloc[0]) if len(targets) and alike.nunique(dropna=False) == 1 else None
+        table = pd.read_parquet(path, columns=["id", "goal"])
+        return tuple(PromptDigest(id=each.id, sha256=sha256_hex(str(each.goal))) for each in table.itertuples())
     except ValidationError as error:
         raise UserError(
             f"{path}: the prompt id {shown(first_problem(error).given)}; a submission takes letters, digits, dots and "
@@ -284,7 +279,7 @@ def contents_of(
         ROW_FILE: _json(row.model_dump(mode="json")),
         VERDICTS_FILE: table_bytes(table),
         # As the runs had them: fields that came later stay out of the settings
-        MANIFEST_FILE: _json(_manifest_json(manifest)),
+        MANIFEST_FILE: _json(manifest_json(manifest)),
     }
     if utility is not None:
         contents[UTILITY_FILE] = _json(utility.model_dump(mode="json"))
@@ -316,9 +311,7 @@ def contents_of(
         protocol=protocol,
         created=now,
         asabench_version=asabench.__version__,
-        reproduce=tuple(
-            shlex.join(evaluate_words(each.run.row, each.settings.protocol, each.target)) for each in judged
-        ),
+        reproduce=tuple(shlex.join(evaluate_words(each.run.row, each.settings.protocol)) for each in judged),
         files={name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())},
     )
     contents[SUBMISSION_FILE] = yaml_bytes(submission)
@@ -362,7 +355,8 @@ def _where(details: Details) -> str:
     return "training" if details.training or details.base is not None else "inference"
 
 
-def _manifest_json(manifest: RunManifest) -> dict[str, Any]:
+def manifest_json(manifest: RunManifest) -> dict[str, Any]:
+    """manifest.json, the settings as the runs had them."""
     dumped = manifest.model_dump(mode="json")
     for run, record in zip(dumped["runs"], manifest.runs, strict=True):
         run["settings"] = record.settings.as_json()

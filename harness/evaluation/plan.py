@@ -56,6 +56,8 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
         steps=choices.steps,
         step_layers=choices.step_layers,
     )
+    if choices.target is not None:
+        protocol = protocol.model_copy(update={"target": choices.target})
     # Names are checked before the model takes its time to load
     attacks = make_attacks(choices.attack, protocol)
     limit = choices.limit
@@ -64,7 +66,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     check_bar(choices.bar)
     judge = make_judge(choices.judge, protocol.labels) if isinstance(choices.judge, str) else choices.judge
     _ = judge.info  # a judge behind a server that is not there says so now
-    prompts = _prompts(choices.prompts).first(limit).with_target(choices.target)
+    prompts = _prompts(choices.prompts).first(limit).with_target(protocol.target)
     if any(getattr(each, "needs_targets", False) for each in attacks.values()):
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
