@@ -32,8 +32,8 @@ class Choices:
     such as `0,3-5`. attack: specifications (`harness.attacks.make_attack`), which share clean answers and gradients.
     size: a published size of the protocol; what is chosen beside it wins. steps, step_layers: see
     `asabench.core.protocol.Protocol`. target: that of all prompts; None leaves them their own. judge: a name
-    (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled pairs,
-    unless `uncertified`. defence: the import path of one that acts while the model answers
+    (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled
+    pairs, unless `uncertified`. defence: the import path of one that acts while the model answers
     (`harness.model.inference_defence`). max_rows: answers generated side by side, at most. out: the run folder; None
     takes one under `runs/` named after the run's id.
     """
