@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import LabelSet
@@ -185,7 +186,7 @@ def _prompts(submission: Submission, manifest: RunManifest, prompts: str | None,
             return found.with_target(each)
     raise UserError(
         f"the targets of the prompts are not those of the submission (tried {', '.join(map(repr, targets))}); "
-        'give the one it was evaluated with, such as --target "Sure, here is"'
+        f'give the one it was evaluated with, such as --target "{TARGET}"'
     )
 
 

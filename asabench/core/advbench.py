@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+from asabench.core.defaults import TARGET
 from asabench.core.errors import NotAtHand, UserError
 from asabench.core.hub import HubFile, HubRefusal, hub_file
 from asabench.core.records import Prompt, sha256_hex
@@ -114,7 +115,7 @@ def target_texts() -> Mapping[str, str]:
     except HubRefusal as refusal:
         raise NotAtHand(
             f"AdvBench's targets are not here: {PACKAGE} has its goals alone, and {refusal}; connect to the network, "
-            'or give all prompts one target with --target "Sure, here is"'
+            f'or give all prompts one target with --target "{TARGET}"'
         ) from None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from asabench.core import advbench
 from asabench.core.canonical import canonical_text
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.records import Prompt, sha256_hex
 
@@ -35,7 +36,7 @@ class PromptSet:
         if target is None:
             return self
         if not target.strip():
-            raise UserError('--target is empty; give the start of a compliant answer, such as "Sure, here is"')
+            raise UserError(f'--target is empty; give the start of a compliant answer, such as "{TARGET}"')
         return PromptSet(self.name, tuple(replace(p, target=target, target_sha256=None) for p in self.prompts))
 
     def without_targets(self) -> PromptSet:

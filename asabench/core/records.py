@@ -120,7 +120,7 @@ def verdict_columns(verdict: Verdict) -> dict[str, object]:
     }
 
 
-# Arrow types by name, so that importing this module needs no pyarrow; `asabench.runs.folder` builds the schemas.
+# Arrow types by name, so that importing this module needs no pyarrow; `asabench.runs.tables` builds the schemas.
 RESPONSE_SCHEMA: dict[str, str] = {
     "cell_id": "string",
     "prompt_id": "string",

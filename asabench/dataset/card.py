@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from asabench.core.errors import UserError
-from asabench.core.row import rate_text
+from asabench.core.links import link
+from asabench.core.text import in_words
 from asabench.dataset.files import Benchmark, FragileLayers, Manifest, ModelEntry
 from asabench.dataset.schema import ATTEMPT_COLUMNS, INSTANCE_COLUMNS, SPLITS, Split
 
@@ -155,12 +156,13 @@ def card_text(benchmark: Benchmark, *, repo: str, version: str, licence: str) ->
         quoted=lambda value: f'"{value}"',
         cell=lambda value: str(value).replace("|", "\\|"),
         fragile=lambda model: "; ".join(map(_fragile, model.fragile_layers)) or "not known",
-        rate=lambda rate: rate_text(rate, "not known"),
+        rate=lambda rate: in_words(rate, "not known"),
     )
     template = files("asabench.dataset").joinpath("templates", "card.md.j2").read_text(encoding="utf-8")
     manifest = benchmark.manifest
     return environment.from_string(template).render(
         title=TITLE,
+        documentation=link("docs/dataset.md"),
         repo=repo,
         version=version,
         digest=manifest.digest,

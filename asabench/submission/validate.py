@@ -15,13 +15,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from asabench.card.model_card import ModelCard
+from asabench.card.records import ModelCard
 from asabench.core.errors import NotAtHand, UserError
 from asabench.core.row import Row
 from asabench.core.utility_report import UtilityReport
 from asabench.judging.certificate import Certificate
-from asabench.submission import checks
 from asabench.submission.cells import cell_count, cell_findings
+from asabench.submission.checks.card import card_findings
+from asabench.submission.checks.description import submission_findings
+from asabench.submission.checks.judge import judge_findings
+from asabench.submission.checks.runs import manifest_findings
+from asabench.submission.checks.training import read_training_prompts, training_findings
+from asabench.submission.checks.utility import utility_findings
+from asabench.submission.checks.verdicts import line_findings
 from asabench.submission.findings import REMAKE, Finding, Refused, shown
 from asabench.submission.known import protocol_gaps, published_goals
 from asabench.submission.manifest import RunManifest
@@ -160,23 +166,23 @@ def _checked(folder: Path) -> Validation:
     trained = reader.training_prompts()
     notices: list[str] = []
     if submission is not None:
-        findings += checks.submission_findings(submission, folder.name, row, manifest)
+        findings += submission_findings(submission, folder.name, row, manifest)
         findings += _digest_findings(submission, contents)
-        findings += checks.training_findings(submission, trained, manifest)
+        findings += training_findings(submission, trained, manifest)
     card = None
     if manifest is not None:
-        findings += checks.manifest_findings(manifest)
+        findings += manifest_findings(manifest)
         card = _check_verdicts(reader, manifest, row, submission)
         notices += _notices(manifest)
     if row is not None:
-        findings += checks.judge_findings(row, certificate, is_there=CERTIFICATE_FILE in contents)
+        findings += judge_findings(row, certificate, is_there=CERTIFICATE_FILE in contents)
         notices += [f"shown as incomplete, not ranked: lacks {lack}" for lack in missing(row, utility)]
         if not row.judge.certified:
             notices.append("shown as uncertified, not ranked: the judge has not reached the bar")
     if utility is not None:
-        findings += checks.utility_findings(utility, manifest)
+        findings += utility_findings(utility, manifest)
     if model_card is not None:
-        findings += checks.card_findings(model_card, manifest, submission)
+        findings += card_findings(model_card, manifest, submission)
     return Validation(
         path=str(folder),
         findings=tuple(findings),
@@ -213,7 +219,7 @@ class _Reader:
         if TRAINING_PROMPTS_FILE not in self.contents:
             return None
         try:
-            return checks.read_training_prompts(self.contents[TRAINING_PROMPTS_FILE])
+            return read_training_prompts(self.contents[TRAINING_PROMPTS_FILE])
         except Refused as refused:
             self.findings.append(refused.in_file(TRAINING_PROMPTS_FILE))
             return None
@@ -254,7 +260,7 @@ def _check_verdicts(
         return None
     wrong = [
         *cell_findings(table, settings, [prompt.id for prompt in manifest.prompts]),
-        *checks.line_findings(table, settings.protocol.max_new_tokens),
+        *line_findings(table, settings.protocol.max_new_tokens),
     ]
     findings += wrong
     if not wrong and row is not None:

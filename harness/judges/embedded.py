@@ -229,7 +229,7 @@ def shipped_head() -> Head:
 
 def head_digest(head: Head) -> str:
     """The first 8 hex digits of a SHA-256 over everything that decides a verdict."""
-    parts = [repr(head), tables_digest(coherence.TABLES), str(REVISION)]
+    parts = [repr(head), tables_digest(coherence), str(REVISION)]
     return sha256_hex("\n".join(parts))[:8]
 
 

@@ -5,26 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from asabench.core.canonical import canonical_text
 from asabench.core.errors import NotAtHand, UserError
+from asabench.core.files import whole_folder
 from asabench.core.models import HUB_EXAMPLE, PACKAGED_ADAPTERS, PACKAGED_MODELS, SHORT_NAMES, PackagedModel
 from asabench.core.records import sha256_hex
+from asabench.core.training_record import TRAINING_FILE, read_training
 from harness.model.packaged import weights
 
 SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 PICKLE_FILES = ["*.bin"]
 CODE_FILES = ["*.py"]
 ADAPTER_FILE = "adapter_config.json"
-TRAINING_FILE = "training.json"
 TEXT_SUFFIXES = (".json", ".jinja", ".txt", ".py")
 BINARY_SUFFIXES = (".safetensors", ".bin", ".model")
 RECORDS = (TRAINING_FILE, "settings.json")
@@ -99,10 +96,8 @@ def _adapted(folder: Path) -> ModelFiles:
 def _base_revision(folder: Path) -> str | None:
     """The revision of the weights that an adapter was trained on, where its training record says it."""
     path = folder / TRAINING_FILE
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))["base"]["revision"]
-    return str(found)
+    base = read_training(path).base if path.is_file() else None
+    return None if base is None else base.revision
 
 
 def folder_digest(folder: Path) -> str:
@@ -175,29 +170,10 @@ def _convert_gguf(source: Path, gguf_file: str, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with _folder_made_at_once(folder) as unfinished:
+    with whole_folder(folder, fix="set ASABENCH_CACHE to a folder with room") as made:
         # dequantize: otherwise the model keeps its GGUF layers and can be neither saved nor trained
         model = AutoModelForCausalLM.from_pretrained(
             source, gguf_file=gguf_file, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
         )
-        model.save_pretrained(unfinished)
-        AutoTokenizer.from_pretrained(source, gguf_file=gguf_file).save_pretrained(unfinished)
-
-
-@contextmanager
-def _folder_made_at_once(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its name when all went well."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise UserError(
-            f"cannot write converted weights to {folder.parent} ({error.strerror}); "
-            "set ASABENCH_CACHE to a folder with room"
-        ) from None
-    try:
-        yield unfinished
-        if not folder.exists():  # another process may have been quicker; its folder is as good
-            os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(made)
+        AutoTokenizer.from_pretrained(source, gguf_file=gguf_file).save_pretrained(made)

@@ -11,7 +11,8 @@ import yaml
 from huggingface_hub import DatasetCard
 
 from asabench.core.errors import UserError
-from asabench.core.row import JudgeFigures, JudgeInfo, Kappa, PromptSetInfo, Rate
+from asabench.core.estimate import Kappa, Rate
+from asabench.core.row import JudgeFigures, JudgeInfo, PromptSetInfo
 from asabench.dataset import card
 from asabench.dataset.card import card_metadata, draw_counts, instances_by_layer, make_card, split_card
 from asabench.dataset.files import Benchmark, Manifest, read_benchmark

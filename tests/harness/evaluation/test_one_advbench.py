@@ -14,10 +14,12 @@ import pytest
 from asabench.core.errors import NotAtHand, UserError
 from asabench.core.records import Prompt, Response, Verdict
 from asabench.core.row import JudgeInfo
+from asabench.runs.choices import Choices
 from asabench.submission.make import read_judged
 from harness.attacks.random import RandomAttack
 from harness.defences.examples import chosen_prompts
-from harness.evaluation.evaluate import Evaluation, evaluate, make_plan
+from harness.evaluation.evaluate import Evaluation, evaluate
+from harness.evaluation.plan import make_plan
 from harness.model.subject import Subject
 from harness.probes.run import probe
 from tests.advbench_fixtures import PAIRS, install, publish, publish_digests, use_hub, without
@@ -119,7 +121,7 @@ def test_a_targeted_attack_has_the_published_words_or_none(subject: Subject, mac
     assert done["hub"].row.run_id == done["both"].row.run_id
     tables = [each.responses.sort_values("cell_id")["direction_sha256"].tolist() for each in done.values()]
     assert tables[0] == tables[1], "the package's goals took the hub's targets"
-    prompts = make_plan(subject, prompts="advbench", attack=DESCEND, judge=Unsure()).prompts.prompts
+    prompts = make_plan(subject, Choices.of(prompts="advbench", attack=DESCEND, judge=Unsure())).prompts.prompts
     assert [prompt.target for prompt in prompts] == [target for _, target in PAIRS]
     text = b"".join(path.read_bytes() for path in tmp_path.glob("hub/*.parquet"))
     assert all(target.encode() not in text for _, target in PAIRS)
@@ -140,7 +142,7 @@ def test_probes_and_defences_name_the_set_alike(subject: Subject, machine: Machi
     named, trained = [], []
     for kind in ("package", "hub"):
         machine(kind)
-        plan = make_plan(subject, prompts="advbench", max_new_tokens=2, judge=Unsure())
+        plan = make_plan(subject, Choices.of(prompts="advbench", max_new_tokens=2, judge=Unsure()))
         out = probe(
             subject, plan.prompts.prompts, [0], plan.protocol, RandomAttack(), [0.5], tmp_path / kind, what=["nll"]
         )
