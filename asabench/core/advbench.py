@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asabench.core.defaults import TARGET
-from asabench.core.defaults import TARGET
 from asabench.core.errors import NotAtHand, UserError
 from asabench.core.hub import HubFile, HubRefusal, hub_file
 from asabench.core.records import Prompt, sha256_hex
@@ -90,8 +89,9 @@ def published_targets() -> Mapping[str, str]:
 
 
 def load() -> list[Prompt]:
-    """The prompts in order. From the package they have no target but its digest (`PromptSet.with_target_texts` brings the text); from
-    the hub they have both. `NotAtHand` where there is neither, `UserError` for a package that holds something else."""
+    """The prompts in order. From the package they have no target but its digest, of which
+    `PromptSet.with_target_texts` brings the text; from the hub they have both. `NotAtHand` where there is neither,
+    `UserError` for a package that holds something else."""
     goals = _from_package()
     if goals is not None:
         _check(f"the installed {PACKAGE}", goals)
