@@ -1,5 +1,5 @@
-"""A small Hub on this machine, for the real `huggingface_hub` and `datasets` clients: dataset repositories with
-commits, branches, tags, LFS files, gating and rights, in memory, in a thread.
+"""A small Hub on this machine, for the real `huggingface_hub` and `datasets` clients: dataset and model repositories
+with commits, branches, tags, LFS files, gating and rights, in memory, in a thread.
 
 It answers with the statuses and the `X-Error-Code` headers that the clients act on. Clients read HF_ENDPOINT when they
 are imported, so they run in processes of their own, with `HubServer.environment(...)`.
@@ -75,7 +75,7 @@ Tree = dict[str, Stored]
 
 @dataclass
 class Repo:
-    """A dataset repository. `gated`: False, "auto" or "manual"; `accepted`: who may read it while it is gated."""
+    """A dataset or model repository. `gated`: False, "auto" or "manual"; `accepted`: who may read it while gated."""
 
     id: str
     private: bool = False
@@ -285,10 +285,10 @@ class HubServer:
             return self._lfs_batch(match[1], json.loads(body))
         if match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/lfs-verify", path):
             return self._lfs_verify(json.loads(body))
-        if match := re.fullmatch(r"/(?:api/)?datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        if match := re.fullmatch(r"/(?:(?:api/)?datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo = self._readable(match[1], user)
             return self._resolve(repo, unquote(match[2]), unquote(match[3]), handler.headers.get("Range"), user)
-        if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(.*))?", path):
+        if match := re.fullmatch(r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/(.*))?", path):
             rest = [unquote(part) for part in (match[2] or "").split("/") if part]
             return self._dataset(method, match[1], rest, query, body, user)
         raise Refusal(404, f"nothing is at {path}")

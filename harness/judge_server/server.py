@@ -345,6 +345,10 @@ def serve(
     found = find_environment(environment)
     port = free_port(host, port)
     files = locate(model)
+    if files.adapters:
+        raise UserError(
+            f"the judge {model} is an adapter, and the server would load its base alone; give the merged model"
+        )
     arguments = server_arguments(
         found,
         files,

@@ -1,8 +1,8 @@
 """Adapters (LoRA and the like): which base they are for, and that the merged model is the one they were trained as.
 
-peft leaves out tensors that fit nothing, keeps a fresh start where the file has none, and merges into a weight that other
-layers share; it only warns. Each ends in a `UserError` here: the file must be what the adapted model would save, and the
-merged model must give the logits that it gave before merging (Hugging Face peft).
+peft leaves out tensors that fit nothing, keeps a fresh start where the file has none, and merges into a weight that
+other layers share; it warns at most. Here the file must be what the adapted model would save, and the merged model must
+give the logits that it gave before merging; anything else is a `UserError`. (Hugging Face peft, `PeftModel`.)
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _PREFIX = "base_model.model."
 """Stands before the names of the base's modules in an adapter's file."""
 _COMMIT = r"[0-9a-f]{40}"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@\S+)?")
+_NAME_ITS_BASE = f"name the model it was trained on as base_model_name_or_path in its {ADAPTER_CONFIG}"
 _SNAPSHOT = re.compile(rf"models--([^/]+)--([^/]+)/snapshots/({_COMMIT})/?$")
 
 
@@ -51,9 +52,9 @@ def is_adapter(folder: Path, name: str) -> bool:
     own = [file for file in (ADAPTER_WEIGHTS, PICKLED_ADAPTER) if (folder / file).is_file()]
     if holds_weights(folder) and own:
         raise UserError(
-            f"the folder of {name} holds a whole model's weights and an adapter's ({own[0]}), and nothing says whether "
-            f"the adapter is merged already; move {ADAPTER_CONFIG} and {own[0]} away to measure the weights as they are, "
-            "or into a folder of their own to measure the adapter on its base"
+            f"{name} holds a whole model's weights and an adapter's ({own[0]}), and nothing says whether those are merged "
+            f"already; move {ADAPTER_CONFIG} and {own[0]} away to measure the weights as they are, or into a folder of "
+            "their own to measure the adapter on its base"
         )
     return not holds_weights(folder)
 
@@ -70,15 +71,15 @@ def adapter_weights(folder: Path, name: str, *, allow_pickle: bool) -> Path:
             "--allow-pickle, which can run code hidden in the file, if you trust its authors"
         )
     raise UserError(
-        f"the adapter {name} has no {ADAPTER_WEIGHTS}; put its weights there, or use --allow-pickle if they are a pickle "
-        "of authors whom you trust"
+        f"the adapter {name} has no {ADAPTER_WEIGHTS}; put its weights there, or use --allow-pickle if they are a "
+        "pickle of authors whom you trust"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """What an adapter names as its base: a folder of this disk, or else a short name or a hub id. `revision`: of the hub
-    id, or what the folder should be; None where nothing is named."""
+    """What an adapter names as its base: a folder of this disk, or else a short name or a hub id. `revision`: which one
+    of these weights; None where nothing is named."""
 
     name: str
     folder: Path | None = None
@@ -112,8 +113,8 @@ def base_of(folder: Path, name: str, confirmed: str | None = None) -> Base:
         return Base(name=base, folder=path.resolve(), revision=revision)
     elif _is_folder(path) and not _HUB_ID.fullmatch(base):
         raise UserError(
-            f"the adapter {name} names its base by the relative path {base}, which is another folder elsewhere; write its "
-            f"absolute path, or its path from the adapter's folder, into {ADAPTER_CONFIG}"
+            f"the adapter {name} names its base by the path {base}, which is not in its own folder and is another "
+            f"elsewhere; write its absolute path, or its path from the adapter's folder, into {ADAPTER_CONFIG}"
         )
     hub_id, _, named = base.partition("@")
     if named and revision not in (None, named):
@@ -124,11 +125,19 @@ def base_of(folder: Path, name: str, confirmed: str | None = None) -> Base:
     return Base(name=hub_id, revision=named or revision)
 
 
-def base_reference(model: str) -> str:
-    """How an adapter's configuration names a model that was given as `model`: a folder by its absolute path, so that it
-    is found from everywhere."""
+def base_reference(model: str, revision: str) -> tuple[str, str | None]:
+    """How an adapter's configuration names its base, so that it is found from everywhere, and its revision there.
+
+    model: as it was named to `locate`, which found it at `revision`. A folder is named by its absolute path, a hub id
+    with the commit that was loaded.
+    """
     path = Path(model).expanduser()
-    return str(path.resolve()) if model not in SHORT_NAMES and _is_folder(path) else model
+    if model in SHORT_NAMES:
+        return model, None
+    if _is_folder(path):
+        return str(path.resolve()), None
+    hub_id, _, named = model.partition("@")
+    return hub_id, revision if is_pinned(revision) else named or None
 
 
 def _is_folder(path: Path) -> bool:
@@ -143,10 +152,10 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"the {ADAPTER_CONFIG} of the adapter {name} cannot be read ({type(error).__name__}); save the adapter again"
+            f"{ADAPTER_CONFIG} of the adapter {name} cannot be read ({type(error).__name__}); save the adapter again"
         ) from None
     if not isinstance(config, dict):
-        raise UserError(f"the {ADAPTER_CONFIG} of the adapter {name} holds no fields; save the adapter again")
+        raise UserError(f"{ADAPTER_CONFIG} of the adapter {name} holds no fields; save the adapter again")
     return config
 
 
@@ -187,7 +196,7 @@ def check_kind(folder: Path, name: str) -> None:
         )
     if config.task_type not in (None, "CAUSAL_LM"):
         raise UserError(
-            f"the adapter {name} is for the task {config.task_type}; ASABench measures causal language models (CAUSAL_LM)"
+            f"the adapter {name} is for the task {config.task_type}; ASABench measures those for the task CAUSAL_LM"
         )
     # Numbers and names belong to options that a flag, a list or a mapping switches on
     unknown = [
@@ -212,22 +221,22 @@ def merged(model: Any, folder: Path, name: str, *, tokens: int | None, allow_pic
     from peft import PeftModel
 
     theirs = _tensors(adapter_weights(folder, name, allow_pickle=allow_pickle), name)
-    new_rows = _fit_vocabulary(model, theirs, read_config(folder, name), name, tokens)
+    config = read_config(folder, name)
+    rows = _fit_vocabulary(model, theirs, config, name, tokens)
     base = _base_values(model, theirs)
     try:
         with _quiet():
             adapted = PeftModel.from_pretrained(model, str(folder), torch_device="cpu").eval()
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         raise UserError(
-            f"the adapter {name} does not fit its base model ({first_line(error)}); name the model it was trained on as "
-            f"base_model_name_or_path in its {ADAPTER_CONFIG}"
+            f"the adapter {name} does not fit its base model ({first_line(error)}); {_NAME_ITS_BASE}"
         ) from None
     _refuse_other_tensors(adapted, theirs, name)
     if any(not torch.equal(values, parameter.flatten()[: len(values)]) for parameter, values in base):
         raise UserError(
-            f"the adapter {name} changes its base's own weights when it is put on (init_lora_weights is "
-            f"{read_config(folder, name).get('init_lora_weights')!r}), and its file does not say which they were; save it "
-            "again as a plain LoRA adapter"
+            f"the adapter {name} changes its base's own weights when it is put on (init_lora_weights: "
+            f"{config.get('init_lora_weights')!r}), so what they were in its training is not known; save it again as a "
+            "plain LoRA adapter"
         )
     with torch.no_grad():
         expected = _logits(adapted)
@@ -237,31 +246,32 @@ def merged(model: Any, folder: Path, name: str, *, tokens: int | None, allow_pic
                 model = adapted.merge_and_unload()
         except (ValueError, RuntimeError, AttributeError, NotImplementedError, TypeError) as error:
             raise UserError(
-                f"the adapter {name} cannot be merged into weights ({first_line(error)}); ASABench measures adapters that "
-                "can, such as LoRA"
+                f"the adapter {name} cannot be merged into weights ({first_line(error)}); ASABench measures adapters "
+                "that can be merged, such as LoRA"
             ) from None
         _refuse_another_model(expected, _logits(model), model.dtype, name)
-    _refuse_rows_of_nobody(model, new_rows, name)
+    _refuse_rows_of_nobody(model, rows, name)
     _record_tying(model)
     return model
 
 
 def _tensors(path: Path, name: str) -> dict[str, Tensor]:
     """What an adapter's file holds, by name."""
+    from pickle import UnpicklingError
+
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        found = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (OSError, RuntimeError, SafetensorError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path.name} of the adapter {name} cannot be read ({first_line(error)})") from None
-    except Exception as error:  # pickle raises whatever it likes
-        raise UserError(f"{path.name} of the adapter {name} cannot be read ({type(error).__name__})") from None
+        if path.suffix == ".safetensors":
+            found: object = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, SafetensorError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+        raise UserError(
+            f"{path.name} of the adapter {name} cannot be read ({first_line(error)}); save the adapter again"
+        ) from None
     if not isinstance(found, dict) or not found or not all(isinstance(each, torch.Tensor) for each in found.values()):
         raise UserError(f"{path.name} of the adapter {name} holds no tensors by name; save the adapter again")
     return {str(key): tensor for key, tensor in found.items()}
@@ -270,10 +280,10 @@ def _tensors(path: Path, name: str) -> dict[str, Tensor]:
 def _fit_vocabulary(
     model: Any, theirs: Mapping[str, Tensor], config: Mapping[str, Any], name: str, tokens: int | None
 ) -> int:
-    """Makes the embeddings as many as the adapter was trained with, and returns from which on they are new.
+    """Makes the embeddings as many as the adapter was trained with, and returns how many there were.
 
-    The new ones are not numbers until the adapter fills them. `UserError` where it cannot: its tokenizer has more tokens
-    than there are embeddings, and it holds none for them.
+    New ones are not numbers until the adapter fills them. `UserError` where its tokenizer has more tokens than there
+    are embeddings, and it holds none for them.
     """
     import torch
 
@@ -292,8 +302,8 @@ def _fit_vocabulary(
         wanted = max(rows, tokens, *(index + 1 for index in listed))
     if tokens is not None and tokens > wanted:
         raise UserError(
-            f"the tokenizer of the adapter {name} has {tokens} tokens, its base has embeddings for {rows}, and the adapter "
-            f"holds none for the others; save it with its embeddings (modules_to_save), or take the tokenizer away"
+            f"the tokenizer of the adapter {name} has {tokens} tokens, its base has embeddings for {rows}, and the "
+            "adapter holds none for the others; save it with its embeddings (modules_to_save)"
         )
     if wanted != rows:
         model.resize_token_embeddings(wanted, mean_resizing=False)
@@ -338,16 +348,13 @@ def _refuse_other_tensors(adapted: Any, theirs: Mapping[str, Tensor], name: str)
     if missing or unfit:
         what = [f"lacks {len(missing)} of its tensors ({few(missing)})"] if missing else []
         what += [f"holds {len(unfit)} that fit nothing in its base ({few(unfit)})"] if unfit else []
-        raise UserError(
-            f"the adapter {name} {' and '.join(what)}; save it again with peft, and name the model it was trained on as "
-            f"base_model_name_or_path in its {ADAPTER_CONFIG}"
-        )
+        raise UserError(f"the adapter {name} {' and '.join(what)}; save it again with peft, and {_NAME_ITS_BASE}")
     loaded = {**everything, **own}
     other = [key for key, tensor in theirs.items() if not same_values(loaded[key].cpu(), tensor.to(loaded[key].dtype))]
     if other:
         raise UserError(
-            f"the adapter {name} has other values once it is put on than in its file ({few(other)}); save it again with "
-            "the installed peft"
+            f"the adapter {name} has other values once it is put on than in its file ({few(other)}); save it again "
+            "with the installed peft"
         )
 
 
@@ -390,8 +397,8 @@ def _refuse_another_model(expected: Tensor, found: Tensor, dtype: torch.dtype, n
     off = float((found - expected)[finite].norm() / expected[finite].norm().clamp(min=1e-9)) if finite.any() else 0.0
     if not same_places or off > tolerance:
         raise UserError(
-            f"the adapter {name} gives another model when it is merged (logits off by {off:.0%}); ASABench measures merged "
-            "adapters only, such as LoRA on layers of their own"
+            f"the adapter {name} gives another model when it is merged (logits off by {off:.0%}); ASABench measures "
+            "adapters that can be merged, such as LoRA on layers of their own"
         )
 
 

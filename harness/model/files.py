@@ -85,12 +85,12 @@ def _on_hub(repository: str, revision: str, trust: _Trust, above: tuple[Path, ..
 
 def _in_folder(folder: Path, name: str, commit: str | None, trust: _Trust, above: tuple[Path, ...]) -> ModelFiles:
     """A whole model, or an adapter and its base. commit: of the hub, where the folder comes from there."""
-    if is_adapter(folder, name):
+    if is_adapter(folder, name if commit else str(folder)):
         return _adapted(folder, name, commit, trust, above)
     if not (folder / "config.json").is_file():
         gguf = " (GGUF is read of packaged models only)" if any(folder.glob("*.gguf")) else ""
         raise UserError(
-            f"the folder {folder if commit is None else name} holds no config.json{gguf}; "
+            f"the folder {name if commit else folder} holds no config.json{gguf}; "
             "--model takes a Hugging Face model folder, or an adapter's"
         )
     return ModelFiles(name=name, folder=folder, revision=commit or f"sha256:{folder_digest(folder)[:16]}")
@@ -98,12 +98,15 @@ def _in_folder(folder: Path, name: str, commit: str | None, trust: _Trust, above
 
 def _adapted(folder: Path, name: str, commit: str | None, trust: _Trust, above: tuple[Path, ...]) -> ModelFiles:
     """The base model that an adapter is for, and the adapter."""
+    shown = name if commit or name in PACKAGED_ADAPTERS else str(folder)
     if folder.resolve() in above:
-        raise UserError(f"the adapter {name} is its own base; name the model it was trained on in its {ADAPTER_CONFIG}")
+        raise UserError(
+            f"the adapter {shown} is its own base; name the model it was trained on in its {ADAPTER_CONFIG}"
+        )
     above = (*above, folder.resolve())
-    adapter_weights(folder, name, allow_pickle=trust.pickle)
-    made_for = _base_revision(folder, name)
-    wanted = base_of(folder, name, made_for)
+    adapter_weights(folder, shown, allow_pickle=trust.pickle)
+    made_for = _base_revision(folder, shown)
+    wanted = base_of(folder, shown, made_for)
     if wanted.folder is not None:
         base = _in_folder(wanted.folder, wanted.folder.name, None, trust, above)
     elif wanted.name in SHORT_NAMES:
@@ -114,12 +117,12 @@ def _adapted(folder: Path, name: str, commit: str | None, trust: _Trust, above: 
     # `main` names no weights in particular; a folder of the hub's cache is called by its commit
     if not on_hub and wanted.revision not in (None, "main", base.revision, wanted.folder and wanted.folder.name):
         raise UserError(
-            f"the adapter {name} is for {wanted.name} at {wanted.revision}, and here is {base.revision}; name a hub id as "
-            f"its base, or take the revision out of its {ADAPTER_CONFIG}"
+            f"the adapter {shown} is for {wanted.name} at {wanted.revision}, and here is {base.revision}; name a hub "
+            f"id as its base, or take the revision out of its {ADAPTER_CONFIG}"
         )
     if made_for is not None and made_for != base.revision:
         raise UserError(
-            f"the adapter {name} was made for {wanted.name} at {made_for}, and here is {base.revision}; "
+            f"the adapter {shown} was made for {wanted.name} at {made_for}, and here is {base.revision}; "
             "name that revision in base_model_name_or_path, or train the adapter again"
         )
     if commit is not None and on_hub and is_pinned(wanted.revision):

@@ -1,8 +1,9 @@
 """A checkpoint's weights: which files hold them, and that the loaded model has those weights and no others.
 
 transformers draws a tensor at random when the file has none of that name, leaves out what the model has no place for,
-and only warns. A model measured so is another one, so both end in a `UserError` here. After loading, some values of each
-tensor are compared with the bytes of its file (Hugging Face transformers, `from_pretrained`; safetensors file format).
+and only warns. A model measured so is another one: both are a `UserError` here. Then some values of each tensor are
+compared with its file's, and where loading drew random numbers the model is loaded twice. (Hugging Face transformers,
+`from_pretrained` and its `output_loading_info`.)
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def holds_weights(folder: Path) -> bool:
 def weight_files(folder: Path, name: str, *, allow_pickle: bool) -> tuple[Path, ...]:
     """The files that transformers reads a folder's weights from.
 
-    Raises `UserError` when there are none, when they are pickles and `allow_pickle` is not set, when an index names what
-    is not there, or when two sets of weights lie in the folder.
+    Raises `UserError` when there are none, when they are pickles and `allow_pickle` is not set, when an index names
+    what is not there, or when two sets of weights lie in the folder.
     """
     files = _named_files(folder, name)
     if missing := [path.name for path in files if not path.is_file()]:
@@ -82,8 +83,8 @@ def _named_files(folder: Path, name: str) -> tuple[Path, ...]:
     if (folder / PICKLED_INDEX).is_file():
         return _indexed(folder, name, PICKLED_INDEX)
     raise UserError(
-        f"the model {name} has no safetensors weights ({WEIGHTS}, or {INDEX} and its files); put them in the folder, or "
-        "use --allow-pickle if they are pickles of authors whom you trust"
+        f"the model {name} has no safetensors weights ({WEIGHTS}, or {INDEX} and its files); put them in the folder, "
+        "or use --allow-pickle if they are pickles of authors whom you trust"
     )
 
 
@@ -155,25 +156,25 @@ def refuse_other_weights(model: Any, info: Mapping[str, Collection[Any]], name: 
     Tied weights that the file holds once are not missing.
     """
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    others = f"the weights of {name} are not those of its configuration"
     if missing:
-        fits_nothing = f"; {len(unexpected)} of the file have no place ({few(unexpected)})" if unexpected else ""
+        idle = f"; in it and without a place: {few(unexpected)} ({len(unexpected)} in all)" if unexpected else ""
         raise UserError(
-            f"the weights of {name} are not those of its configuration: {len(missing)} tensors are missing "
-            f"({few(missing)}){fits_nothing}{_wrapped(missing, unexpected)}; save the model again, whole and under the "
-            "names of its architecture"
+            f"{others}: missing in the file: {few(missing)} ({len(missing)} in all){idle}"
+            f"{_wrapped(missing, unexpected)}; save the model again, whole and under the names of its architecture"
         )
     if mismatched := sorted(info["mismatched_keys"]):
         key, found, wanted = mismatched[0]
         raise UserError(
-            f"the weights of {name} are not those of its configuration: {key} has the shape {tuple(found)} in the file "
-            f"and {tuple(wanted)} in the model ({len(mismatched)} such); put the config.json of these weights there"
+            f"{others}: {key} has the shape {tuple(found)} in the file and {tuple(wanted)} in the model "
+            f"({len(mismatched)} such in all); put the config.json of these weights there"
         )
     modules = {path for path, _ in model.named_modules() if path}
     dropped = [key for key in unexpected if _is_the_models(key, modules) and not _COMPUTED.search(key)]
     if dropped:
         raise UserError(
-            f"the weights of {name} are not those of its configuration: the model has no place for {len(dropped)} tensors "
-            f"of the file ({few(dropped)}); put the config.json of these weights there"
+            f"{others}: unexpected in the file: {few(dropped)} ({len(dropped)} in all); put the config.json of these "
+            "weights there"
         )
 
 
@@ -194,7 +195,7 @@ def _wrapped(missing: list[str], unexpected: list[str]) -> str:
 
 
 def compare_with_files(model: Any, files: Iterable[Path], name: str) -> int:
-    """Compares some values of every tensor in safetensors files with the model's of that name; returns how many tensors.
+    """Compares some values of every tensor in safetensors files with the model's; returns of how many tensors.
 
     Tensors of other names (those that transformers renames or joins), quantised ones and those of integers are left
     out. Raises `UserError` for one that differs.
@@ -224,8 +225,8 @@ def compare_with_files(model: Any, files: Iterable[Path], name: str) -> int:
                 compared += 1
                 if not same_values(own[place].cpu(), theirs.to(own.dtype)):
                     raise UserError(
-                        f"the weights of {name} are not those of its files: {key} has other values in the model than in "
-                        f"{path.name}; see whether the files name it twice, and download them again"
+                        f"the weights of {name} are not those of its files: {key} has other values in the model than "
+                        f"in {path.name}; see whether the files name it twice, and download them again"
                     )
     return compared
 
@@ -247,8 +248,8 @@ def refuse_drawn_weights(first: Mapping[str, Tensor], second: Mapping[str, Tenso
     """`UserError` when two loadings of the same files, with two seeds, gave other values (see `fingerprint`)."""
     if drawn := [key for key, values in first.items() if not same_values(values, second[key])]:
         raise UserError(
-            f"the weights of {name} are not the same when they are loaded twice: {len(drawn)} tensors are drawn at random "
-            f"({few(drawn)}); save the model again, whole"
+            f"the weights of {name} are not the same when they are loaded twice: drawn at random: {few(drawn)} "
+            f"({len(drawn)} in all); save the model again, whole"
         )
 
 
