@@ -52,7 +52,7 @@ def is_adapter(folder: Path, name: str) -> bool:
     own = [file for file in (ADAPTER_WEIGHTS, PICKLED_ADAPTER) if (folder / file).is_file()]
     if holds_weights(folder) and own:
         raise UserError(
-            f"{name} holds a whole model's weights and an adapter's ({own[0]}), and nothing says whether they are merged "
+            f"{name} holds a whole model's weights and an adapter's ({own[0]}), and nothing says whether they hold it "
             f"already; move {ADAPTER_CONFIG} and {own[0]} away to measure the weights as they are, or into a folder of "
             "their own to measure the adapter on its base"
         )
