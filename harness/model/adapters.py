@@ -211,8 +211,8 @@ def check_kind(folder: Path, name: str) -> None:
         )
 
 
-def merged(model: Any, folder: Path, name: str, *, tokens: int | None, allow_pickle: bool = False) -> Any:
-    """The model with an adapter merged into its weights: blocks, names and hooks are those of the base.
+def merged(model: Any, folder: Path, name: str, *, tokens: int | None, allow_pickle: bool = False) -> tuple[Any, str]:
+    """The model with an adapter merged into its weights, with the blocks and names of the base; and how that was seen.
 
     tokens: how many the adapter's own tokenizer has, if it has one. Raises `UserError` for an adapter whose tensors are
     not exactly those that it would have on this model, and for one whose merged model is another one than the adapted.
@@ -249,10 +249,10 @@ def merged(model: Any, folder: Path, name: str, *, tokens: int | None, allow_pic
                 f"the adapter {name} cannot be merged into weights ({first_line(error)}); ASABench measures adapters "
                 "that can be merged, such as LoRA"
             ) from None
-        _refuse_another_model(expected, _logits(model), model.dtype, name)
+        off = _refuse_another_model(expected, _logits(model), model.dtype, name)
     _refuse_rows_of_nobody(model, rows, name)
     _record_tying(model)
-    return model
+    return model, f"{len(theirs)} tensors, all of its file; merging moves the logits by {off:.2g} of their norm"
 
 
 def _tensors(path: Path, name: str) -> dict[str, Tensor]:
@@ -386,8 +386,9 @@ def _part_shared_weights(adapted: Any) -> None:
             layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
 
 
-def _refuse_another_model(expected: Tensor, found: Tensor, dtype: torch.dtype, name: str) -> None:
-    """`UserError` when a merged model's logits are not those of the adapted one, beyond what rounding does."""
+def _refuse_another_model(expected: Tensor, found: Tensor, dtype: torch.dtype, name: str) -> float:
+    """How far a merged model's logits are from those of the adapted one, relative, in the L2 norm; `UserError` when
+    that is beyond what rounding does."""
     import torch
 
     # Merging rounds each weight to the model's dtype
@@ -400,6 +401,7 @@ def _refuse_another_model(expected: Tensor, found: Tensor, dtype: torch.dtype, n
             f"the adapter {name} gives another model when it is merged (logits off by {off:.0%}); ASABench measures "
             "adapters that can be merged, such as LoRA on layers of their own"
         )
+    return off
 
 
 def _refuse_rows_of_nobody(model: Any, rows: int, name: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Subject:
     """A causal language model and what the harness needs to know of it.
 
     `blocks` are the decoder blocks in order: block l's output is the residual stream h^(l), shape (row, position,
-    d_model). `name` and `revision` say which weights these are.
+    d_model). `name` and `revision` say which weights these are, `checks` how that was seen, by check.
     """
 
     model: Any
@@ -36,6 +36,7 @@ class Subject:
     blocks: Sequence[nn.Module]
     name: str
     revision: str
+    checks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_layers(self) -> int:
@@ -134,7 +135,7 @@ def load(
     if target.type == "cpu":
         keep_freed_memory()
     try:
-        model = load_weights(
+        model, found = load_weights(
             files.folder,
             name,
             dtype=DTYPES[dtype],
@@ -143,10 +144,12 @@ def load(
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(_why_not_loaded(name, error, allow_pickle, allow_remote_code)) from None
+    checks = {"the weights are those of the files": found}
     tokenizer, template = None, chat_template
     for adapter in files.adapters:
         own = _tokenizer(adapter, name, allow_remote_code, model.config) if has_tokenizer(adapter) else None
-        model = merged(model, adapter, name, tokens=None if own is None else len(own), allow_pickle=allow_pickle)
+        model, found = merged(model, adapter, name, tokens=None if own is None else len(own), allow_pickle=allow_pickle)
+        checks[f"the adapter {adapter.resolve().name} is merged as trained"] = found
         if own is not None:
             tokenizer, template = own, chat_template
         elif (adapter / TEMPLATE_FILE).is_file():
@@ -156,7 +159,7 @@ def load(
     if template is not None:
         tokenizer.chat_template = read_template(template)
     model.to(target).eval().requires_grad_(False)
-    return make_subject(model, tokenizer, name=files.name, revision=files.revision)
+    return make_subject(model, tokenizer, name=files.name, revision=files.revision, checks=checks)
 
 
 def _tokenizer(folder: Path, name: str, allow_remote_code: bool, config: Any = None) -> Any:
@@ -172,9 +175,18 @@ def _tokenizer(folder: Path, name: str, allow_remote_code: bool, config: Any = N
         ) from None
 
 
-def make_subject(model: Any, tokenizer: Any, *, name: str, revision: str) -> Subject:
-    """A subject from a model and tokenizer in memory, after the checks of `load`."""
-    subject = Subject(model=model, tokenizer=tokenizer, blocks=find_blocks(model), name=name, revision=revision)
+def make_subject(
+    model: Any, tokenizer: Any, *, name: str, revision: str, checks: Mapping[str, str] | None = None
+) -> Subject:
+    """A subject from a model and tokenizer in memory, after the checks of `load` on what they compute."""
+    subject = Subject(
+        model=model,
+        tokenizer=tokenizer,
+        blocks=find_blocks(model),
+        name=name,
+        revision=revision,
+        checks=checks or {},
+    )
     check_residual_stream(subject)
     return subject
 

@@ -46,6 +46,15 @@ def weight_files(folder: Path, name: str, *, allow_pickle: bool) -> tuple[Path, 
     what is not there, or when two sets of weights lie in the folder.
     """
     files = _named_files(folder, name)
+    if not files:
+        allowed = f"{WEIGHTS}, or {INDEX} and its files"
+        raise UserError(
+            f"the model {name} has no weights that can be read ({allowed}, or {PICKLED_WEIGHTS} and the like); save it "
+            "with save_pretrained"
+            if allow_pickle
+            else f"the model {name} has no safetensors weights ({allowed}); put them in the folder, or use "
+            "--allow-pickle if they are pickles of authors whom you trust"
+        )
     if missing := [path.name for path in files if not path.is_file()]:
         raise UserError(
             f"the weights of {name} are not whole: {len(missing)} of the {len(files)} files that its index names are "
@@ -61,6 +70,7 @@ def weight_files(folder: Path, name: str, *, allow_pickle: bool) -> tuple[Path, 
 
 
 def _named_files(folder: Path, name: str) -> tuple[Path, ...]:
+    """As transformers chooses, whether they are there or not; none where nothing names any."""
     if parts := sorted(path.name for path in folder.iterdir() if _DISTRIBUTED.fullmatch(path.name)):
         raise UserError(
             f"the model {name} is a distributed checkpoint ({few(parts)}); save it in one piece with save_pretrained"
@@ -82,10 +92,7 @@ def _named_files(folder: Path, name: str) -> tuple[Path, ...]:
         return (folder / PICKLED_WEIGHTS,)
     if (folder / PICKLED_INDEX).is_file():
         return _indexed(folder, name, PICKLED_INDEX)
-    raise UserError(
-        f"the model {name} has no safetensors weights ({WEIGHTS}, or {INDEX} and its files); put them in the folder, "
-        "or use --allow-pickle if they are pickles of authors whom you trust"
-    )
+    return ()
 
 
 def _indexed(folder: Path, name: str, index: str) -> tuple[Path, ...]:
@@ -112,8 +119,8 @@ def _config_value(path: Path, key: str) -> Any:
 
 def load_weights(
     folder: Path, name: str, *, dtype: torch.dtype, allow_remote_code: bool = False, allow_pickle: bool = False
-) -> Any:
-    """The causal language model in a folder, on the CPU, with exactly the weights in its files.
+) -> tuple[Any, str]:
+    """The causal language model in a folder, on the CPU, with exactly the weights in its files; and how that was seen.
 
     An adapter that lies beside whole weights is not put on. Raises `UserError` for weights that are missing, too many
     or of other shapes, and passes on transformers' own errors.
@@ -139,13 +146,15 @@ def load_weights(
 
     before = torch.random.get_rng_state()
     model = loaded()
-    compare_with_files(model, [path for path in files if path.suffix == ".safetensors"], name)
+    compared = compare_with_files(model, [path for path in files if path.suffix == ".safetensors"], name)
+    found = f"no tensor is missing; values of {compared} compared"
     if not torch.equal(before, torch.random.get_rng_state()):
         # Something was drawn: in vain, or into the weights, which a second draw then shows
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch.initial_seed() + 1)
             refuse_drawn_weights(fingerprint(model), fingerprint(loaded()), name)
-    return model
+        found += "; the same when loaded twice"
+    return model, found
 
 
 def refuse_other_weights(model: Any, info: Mapping[str, Collection[Any]], name: str) -> None:

@@ -86,6 +86,7 @@ def test_it_is_merged_and_the_blocks_are_the_bases(base: Path, adapter: Path) ->
         assert not torch.allclose(merged, plain.model(ids).logits, atol=1e-2)
     assert not any("lora" in name for name, _ in subject.model.named_parameters())
     assert not any(parameter.requires_grad for parameter in subject.model.parameters())
+    assert list(subject.checks) == ["the weights are those of the files", "the adapter adapter is merged as trained"]
 
 
 def test_its_revision_follows_its_weights_and_its_base_but_not_its_record(base: Path, adapter: Path) -> None:

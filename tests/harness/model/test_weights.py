@@ -22,6 +22,8 @@ import harness.model.files
 from asabench.cli.app import main as asabench_main
 from asabench.core.errors import UserError
 from asabench.core.models import PackagedModel
+from asabench.core.records import Prompt
+from harness.evaluation.evaluate import evaluate
 from harness.model.files import locate
 from harness.model.subject import load
 from harness.model.weights import (
@@ -111,7 +113,8 @@ def test_a_whole_checkpoint_of_every_family_is_taken(
     family: str, dtype: torch.dtype, save_model: Callable[..., Path]
 ) -> None:
     folder = save_model(family)
-    model = load_weights(folder, family, dtype=dtype)
+    model, found = load_weights(folder, family, dtype=dtype)
+    assert found.startswith("no tensor is missing; values of ")
     expected = tiny_model(family).state_dict()
     assert model.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name].to(dtype)) for name, tensor in model.state_dict().items())
@@ -325,6 +328,12 @@ def test_a_pickle_that_the_configuration_names_needs_the_flag_too(folder: Path) 
     assert "adapter_model.bin can be a pickle" in refusal(folder)
 
 
+def test_other_files_of_torch_are_never_read(folder: Path) -> None:
+    pickled(folder, "consolidated.00.pth")
+    assert "has no safetensors weights" in refusal(folder)
+    assert "has no weights that can be read" in refusal(folder, allow_pickle=True)
+
+
 def test_safetensors_win_over_a_pickle_beside_them(folder: Path) -> None:
     expected = logits(load(str(folder)).model)
     torch.save(tiny_model("llama", seed=1).state_dict(), folder / "pytorch_model.bin")
@@ -365,9 +374,25 @@ def test_a_family_that_draws_in_vain_is_taken_and_the_state_of_the_generator_is_
     once = torch.random.get_rng_state()
     assert not torch.equal(once, before)
     torch.manual_seed(0)
-    loaded = load_weights(tmp_path, "diff", dtype=torch.float32)
+    loaded, found = load_weights(tmp_path, "diff", dtype=torch.float32)
+    assert found.endswith("; the same when loaded twice")
     assert torch.equal(torch.random.get_rng_state(), once)
     assert torch.equal(logits(loaded), logits(model.eval()))
+
+
+def test_a_run_says_how_its_weights_were_checked(folder: Path, tmp_path: Path) -> None:
+    made = evaluate(
+        str(folder),
+        prompts=[Prompt(id="p", goal="sing a song")],
+        layers=[1],
+        seeds=[0],
+        max_new_tokens=2,
+        judge="rules",
+        uncertified=True,
+        out=tmp_path / "run",
+    )
+    manifest = json.loads((made.path / "manifest.json").read_text())
+    assert manifest["self_tests"]["the weights are those of the files"] == "no tensor is missing; values of 39 compared"
 
 
 def test_fingerprints_differ_where_a_value_does() -> None:
@@ -472,7 +497,7 @@ def converted(capsys: pytest.CaptureFixture[str]) -> bool:
 
 
 def test_gguf_is_converted_once_and_kept(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = load_weights(locate("tiny-gguf").folder, "tiny-gguf", dtype=torch.float32)
+    model, _ = load_weights(locate("tiny-gguf").folder, "tiny-gguf", dtype=torch.float32)
     assert torch.allclose(logits(model), logits(tiny_model("qwen2")), atol=1e-5)
     assert converted(capsys)
     assert locate("tiny-gguf").revision == "tiny-gguf-weights==1.0"
