@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +32,6 @@ _BLOCK = re.compile(r"(^|\.)(layers?|h|blocks?)\.\d+(\.|$)")
 # What old checkpoints hold and newer code computes: causal masks, positions, frequencies of rotary embeddings
 _COMPUTED = re.compile(r"(^|\.)((attn|attention|self_attention)\.(masked_)?bias|causal_mask|position_ids|\w*inv_freq)$")
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
-# No folder of this name lies in a checkpoint: transformers looks there for an adapter, instead of beside the weights
-_NOWHERE = {"subfolder": ".no-adapter"}
 
 
 def holds_weights(folder: Path) -> bool:
@@ -131,16 +131,16 @@ def load_weights(
     files = weight_files(folder, name, allow_pickle=allow_pickle)
 
     def loaded() -> Any:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=allow_remote_code,
-            use_safetensors=None if allow_pickle else True,
-            output_loading_info=True,
-            # So that they are named below; nothing of another shape is taken
-            ignore_mismatched_sizes=True,
-            **({"adapter_kwargs": _NOWHERE} if (folder / ADAPTER_CONFIG).is_file() else {}),
-        )
+        with _without_adapter(folder) as whole:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                whole,
+                dtype=dtype,
+                trust_remote_code=allow_remote_code,
+                use_safetensors=None if allow_pickle else True,
+                output_loading_info=True,
+                # So that they are named below; nothing of another shape is taken
+                ignore_mismatched_sizes=True,
+            )
         refuse_other_weights(model, info, name)
         return model
 
@@ -155,6 +155,19 @@ def load_weights(
             refuse_drawn_weights(fingerprint(model), fingerprint(loaded()), name)
         found += "; the same when loaded twice"
     return model, found
+
+
+@contextmanager
+def _without_adapter(folder: Path) -> Iterator[Path]:
+    """A folder, or links to all in it but an adapter's configuration: transformers would put that adapter on."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as links:
+        for path in folder.iterdir():
+            if path.name != ADAPTER_CONFIG:
+                (Path(links) / path.name).symlink_to(path.resolve())
+        yield Path(links)
 
 
 def refuse_other_weights(model: Any, info: Mapping[str, Collection[Any]], name: str) -> None:
@@ -179,7 +192,10 @@ def refuse_other_weights(model: Any, info: Mapping[str, Collection[Any]], name: 
             f"({len(mismatched)} such in all); put the config.json of these weights there"
         )
     modules = {path for path, _ in model.named_modules() if path}
-    dropped = [key for key in unexpected if _is_the_models(key, modules) and not _COMPUTED.search(key)]
+    computed = {key for key, _ in model.named_buffers()}
+    dropped = [
+        key for key in unexpected if _is_the_models(key, modules) and key not in computed and not _COMPUTED.search(key)
+    ]
     if dropped:
         raise UserError(
             f"{others}: unexpected in the file: {few(dropped)} ({len(dropped)} in all); put the config.json of these "

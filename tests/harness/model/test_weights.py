@@ -210,6 +210,7 @@ def test_a_tensor_that_the_model_has_no_place_for_is_refused(folder: Path, name:
         ("gpt2", "transformer.h.0.attn.masked_bias"),
         ("gpt_neox", "gpt_neox.layers.0.attention.bias"),
         ("gptj", "transformer.h.1.attn.masked_bias"),
+        ("llama", "model.rotary_emb.original_inv_freq"),
     ],
 )
 def test_what_is_computed_or_no_part_of_the_model_may_lie_there(
@@ -219,6 +220,17 @@ def test_what_is_computed_or_no_part_of_the_model_may_lie_there(
     expected = logits(load(str(folder)).model)
     rewrite(folder, lambda tensors: {**tensors, name: torch.ones(1, 1, 4, 4)})
     assert torch.equal(logits(load(str(folder)).model), expected)
+
+
+def test_a_buffer_that_newer_code_computes_may_lie_there(tmp_path: Path) -> None:
+    config = transformers.XGLMConfig(
+        vocab_size=VOCABULARY, d_model=32, ffn_dim=48, num_layers=2, attention_heads=4, max_position_embeddings=64
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    positions = model.model.embed_positions.weights
+    rewrite(tmp_path, lambda tensors: {**tensors, "model.embed_positions.weights": positions})
+    assert torch.equal(logits(load_weights(tmp_path, "xglm", dtype=torch.float32)[0]), logits(model))
 
 
 @pytest.mark.parametrize(
