@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.protocol import GradientPosition, Protocol
 from asabench.core.records import Cell, Prompt
@@ -55,7 +56,7 @@ def require_targets(prompts: Sequence[Prompt]) -> None:
     if lacking:
         raise UserError(
             f"{lacking} of {len(distinct)} prompts have no target, which gradient attacks need; "
-            'give all of them one with --target "Sure, here is", or a CSV file with a target column'
+            f'give all of them one with --target "{TARGET}", or a CSV file with a target column'
         )
 
 
@@ -104,7 +105,7 @@ def _require_tokens(subject: Subject, prompt: Prompt, count: int) -> None:
     if count < 1:
         raise UserError(
             f"the target {prompt.target!r} of prompt {prompt.id} has no tokens for {subject.name}; "
-            'give it some text, such as "Sure, here is"'
+            f'give it some text, such as "{TARGET}"'
         )
 
 

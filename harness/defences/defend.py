@@ -14,9 +14,12 @@ from typing import Any
 import torch
 
 import asabench
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
+from asabench.core.files import hidden_folder
 from asabench.core.protocol import Protocol, preset
 from asabench.core.records import Prompt, sha256_hex
+from asabench.core.training_record import TRAINING_FILE
 from harness.defences import DEFAULT_PRESET, Defence, make_recipe
 from harness.defences.examples import (
     HarmfulData,
@@ -28,12 +31,12 @@ from harness.defences.examples import (
     refuse_overlap,
 )
 from harness.defences.training import (
-    TRAINING,
     Pools,
     Progress,
     Settings,
     accelerator_for,
     batches_of_step,
+    card_head,
     compute_losses,
     finish,
     fit,
@@ -42,14 +45,12 @@ from harness.defences.training import (
     start,
     step_count,
     trained_parameters,
-    unfinished,
 )
-from harness.evaluation.evaluate import parse_layers
+from harness.evaluation.plan import parse_layers
 from harness.model.adapters import base_reference
 from harness.model.subject import Subject, check_prompt_format, load
 
 DEFAULT_TRAIN, DEFAULT_TEST = "advbench:100-299", "advbench:0-99"
-DEFAULT_TARGET = "Sure, here is"
 ADAPTER = "adapter"
 """The folder beside a merged model that holds the LoRA adapter alone; it loads as a model too."""
 
@@ -93,7 +94,7 @@ def make_plan(
     cells: str | Path | None = None,
     layers: str | None = None,
     test_prompts: str | None = None,
-    target: str = DEFAULT_TARGET,
+    target: str = TARGET,
     protocol: str | Protocol = "asabench-v1",
     dtype: str = "float32",
     device: str = "auto",
@@ -182,7 +183,7 @@ def run_plan(plan: DefencePlan, *, checkpoint_every: int | None = None, say: Cal
         plan.subject, plan.recipe, pools, plan.settings, plan.out, checkpoint_every=checkpoint_every, say=say
     )
     record = _record(plan, pools, progress)
-    with unfinished(plan.out) as made:
+    with hidden_folder(plan.out) as made:
         model = plan.subject.model
         if adapter is not None:
             config = adapter.peft_config["default"]
@@ -192,7 +193,7 @@ def run_plan(plan: DefencePlan, *, checkpoint_every: int | None = None, say: Cal
             # With the template that it was trained with
             plan.subject.tokenizer.save_pretrained(made / ADAPTER)
             # Which weights the adapter is for: whoever loads it checks this
-            (made / ADAPTER / TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            (made / ADAPTER / TRAINING_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             # peft's own card is a form to fill in, and names a folder of this machine
             (made / ADAPTER / "README.md").write_text(_card(plan, record), encoding="utf-8")
             model = adapter.merge_and_unload()
@@ -245,13 +246,7 @@ def _card(plan: DefencePlan, record: Mapping[str, Any]) -> str:
     base, recipe = record["base"], record["recipe"]
     options = "".join(f"| {key} | {value} |\n" for key, value in (recipe | record["settings"]).items())
     first, last = record["losses"][0]["loss"], record["losses"][-1]["loss"]
-    return f"""---
-base_model: {base["name"]}
-library_name: transformers
-pipeline_tag: text-generation
-tags: [safety, asabench]
----
-
+    return f"""{card_head(base["name"])}
 # {base["name"]}, defended with {recipe["name"]}
 
 Made by `asabench defend` (ASABench {asabench.__version__}) from {base["name"]}, revision {base["revision"]}. It is for

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import Protocol
@@ -171,7 +172,7 @@ def refusal_examples(
     stop = end_token(subject)
     wrong = () if rejected is None else text_tokens(subject, rejected)
     if rejected is not None and not wrong:
-        raise UserError(f'--target {rejected!r} has no tokens; give the start of compliance, such as "Sure, here is"')
+        raise UserError(f'--target {rejected!r} has no tokens; give the start of compliance, such as "{TARGET}"')
     return [
         Example(
             prompt=tuple(subject.format(prompt, protocol)),
@@ -272,11 +273,11 @@ def benign_requests() -> list[Prompt]:
 
 
 def chosen_prompts(spec: str) -> PromptSet:
-    """The prompts of `NAME` or `NAME:ROWS`, rows from 0 as in `advbench:100-299,310`. Raises `UserError`."""
+    """The goals of `NAME` or `NAME:ROWS`, rows from 0 as in `advbench:100-299,310`. Raises `UserError`."""
     name, colon, rows = spec.rpartition(":")
     if not colon or not rows or set(rows) - set("0123456789,-"):
-        return load_prompts(spec)
-    whole = load_prompts(name)
+        return load_prompts(spec).without_targets()
+    whole = load_prompts(name).without_targets()
     chosen: list[int] = []
     for part in rows.split(","):
         first, dash, last = part.partition("-")

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from asabench.core.errors import UserError
+from asabench.core.canonical import canonical_text
+from asabench.core.errors import NotAtHand, UserError
+from asabench.core.files import whole_folder
 from asabench.core.models import HUB_EXAMPLE, PACKAGED_ADAPTERS, PACKAGED_MODELS, SHORT_NAMES, PackagedModel
 from asabench.core.records import sha256_hex
+from asabench.core.training_record import TRAINING_FILE, read_training
 from harness.model.adapters import adapter_weights, base_of, is_adapter, is_pinned
+from harness.model.packaged import Weights, file_sha256, weights
 from harness.model.weights import ADAPTER_CONFIG, refuse_other_weights
 
 SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 PICKLE_FILES = ["*.bin"]
 CODE_FILES = ["*.py"]
-TRAINING_FILE = "training.json"
+TEXT_SUFFIXES = (".json", ".jinja", ".txt", ".py")
+BINARY_SUFFIXES = (".safetensors", ".bin", ".model")
 CONVERTED_FILE = "converted.json"
 RECORDS = (TRAINING_FILE, "settings.json", CONVERTED_FILE)
 """What is written beside a model: how it was made. Times and paths in it are no part of a digest."""
@@ -105,7 +103,7 @@ def _adapted(folder: Path, name: str, commit: str | None, trust: _Trust, above: 
         )
     above = (*above, folder.resolve())
     adapter_weights(folder, shown, allow_pickle=trust.pickle)
-    made_for = _base_revision(folder, shown)
+    made_for = _base_revision(folder)
     wanted = base_of(folder, shown, made_for)
     if wanted.folder is not None:
         base = _in_folder(wanted.folder, wanted.folder.name, None, trust, above)
@@ -132,27 +130,26 @@ def _adapted(folder: Path, name: str, commit: str | None, trust: _Trust, above: 
     return ModelFiles(name=name, folder=base.folder, revision=revision, adapters=(*base.adapters, folder))
 
 
-def _base_revision(folder: Path, name: str) -> str | None:
+def _base_revision(folder: Path) -> str | None:
     """The revision of the weights that an adapter was trained on, where its training record says it."""
     path = folder / TRAINING_FILE
-    if not path.is_file():
-        return None
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["base"]["revision"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{TRAINING_FILE} of the adapter {name} cannot be read ({type(error).__name__}); repair it, or move it away"
-        ) from None
+    base = read_training(path).base if path.is_file() else None
+    return None if base is None else base.revision
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256, in hex, over the names and contents of a model folder's weights, configuration and tokenizer."""
+    """SHA-256, in hex, over the names and contents of a model folder's weights, configuration and tokenizer; text
+    counts as `canonical_text`, however it was checked out."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name not in RECORDS):
-        if path.suffix in {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py"}:
+        if path.suffix in TEXT_SUFFIXES:
+            content = hashlib.sha256(canonical_text(path.read_bytes())).hexdigest()
+        elif path.suffix in BINARY_SUFFIXES:
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.name}:{content}\n".encode())
+        else:
+            continue
+        digest.update(f"{path.name}:{content}\n".encode())
     return digest.hexdigest()
 
 
@@ -183,47 +180,19 @@ def _from_hub(repository: str, revision: str, patterns: list[str]) -> Path:
     except HFValidationError as error:
         raise UserError(f"{repository!r} cannot be a hub id: {str(error).splitlines()[0]}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(
+        raise NotAtHand(
             f"the model {asked} is not in the local cache and the hub cannot be reached ({type(error).__name__}); "
             "connect to the network, or give a local folder or a short name (`asabench models`)"
         ) from None
 
 
 def _packaged(model: PackagedModel) -> ModelFiles:
-    spec = importlib.util.find_spec(model.module)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"the weights of {model.name} are not installed; run `{model.install_command}`")
-    source = Path(next(iter(spec.submodule_search_locations)))
-    version = importlib.metadata.version(model.distribution)
-    try:
-        digest = _sha256(source / model.gguf_file)
-    except OSError as error:
-        raise UserError(
-            f"the weights of {model.name} cannot be read ({error.strerror}); run `{model.install_command} "
-            "--force-reinstall`"
-        ) from None
-    if version == model.version and digest != model.sha256:
-        raise UserError(
-            f"the weights of {model.name} are not those of {model.distribution}=={version} (SHA-256 {digest[:12]}..., "
-            f"expected {model.sha256[:12]}...); run `{model.install_command} --force-reinstall`"
-        )
-    folder = cache_folder() / "models" / f"{model.name}-{digest[:12]}"
-    if not _is_converted(folder, digest):
+    held = weights(model)
+    folder = cache_folder() / "models" / f"{model.name}-{held.sha256[:12]}"
+    if not _is_converted(folder, held.sha256):
         print(f"converting the weights of {model.name} to float32, once", file=sys.stderr)
-        _convert_gguf(source, model.gguf_file, digest, folder, model.name)
-    return ModelFiles(name=model.name, folder=folder, revision=f"{model.distribution}=={version}")
-
-
-@cache
-def _digest_of(path: Path, size: int, changed_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex; read once in a process while it stays as it is."""
-    found = path.stat()
-    return _digest_of(path.resolve(), found.st_size, found.st_mtime_ns)
+        _convert_gguf(held, folder, model.name)
+    return ModelFiles(name=model.name, folder=folder, revision=held.revision)
 
 
 def cache_folder() -> Path:
@@ -241,18 +210,20 @@ def _is_converted(folder: Path, gguf_digest: str) -> bool:
         return bool(
             record["gguf_sha256"] == gguf_digest
             and record["files"].keys() == there
-            and all(_sha256(folder / name) == digest for name, digest in record["files"].items())
+            and all(file_sha256(folder / name) == digest for name, digest in record["files"].items())
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _convert_gguf(source: Path, gguf_file: str, gguf_digest: str, folder: Path, name: str) -> None:
+def _convert_gguf(gguf: Weights, folder: Path, name: str) -> None:
     """Dequantises GGUF weights to a float32 safetensors folder, once: reading GGUF takes a hundred times longer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with _folder_made_at_once(folder, lambda: _is_converted(folder, gguf_digest)) as unfinished:
+    source, gguf_file = gguf.path.parent, gguf.path.name
+    # What is there and is not what was converted makes way
+    with whole_folder(folder, replace=folder.exists(), fix="set ASABENCH_CACHE to a folder with room") as made:
         # dequantize: otherwise the model keeps its GGUF layers and can be neither saved nor trained
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
@@ -262,33 +233,8 @@ def _convert_gguf(source: Path, gguf_file: str, gguf_digest: str, folder: Path, 
             output_loading_info=True,
         )
         refuse_other_weights(model, info, name)
-        model.save_pretrained(unfinished)
-        AutoTokenizer.from_pretrained(source, gguf_file=gguf_file).save_pretrained(unfinished)
-        made = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
-        record = json.dumps({"gguf_sha256": gguf_digest, "files": made}, indent=2)
-        (unfinished / CONVERTED_FILE).write_text(record + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _folder_made_at_once(folder: Path, is_good: Callable[[], bool]) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its name when all went well. What has the name already goes, unless
-    it is as good: another process may have been quicker."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise UserError(
-            f"cannot write converted weights to {folder.parent} ({error.strerror}); "
-            "set ASABENCH_CACHE to a folder with room"
-        ) from None
-    replaced = unfinished.with_name(f"{unfinished.name}.replaced")
-    try:
-        yield unfinished
-        if folder.exists() and not is_good():
-            os.replace(folder, replaced)
-        if not folder.exists():
-            with suppress(OSError):  # another process, just now
-                os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        model.save_pretrained(made)
+        AutoTokenizer.from_pretrained(source, gguf_file=gguf_file).save_pretrained(made)
+        digests = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
+        record = json.dumps({"gguf_sha256": gguf.sha256, "files": digests}, indent=2)
+        (made / CONVERTED_FILE).write_text(record + "\n", encoding="utf-8")

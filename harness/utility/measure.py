@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import asabench
+from asabench.core.defaults import ATTACK, PROTOCOL
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet
 from asabench.core.protocol import Protocol
@@ -14,7 +15,7 @@ from asabench.core.records import CLEAN, Cell
 from asabench.core.utility_report import TaskScore, UtilityReport
 from harness.attacks import Attack, make_attacks
 from harness.engine.sweep import grid, sweep
-from harness.evaluation.evaluate import parse_layers, resolve_protocol
+from harness.evaluation.plan import parse_layers, resolve_protocol
 from harness.model.subject import Subject, check_prompt_format
 from harness.probes.run import evenly_spaced
 from harness.progress import progress_line
@@ -51,11 +52,11 @@ def make_choices(
     *,
     benign: str = BENIGN,
     over_refusal: str = OVER_REFUSAL,
-    attack: Sequence[str] = ("random",),
+    attack: Sequence[str] = (ATTACK,),
     doses: Sequence[float] = DOSES,
     layers: str | Sequence[int] | None = None,
     seeds: Sequence[int] = (0,),
-    protocol: str | Protocol = "asabench-v1",
+    protocol: str | Protocol = PROTOCOL,
     max_new_tokens: int = MAX_NEW_TOKENS,
     gsm8k: str | None = None,
     csqa: str | None = None,

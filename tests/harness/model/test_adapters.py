@@ -572,7 +572,7 @@ def test_adapters_on_the_hub_and_their_bases_are_pinned(
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     with HubServer() as hub:
-        base = hub.create("tiny/base", content(save_model("llama", name="first")))
+        base = hub.create("tiny/base", content(save_model("llama", name="first")), model=True)
         first = base.branches["main"]
         base.tags["v1"] = first
         second = base.commit({path: Stored(data, False) for path, data in content(save_model("llama", seed=1)).items()})
@@ -584,9 +584,9 @@ def test_adapters_on_the_hub_and_their_bases_are_pinned(
             ("on-top", "tiny/commit", None),
         ):
             reconfigure(adapter, base_model_name_or_path=base_name, revision=revision)
-            names[name] = hub.create(f"tiny/{name}", content(adapter)).branches["main"]
+            names[name] = hub.create(f"tiny/{name}", content(adapter), model=True).branches["main"]
         pickled(adapter)
-        hub.create("tiny/pickled", content(adapter))
+        hub.create("tiny/pickled", content(adapter), model=True)
         hub.create(
             "tiny/both",
             {
@@ -594,6 +594,7 @@ def test_adapters_on_the_hub_and_their_bases_are_pinned(
                 "adapter_model.safetensors": b"",
                 "adapter_config.json": b"{}",
             },
+            model=True,
         )
         asked = ["tiny/main", "tiny/tag", f"tiny/commit@{names['commit']}", "tiny/on-top", "tiny/pickled", "tiny/both"]
 
@@ -764,6 +765,6 @@ def test_families_other_than_llama(save_model: Callable[..., Path], tmp_path: Pa
 
 def test_the_judges_server_takes_no_adapter(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.judge_server.server.find_environment", lambda folder: None)
-    monkeypatch.setattr("harness.judge_server.server._require_linux", lambda: None)
+    monkeypatch.setattr("harness.judge_server.server.require_linux", lambda: None)
     with pytest.raises(UserError, match="is an adapter, and the server would load its base alone"), serve(str(adapter)):
         pass

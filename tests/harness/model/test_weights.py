@@ -21,10 +21,12 @@ from torch.nn import Module
 import harness.model.files
 from asabench.cli.app import main as asabench_main
 from asabench.core.errors import UserError
+from asabench.core.hub import HubFile
 from asabench.core.models import PackagedModel
 from asabench.core.records import Prompt
 from harness.evaluation.evaluate import evaluate
 from harness.model.files import locate
+from harness.model.packaged import file_sha256
 from harness.model.subject import load
 from harness.model.weights import (
     compare_with_files,
@@ -498,7 +500,8 @@ def known(monkeypatch: pytest.MonkeyPatch, source: Path, digest: str | None = No
         version="1.0",
         module="tiny_gguf_weights",
         gguf_file="tiny.gguf",
-        sha256=digest or harness.model.files._sha256(source / "tiny.gguf"),
+        sha256=digest or file_sha256(source / "tiny.gguf"),
+        hub=HubFile(repository="tiny/gguf", revision="0" * 40, path="tiny.gguf"),
         licence="",
     )
     monkeypatch.setattr(harness.model.files, "PACKAGED_MODELS", {"tiny-gguf": model})
@@ -554,7 +557,7 @@ def test_gguf_without_a_tensor_is_refused_and_nothing_is_kept(package: Path, mon
 
 def test_another_gguf_file_under_the_same_version_is_refused(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known(monkeypatch, package, "0" * 64)
-    with pytest.raises(UserError, match=r"not those of tiny-gguf-weights==1.0 .*--force-reinstall"):
+    with pytest.raises(UserError, match=r"not those of tiny-gguf-weights==1\.0 .*--force-reinstall"):
         locate("tiny-gguf")
     (package / "tiny.gguf").unlink()
     with pytest.raises(UserError, match="cannot be read"):
