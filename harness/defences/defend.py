@@ -47,6 +47,7 @@ from harness.defences.training import (
     trained_parameters,
 )
 from harness.evaluation.plan import parse_layers
+from harness.model.adapters import base_reference
 from harness.model.subject import Subject, check_prompt_format, load
 
 ADAPTER = "adapter"
@@ -184,9 +185,12 @@ def run_plan(plan: DefencePlan, *, checkpoint_every: int | None = None, say: Cal
     with hidden_folder(plan.out) as made:
         model = plan.subject.model
         if adapter is not None:
-            adapter.peft_config["default"].base_model_name_or_path = plan.base
+            config = adapter.peft_config["default"]
+            config.base_model_name_or_path, config.revision = base_reference(plan.base, plan.subject.revision)
             # Embeddings are not trained: peft would look for the base's configuration to see whether they grew
             adapter.save_pretrained(made / ADAPTER, save_embedding_layers=False)
+            # With the template that it was trained with
+            plan.subject.tokenizer.save_pretrained(made / ADAPTER)
             # Which weights the adapter is for: whoever loads it checks this
             (made / ADAPTER / TRAINING_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             # peft's own card is a form to fill in, and names a folder of this machine
