@@ -299,6 +299,9 @@ class HubServer:
         if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(.*))?", path):
             rest = [unquote(part) for part in (match[2] or "").split("/") if part]
             return self._dataset(method, match[1], rest, query, body, user)
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/]+)", path):
+            repo, revision = self._readable(match[1], user, model=True), unquote(match[3])
+            return self._info(repo, revision) if match[2] == "revision" else self._list(repo, revision, "", True)
         raise Refusal(404, f"nothing is at {path}")
 
     def _whoami(self, user: User | None) -> tuple[int, bytes, dict[str, str]]:

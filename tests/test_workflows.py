@@ -79,6 +79,13 @@ def test_what_was_added_or_changed_is_validated(checkout: Path, status: int) -> 
     assert (code == 0) is (status == 0)
 
 
+def test_submissions_are_checked_without_their_prompts() -> None:
+    """Digests ship: where they are checked, no package with the text is installed."""
+    for path in WORKFLOWS.glob("*.yml"):
+        text = path.read_text(encoding="utf-8")
+        assert "asabench validate" not in text or "pyrit" not in text, path.name
+
+
 def test_an_entry_that_is_taken_out_is_not_looked_for(checkout: Path) -> None:
     git(checkout, "rm", "-q", "submissions/old/row.json")
     assert not (checkout / "submissions" / "old").exists()

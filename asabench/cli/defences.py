@@ -11,7 +11,7 @@ from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
 from asabench.cli.printing import interrupted, say
-from asabench.core.defaults import DEVICE, DTYPE, PROTOCOL, TARGET
+from asabench.core.defaults import DEVICE, DTYPE, PROTOCOL, TARGET, TEST_PROMPTS, TRAINING_PROMPTS
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 
@@ -25,7 +25,7 @@ def defend(
     preset: Annotated[str, option("Hyper-parameters: small, or paper (the published ones).")] = "small",
     train: Annotated[
         str, option("Harmful requests to train on: a prompt set or CSV file, with rows such as advbench:100-299.")
-    ] = "advbench:100-299",
+    ] = TRAINING_PROMPTS,
     cells: Annotated[
         Optional[Path],
         option("For lapt: cells to train on, of a finished run or a benchmark folder (its train split)."),
@@ -34,7 +34,7 @@ def defend(
         Optional[str], option("For lapt: blocks to perturb, all or such as 0,3-5.", default="all")
     ] = None,
     test_prompts: Annotated[
-        Optional[str], option("Requests that will be evaluated on, and are not trained on.", default="advbench:0-99")
+        Optional[str], option("Requests that will be evaluated on, and are not trained on.", default=TEST_PROMPTS)
     ] = None,
     target: Annotated[str, option("For lat: the start of compliance that is trained against.")] = TARGET,
     learning_rate: Annotated[

@@ -8,9 +8,11 @@ from typing import Annotated, Optional
 from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
-from asabench.core.defaults import ATTACK, DEVICE, DTYPE, PROTOCOL
+from asabench.core.defaults import ATTACK, DEVICE, DTYPE, PROTOCOL, UTILITY_DOSES, UTILITY_TOKENS
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
+
+DOSES = ",".join(f"{dose:g}" for dose in UTILITY_DOSES)
 
 
 def utility(
@@ -32,11 +34,11 @@ def utility(
     attack: Annotated[
         str, option("Attacks between commas: random, mean_difference, package.module:Name, or none.")
     ] = ATTACK,
-    doses: Annotated[str, option(options.DOSES)] = "0.3,1",
+    doses: Annotated[str, option(options.DOSES)] = DOSES,
     layers: Annotated[Optional[str], option(options.LAYERS, default="four, evenly spaced")] = None,
     seeds: Annotated[str, option(options.SEEDS)] = "0",
     limit: Annotated[Optional[int], option("Take only the first N requests and questions of each set.")] = None,
-    max_new_tokens: Annotated[int, option("Tokens an answer to a request may have.")] = 32,
+    max_new_tokens: Annotated[int, option("Tokens an answer to a request may have.")] = UTILITY_TOKENS,
     protocol: options.Protocol = PROTOCOL,
     dtype: options.Dtype = DTYPE,
     device: options.Device = DEVICE,

@@ -89,8 +89,9 @@ def published_targets() -> Mapping[str, str]:
 
 
 def load() -> list[Prompt]:
-    """The prompts in order. From the package they have no target but its digest (`with_targets` brings the text); from
-    the hub they have both. `NotAtHand` where there is neither, `UserError` for a package that holds something else."""
+    """The prompts in order. From the package they have no target but its digest, of which
+    `PromptSet.with_target_texts` brings the text; from the hub they have both. `NotAtHand` where there is neither,
+    `UserError` for a package that holds something else."""
     goals = _from_package()
     if goals is not None:
         _check(f"the installed {PACKAGE}", goals)

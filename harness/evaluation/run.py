@@ -74,7 +74,7 @@ def _generate(plan: Plan, run: Run, judge: Judge, progress: bool) -> None:
     if not pending:
         return
     found = self_test(plan.subject, plan.cells, plan.protocol, plan.attacks)
-    run.update_manifest(self_tests=found)
+    run.update_manifest(self_tests={**plan.subject.checks, **found})
     with progress_line(len(done), len(plan.cells), plan.protocol.max_new_tokens, progress) as line:
         batches = sweep(plan.subject, pending, plan.protocol, plan.attacks, max_rows=plan.max_rows, on_step=line.step)
         for responses in _judged_behind(batches, run, judge):

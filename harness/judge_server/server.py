@@ -60,6 +60,10 @@ def serve(model: str, options: ServerOptions | None = None) -> Iterator[JudgeSer
     environment = find_environment(options.environment)
     options = replace(options, port=free_port(options.host, options.port))
     files = locate(model)
+    if files.adapters:
+        raise UserError(
+            f"the judge {model} is an adapter, and the server would load its base alone; give the merged model"
+        )
     arguments = server_arguments(environment, files, options)
     log_file = options.log_file or new_log()
     started = time.monotonic()

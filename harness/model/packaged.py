@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 from asabench.core.errors import NotAtHand, UserError
@@ -21,10 +21,21 @@ class Weights:
     path: Path
     revision: str
 
-    @cached_property
+    @property
     def sha256(self) -> str:
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(self.path)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex; read once in a process while it stays as it is."""
+    found = path.stat()
+    return _digest_of(path.resolve(), found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _digest_of(path: Path, size: int, changed_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights(model: PackagedModel) -> Weights:
@@ -40,7 +51,18 @@ def _installed(model: PackagedModel) -> Weights | None:
         return None
     path = Path(next(iter(spec.submodule_search_locations))) / model.gguf_file
     # Another version of the package has other weights, and is named as such
-    return Weights(path=path, revision=f"{model.distribution}=={importlib.metadata.version(model.distribution)}")
+    found = Weights(path=path, revision=f"{model.distribution}=={importlib.metadata.version(model.distribution)}")
+    again = f"run `{model.install_command} --force-reinstall`"
+    try:
+        digest = found.sha256
+    except OSError as error:
+        raise UserError(f"the weights of {model.name} cannot be read ({error.strerror}: {path}); {again}") from None
+    if found.revision == model.revision and digest != model.sha256:
+        raise UserError(
+            f"the weights of {model.name} in {path} are not those of {model.revision} (SHA-256 {digest[:12]}, expected "
+            f"{model.sha256[:12]}); {again}"
+        )
+    return found
 
 
 def _from_hub(model: PackagedModel) -> Weights:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ from torch import Tensor, nn
 from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
+from harness.model.adapters import TEMPLATE_FILE, check_kind, has_tokenizer, merged
 from harness.model.files import locate
 from harness.model.memory import keep_freed_memory
+from harness.model.weights import first_line, load_weights
 from harness.stream.injection import capture, edit
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -27,7 +28,7 @@ class Subject:
     """A causal language model and what the harness needs to know of it.
 
     `blocks` are the decoder blocks in order: block l's output is the residual stream h^(l), shape (row, position,
-    d_model). `name` and `revision` say which weights these are.
+    d_model). `name` and `revision` say which weights these are, `checks` how that was seen, by check.
     """
 
     model: Any
@@ -35,6 +36,7 @@ class Subject:
     blocks: Sequence[nn.Module]
     name: str
     revision: str
+    checks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_layers(self) -> int:
@@ -121,63 +123,70 @@ def load(
     Raises `UserError` for anything that is not a decoder-only model with a residual stream.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     target = pick_device(device)
     _quiet_transformers()
     files = locate(name, allow_pickle=allow_pickle, allow_remote_code=allow_remote_code)
+    for adapter in files.adapters:
+        check_kind(adapter, name)
     _refuse_encoder_decoder(files.folder, name, allow_remote_code)
     if target.type == "cpu":
         keep_freed_memory()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = load_weights(
             files.folder,
+            name,
             dtype=DTYPES[dtype],
-            trust_remote_code=allow_remote_code,
-            use_safetensors=None if allow_pickle else True,
+            allow_remote_code=allow_remote_code,
+            allow_pickle=allow_pickle,
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(_why_not_loaded(name, error, allow_pickle, allow_remote_code)) from None
+    checks = {"the weights are those of the files": found}
+    tokenizer, template = None, chat_template
     for adapter in files.adapters:
-        model = _with_adapter(model, adapter, name)
+        own = _tokenizer(adapter, name, allow_remote_code, model.config) if has_tokenizer(adapter) else None
+        model, found = merged(model, adapter, name, tokens=None if own is None else len(own), allow_pickle=allow_pickle)
+        checks[f"the adapter {adapter.resolve().name} is merged as trained"] = found
+        if own is not None:
+            tokenizer, template = own, chat_template
+        elif (adapter / TEMPLATE_FILE).is_file():
+            template = chat_template or adapter / TEMPLATE_FILE
+    if tokenizer is None:
+        tokenizer = _tokenizer(files.folder, name, allow_remote_code)
+    if template is not None:
+        tokenizer.chat_template = read_template(template)
+    model.to(target).eval().requires_grad_(False)
+    return make_subject(model, tokenizer, name=files.name, revision=files.revision, checks=checks)
+
+
+def _tokenizer(folder: Path, name: str, allow_remote_code: bool, config: Any = None) -> Any:
+    """The tokenizer in a folder. config: of the model, for a folder that has none."""
+    from transformers import AutoTokenizer
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=allow_remote_code)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=allow_remote_code, config=config)
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
         raise UserError(
-            f"the model {name} has no tokenizer that can be read ({_first_line(error)}); put its tokenizer files "
+            f"the model {name} has no tokenizer that can be read ({first_line(error)}); put its tokenizer files "
             "in the folder"
         ) from None
-    if chat_template is not None:
-        tokenizer.chat_template = read_template(chat_template)
-    model.to(target).eval().requires_grad_(False)
-    return make_subject(model, tokenizer, name=files.name, revision=files.revision)
 
 
-def _with_adapter(model: Any, adapter: Path, name: str) -> Any:
-    """The model with a LoRA adapter merged into its weights: blocks, names and hooks are those of the base."""
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise UserError(f"{name} is a LoRA adapter and needs the package peft; run `pip install peft`") from None
-    from safetensors import SafetensorError
-
-    try:
-        with warnings.catch_warnings():
-            # peft asks transformers for a name that goes with its next version
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(
-            f"the adapter {name} does not fit its base model ({_first_line(error)}); "
-            "name the model it was trained on as base_model_name_or_path in its adapter_config.json"
-        ) from None
-
-
-def make_subject(model: Any, tokenizer: Any, *, name: str, revision: str) -> Subject:
-    """A subject from a model and tokenizer in memory, after the checks of `load`."""
-    subject = Subject(model=model, tokenizer=tokenizer, blocks=find_blocks(model), name=name, revision=revision)
+def make_subject(
+    model: Any, tokenizer: Any, *, name: str, revision: str, checks: Mapping[str, str] | None = None
+) -> Subject:
+    """A subject from a model and tokenizer in memory, after the checks of `load` on what they compute."""
+    subject = Subject(
+        model=model,
+        tokenizer=tokenizer,
+        blocks=find_blocks(model),
+        name=name,
+        revision=revision,
+        checks=checks or {},
+    )
     check_residual_stream(subject)
     return subject
 
@@ -268,7 +277,7 @@ def pick_device(device: str) -> torch.device:
         target = torch.device(device)
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used here ({_first_line(error)}); try auto or cpu") from None
+        raise UserError(f"device {device!r} cannot be used here ({first_line(error)}); try auto or cpu") from None
     return target
 
 
@@ -303,15 +312,10 @@ def _why_not_loaded(name: str, error: Exception, allow_pickle: bool, allow_remot
         return f"the model {name} has no decoder that generates text; ASABench measures decoder-only language models"
     if not allow_pickle and ("safetensors" in text or "no file named" in text):
         return (
-            f"the model {name} has no safetensors weights that can be read ({_first_line(error)}); convert them, or "
+            f"the model {name} has no safetensors weights that can be read ({first_line(error)}); convert them, or "
             "use --allow-pickle, which can run code hidden in the file, if you trust its authors"
         )
-    return f"the model {name} cannot be loaded: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return f"the model {name} cannot be loaded: {first_line(error)}"
 
 
 def read_template(path: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import asabench
-from asabench.core.defaults import ATTACK, PROTOCOL
+from asabench.core.defaults import ATTACK, PROTOCOL, UTILITY_DOSES, UTILITY_TOKENS
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet
 from asabench.core.protocol import Protocol
@@ -26,12 +26,9 @@ from harness.utility.gsm8k import Problems, gsm8k_scores, read_problems
 from harness.utility.lm_eval_tasks import LmEvalTasks, lm_eval_scores, read_lm_eval_tasks
 from harness.utility.requests import BENIGN, OVER_REFUSAL, described, load_requests
 
-DOSES = (0.3, 1.0)
 LAYERS = 4
 """Layers that are perturbed when none are named: evenly spaced, the first and last included. Each costs a model answer
 per request and dose, and the rates are means over them."""
-MAX_NEW_TOKENS = 32
-"""A refusal, and whether text is broken, shows within this many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +50,11 @@ def make_choices(
     benign: str = BENIGN,
     over_refusal: str = OVER_REFUSAL,
     attack: Sequence[str] = (ATTACK,),
-    doses: Sequence[float] = DOSES,
+    doses: Sequence[float] = UTILITY_DOSES,
     layers: str | Sequence[int] | None = None,
     seeds: Sequence[int] = (0,),
     protocol: str | Protocol = PROTOCOL,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int = UTILITY_TOKENS,
     gsm8k: str | None = None,
     csqa: str | None = None,
     lm_eval: Sequence[str] = (),

@@ -33,7 +33,7 @@ from asabench.core.errors import UserError
 from asabench.core.estimate import Change, Rate
 from asabench.core.protocol import preset
 from asabench.core.records import sha256_hex
-from asabench.core.row import JudgeInfo, Row, read_row
+from asabench.core.row import JudgeInfo, Row, headline_fields, read_row
 from asabench.core.utility_report import BenignRates, RequestSet, TaskScore
 from asabench.runs.folder import Run, read_run
 from asabench.stats.scoring import head_of, scored_row
@@ -134,7 +134,8 @@ def finished(path: Path, letters: Letters, name: ModelName, *, judge: str = "rul
 
     more = [scored([a], [d]).results[0] for a, d in {(k[0], k[1]) for k in letters} if a in attacks[1:]]
     first = scored(attacks[:1], doses)
-    run.write_row(first.model_copy(update={"results": (*first.results, *more)}))
+    results = (*first.results, *more)
+    run.write_row(first.model_copy(update={"results": results, **headline_fields(results)}))
     return read_run(path)
 
 
