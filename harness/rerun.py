@@ -180,10 +180,11 @@ def _prompts(manifest: RunManifest, prompts: str | None, target: str | None) -> 
     found = load_prompts(prompts or manifest.prompt_set).first(len(wanted))
     if [prompt.digest for prompt in found.prompts] != wanted:
         raise UserError(f"the prompts {found.name} are not those of the submission; name its file with --prompts")
-    found = found.with_target(manifest.settings.protocol.target if target is None else target)
+    tried = manifest.settings.protocol.target if target is None else target
+    found = found.with_target(tried)
     if found.digest[:16] != manifest.settings.prompts:
         raise UserError(
-            "the targets of the prompts are not those of the submission; "
+            f"the targets of the prompts are not those of the submission (tried {tried!r}); "
             f'give the one it was evaluated with, such as --target "{TARGET}"'
         )
     return found
