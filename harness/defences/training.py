@@ -42,6 +42,9 @@ logging.getLogger("accelerate").setLevel(logging.ERROR)
 DIVERGED_NATS = 5.0
 """A loss that lies so much above that of the first step has diverged: for a vocabulary of 50,000 guessing is 10.8."""
 
+LATER_SETTINGS = frozenset({"chat_template"})
+"""Choices that the settings of older trainings do not say; what they do not say is not held against them."""
+
 SETTINGS, TRAINING, CHECKPOINTS = "settings.json", "training.json", "checkpoints"
 
 
@@ -290,6 +293,8 @@ def is_finished(folder: Path, asked: Mapping[str, Any]) -> bool:
     if not path.is_file():
         raise UserError(f"{folder} is not empty and holds no training; choose another --out folder")
     old, new = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(asked))
+    for later in LATER_SETTINGS - old.keys():
+        new.pop(later, None)  # a training from before it was recorded: nobody can say what it was
     if different := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
         what = "; ".join(f"{key} was {_short(old.get(key))}, is now {_short(new.get(key))}" for key in different)
         raise UserError(f"{folder} holds another training ({what}); use the same choices, or another --out folder")

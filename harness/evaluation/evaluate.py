@@ -44,7 +44,10 @@ from harness.engine.sweep import (
 from harness.evaluation.judge import checked_judge, judge_the_rest
 from harness.judges import DEFAULT_JUDGE, Judge, make_judge
 from harness.judges.check import check_bar
+from harness.judges.unscored import judged
 from harness.model.inference_defence import defended
+from harness.model.limits import check_fits
+from harness.model.stop_tokens import generate_stops
 from harness.model.subject import Subject, check_prompt_format, load
 from harness.progress import progress_line
 
@@ -169,7 +172,8 @@ def make_plan(
         )
     if defence is not None:
         subject = defended(subject, defence)
-    check_prompt_format(subject, resolved)
+    check_prompt_format(subject, resolved, prompt_set.prompts)
+    _require_room(subject, prompt_set.prompts, resolved)
     _require_suffixes_with_tokens(subject, prompt_set.prompts, resolved)
     chosen_layers = parse_layers(layers, subject.n_layers)
     if resolved.step_layers is not None:
@@ -187,6 +191,9 @@ def make_plan(
         "prompts": prompt_set.digest[:16],
         "prompt_count": len(prompt_set.prompts),
     }
+    if beyond := subject.stops(resolved) - generate_stops(subject.model, subject.tokenizer):
+        # Only where answers end otherwise than those of `generate`: other runs keep their ids
+        settings["more_stop_tokens"] = sorted(beyond)
     default = Path("runs") / f"{subject.name.replace('/', '--')}-{resolved.name}-{run_id(settings)}"
     return Plan(
         subject=subject,
@@ -201,6 +208,18 @@ def make_plan(
         bar=bar,
         uncertified=uncertified,
     )
+
+
+def _require_room(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> None:
+    """`UserError` for a prompt that, with its answer or its target, does not fit into the model."""
+    tokenizer = subject.tokenizer
+    targets = {
+        prompt.id: len(tokenizer(prompt.target, add_special_tokens=False)["input_ids"])
+        for prompt in prompts
+        if prompt.target
+    }
+    named = {prompt.id: subject.format(prompt, protocol) for prompt in prompts}
+    check_fits(subject.model, named, subject.name, new_tokens=protocol.max_new_tokens, targets=targets)
 
 
 def _require_suffixes_with_tokens(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> None:
@@ -251,7 +270,7 @@ def _judged_behind(batches: Iterator[list[Response]], run: Run, judge: Judge) ->
     if judge.info.kind != "llm":
         for responses in batches:
             run.append_responses(responses)
-            run.append_verdicts(judge(responses))
+            run.append_verdicts(judged(judge, responses))
             yield responses
         return
     with ThreadPoolExecutor(1) as pool:
@@ -260,7 +279,7 @@ def _judged_behind(batches: Iterator[list[Response]], run: Run, judge: Judge) ->
             run.append_responses(responses)
             if asked is not None:
                 run.append_verdicts(asked.result())
-            asked = pool.submit(judge, responses)
+            asked = pool.submit(judged, judge, responses)
             yield responses
         if asked is not None:
             run.append_verdicts(asked.result())
@@ -333,7 +352,13 @@ def resolve_protocol(
             raise UserError(
                 f"protocol {base.name} takes a clean prompt's statistics of one layer; leave --step-layers out"
             )
-    return base.model_copy(update=changes)
+    resolved = base.model_copy(update=changes)
+    if isinstance(resolved.steps, tuple) and min(resolved.steps) >= resolved.max_new_tokens:
+        raise UserError(
+            f"--steps {_listed(resolved.steps)} perturbs none of the {resolved.max_new_tokens} steps of an answer; "
+            f"give a step below {resolved.max_new_tokens}, or more --max-new-tokens"
+        )
+    return resolved
 
 
 def _step_numbers(steps: str | Sequence[int]) -> tuple[int, ...]:
@@ -401,7 +426,8 @@ def estimate(plan: Plan, *, max_rows: int | None = None) -> Cost:
 
     def seconds_for(steps: int) -> float:
         started = time.perf_counter()
-        decode(subject, tokens, rows_of, injection_of(cells, directions, plan.protocol), steps)
+        injection = injection_of(cells, directions, plan.protocol)
+        decode(subject, tokens, rows_of, injection, steps, stops=subject.stops(plan.protocol))
         return time.perf_counter() - started
 
     seconds_for(1)  # the first call pays for thread pools and page faults
