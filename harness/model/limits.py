@@ -79,8 +79,8 @@ def check_fits(
         needed = len(ids) + max(new_tokens - 1, targets.get(prompt, 0))
         if limit is not None and needed > limit.positions:
             raise UserError(
-                f"the prompt {prompt} has {len(ids)} tokens and needs {needed} positions with its answer, and {name} has "
-                f"{limit.positions}{limit.reason}; shorten the prompt, or use fewer --max-new-tokens"
+                f"the prompt {prompt} has {len(ids)} tokens and needs {needed} positions with its answer, and {name} "
+                f"has {limit.positions}{limit.reason}; shorten the prompt, or use fewer --max-new-tokens"
             )
 
 
