@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from asabench.cli import judging as cli_judging
 from asabench.cli import submission as cli_submission
 from asabench.cli import utility as cli_utility
 from asabench.cli.needs import MODEL, needs
+from asabench.cli.terminal import any_characters, swallow_output
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 
@@ -59,6 +61,7 @@ for command in (
 
 def main() -> None:
     """The console script: turns a `UserError` into one line and exit code 2."""
+    any_characters()
     with _clear_errors():
         app()
 
@@ -67,6 +70,7 @@ def main() -> None:
 def _clear_errors() -> Iterator[None]:
     try:
         yield
+        sys.stdout.flush()
     except UserError as error:
         print(f"asabench: {error}", file=sys.stderr)
         sys.exit(2)
@@ -75,6 +79,12 @@ def _clear_errors() -> Iterator[None]:
         sys.exit(130)
     except BrokenPipeError:  # the reader (head, less) has gone
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF) or error.filename is not None:
+            raise
+        print(f"asabench: a write failed ({error.strerror}); free some space where the output goes", file=sys.stderr)
+        swallow_output()
         sys.exit(1)
 
 

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from asabench.core.errors import UserError
+from asabench.core.paths import expanded
 from asabench.core.records import Prompt, sha256_hex
 
 ADVBENCH_PACKAGE = "pyrit"
@@ -62,7 +63,7 @@ def load_prompts(name: str) -> PromptSet:
     if name in PROMPT_SETS:
         return PromptSet(name, tuple(PROMPT_SETS[name]()))
     try:
-        path = Path(name).expanduser()
+        path = expanded(name)
         found = path.is_file()
     except (OSError, RuntimeError):  # too long for a path, or the home folder of nobody
         found = False

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from asabench.core.errors import UserError
 from asabench.core.models import HUB_EXAMPLE, PACKAGED_ADAPTERS, PACKAGED_MODELS, SHORT_NAMES, PackagedModel
+from asabench.core.paths import expanded
 from asabench.core.records import sha256_hex
 
 SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -49,7 +50,7 @@ def locate(name: str, *, allow_pickle: bool = False, allow_remote_code: bool = F
         return _packaged(PACKAGED_MODELS[name])
     if name in PACKAGED_ADAPTERS:
         return _adapted(Path(str(files("asabench"))) / "data" / "adapters" / name)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         if (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").is_file():
             return _adapted(folder)
@@ -166,8 +167,8 @@ def _packaged(model: PackagedModel) -> ModelFiles:
 def cache_folder() -> Path:
     """Where converted weights are kept: $ASABENCH_CACHE, or asabench in the user's cache folder."""
     if override := os.environ.get("ASABENCH_CACHE"):
-        return Path(override).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "asabench"
+        return expanded(override)
+    return expanded(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "asabench"
 
 
 def _convert_gguf(source: Path, gguf_file: str, folder: Path) -> None:
