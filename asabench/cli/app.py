@@ -69,8 +69,10 @@ def main() -> None:
 @contextmanager
 def _clear_errors() -> Iterator[None]:
     try:
-        yield
-        sys.stdout.flush()
+        try:
+            yield
+        finally:  # also when the command leaves by itself: at the end of the program it would be too late
+            sys.stdout.flush()
     except UserError as error:
         print(f"asabench: {error}", file=sys.stderr)
         sys.exit(2)

@@ -69,6 +69,8 @@ TIMEOUT_SECONDS = 120.0
 THINKING_TIMEOUT_SECONDS = 600.0
 FIRST_CONTACT_SECONDS = 10.0
 HELLO_TOKENS = 8
+FIRST_FAILURES = 3
+"""So many pairs without a verdict before any has one, and the fault is the server's."""
 
 PASSING = (408, 425, 429, 500, *range(502, 505), *range(520, 531))
 """Statuses that may be gone at the next try; those from 520 are of services in front of a server, 529 says that it is
@@ -146,7 +148,7 @@ class Reply:
 class _Failed(Exception):
     """A request that will not succeed: `what` happened, and what to `do`, the halves of the user's line. resumes: once
     that is done, the judge has the same id, so that its verdicts are found again. unscored: it may be about this one
-    pair, which has no verdict then, for this reason (`VllmJudge._lost`)."""
+    pair, which has no verdict then, for this reason (`VllmJudge._answers_others`)."""
 
     def __init__(
         self, what: str, do: str, status: int | None = None, *, resumes: bool = True, unscored: str | None = None
@@ -282,15 +284,21 @@ class VllmJudge:
 
     async def _ask_all(self, pairs: Sequence[Pair], keep: Keep) -> None:
         todo = iter(pairs)
+        undecided: list[tuple[Pair, _Failed]] = []  # nothing was answered yet: the pair's fault, or the server's?
 
         async def work(client: AsyncOpenAI) -> None:
             for pair in todo:
-                answered = self._tally.answered
                 try:
                     opinion = await self._opinion(client, pair)
                     self._tally.answered += 1
                 except _Failed as failed:
-                    opinion = await self._lost(client, failed, answered)
+                    if failed.unscored == _FILTERED or await self._answers_others(client, failed):
+                        opinion = Opinion(label=None, reason=failed.unscored)
+                    elif failed.unscored is None or self._tally.answered or len(undecided) + 1 == FIRST_FAILURES:
+                        raise
+                    else:
+                        undecided.append((pair, failed))
+                        continue
                 keep(pair, opinion)
 
         async with self._client() as client:
@@ -301,6 +309,22 @@ class VllmJudge:
             except BaseExceptionGroup as failures:
                 # The first to fail has stopped the others
                 raise failures.exceptions[0] from None
+        for pair, failed in undecided:
+            if not self._tally.answered:
+                raise failed
+            keep(pair, Opinion(label=None, reason=failed.unscored))
+
+    async def _answers_others(self, client: AsyncOpenAI, failed: _Failed) -> bool:
+        """Whether a failure that may be about one pair is: the server has answered others, and still answers."""
+        if failed.unscored is None or not self._tally.answered:
+            return False
+        twin = copy.copy(self)
+        twin.retry = Retry(tries=1, timeouts=1)
+        try:
+            await twin._reply(client, request_body(self.served, self._decoding, _HELLO))
+        except _Failed:
+            return False
+        return True
 
     async def _opinion(self, client: AsyncOpenAI, pair: Pair) -> Opinion:
         served, how = self.served, self._decoding
@@ -321,25 +345,6 @@ class VllmJudge:
             return Opinion(label=label)  # the verdict is there; its probability is not
         p_unsafe, share = p_unsafe_of(first.first_tokens, self.labels)
         return Opinion(label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe)
-
-    async def _lost(self, client: AsyncOpenAI, failed: _Failed, answered: int) -> Opinion:
-        """No verdict on one pair, where the failure is that pair's; raises `failed` where it is the server's.
-
-        It is the pair's if a content filter says so, or if the server answers others: a pair since this one was first
-        asked about (answered: how many it had answered then), or else, where it has answered any, a plain question.
-        """
-        if failed.unscored is None:
-            raise failed
-        if failed.unscored != _FILTERED and self._tally.answered == answered:
-            if not answered:
-                raise failed
-            twin = copy.copy(self)
-            twin.retry = Retry(tries=1, timeouts=1)
-            try:
-                await twin._reply(client, request_body(self.served, self._decoding, _HELLO))
-            except _Failed:
-                raise failed from None
-        return Opinion(label=None, reason=failed.unscored)
 
     async def _meet(self) -> Served:
         async with self._client() as client:
@@ -437,7 +442,11 @@ class VllmJudge:
                     unscored="the server did not answer in time",
                 )
             except openai.APIConnectionError:
-                failed = _Failed(f"the judge server at {self.url} cannot be reached any more", "start it again")
+                failed = _Failed(
+                    f"the judge server at {self.url} cannot be reached any more",
+                    "start it again",
+                    unscored="the server closed the connection",
+                )
             except openai.APIStatusError as error:
                 if error.status_code not in PASSING:
                     raise self._refusal(error) from None

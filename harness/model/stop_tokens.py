@@ -88,7 +88,7 @@ def _end_of_turn(tokenizer: Any, template: str, name: str) -> int | None:
     added = frozenset(tokenizer.added_tokens_decoder) | frozenset(tokenizer.all_special_ids)
     if not ids or ids[0] not in added:
         return None
-    opening = [token for token in tokenizer(before, add_special_tokens=False)["input_ids"] if token in added][-1:]
+    opening = tokenizer(before.rstrip(), add_special_tokens=False)["input_ids"][-1:]
     return None if opening == [ids[0]] and ids[0] != tokenizer.eos_token_id else int(ids[0])
 
 
