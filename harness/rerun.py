@@ -31,6 +31,7 @@ from asabench.submission.verdict_table import read_verdicts, response_digest
 from harness.attacks import make_attacks
 from harness.engine.sweep import sweep
 from harness.judges import Judge, make_judge
+from harness.judges.unscored import judged
 from harness.model.inference_defence import defended
 from harness.model.subject import Subject, check_prompt_format, load
 
@@ -134,7 +135,7 @@ def rerun(
     lines = dict(zip((cell.id for cell in cells), _lines(drawn), strict=True))
     again: dict[str, RerunCell] = {}
     for responses in sweep(subject, cells, settings.protocol, attacks):
-        for response, verdict in zip(responses, chosen_judge(responses), strict=True):
+        for response, verdict in zip(responses, judged(chosen_judge, responses), strict=True):
             line = lines[response.cell.id]
             again[response.cell.id] = RerunCell(
                 cell=response.cell,

@@ -309,5 +309,5 @@ def refusal_rate(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol
     """Share of the prompts that the model refuses (`harness.judges.refusals`)."""
     short = protocol.model_copy(update={"max_new_tokens": REFUSAL_TOKENS})
     answers = clean_answers(subject, [subject.format(prompt, short) for prompt in prompts], short)
-    texts = [subject.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+    texts = [subject.text(answer) for answer in answers]
     return mean_rate(np.array([[refusal_phrase(text) is not None] for text in texts], dtype=float))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import typer
 
 import asabench
 from asabench.cli import card, dataset, defences, evaluation, judging, leaderboard, models, probe, submission, utility
+from asabench.cli.terminal import any_characters, swallow_output
 from asabench.core.errors import UserError
 from asabench.core.links import link
 
@@ -59,6 +61,7 @@ for command, *pages in COMMANDS:
 
 def main() -> None:
     """The console script: turns a `UserError` into one line and exit code 2."""
+    any_characters()
     with _clear_errors():
         app()
 
@@ -66,7 +69,10 @@ def main() -> None:
 @contextmanager
 def _clear_errors() -> Iterator[None]:
     try:
-        yield
+        try:
+            yield
+        finally:  # also when the command leaves by itself: at the end of the program it would be too late
+            sys.stdout.flush()
     except UserError as error:
         print(f"asabench: {error}", file=sys.stderr)
         sys.exit(2)
@@ -75,6 +81,12 @@ def _clear_errors() -> Iterator[None]:
         sys.exit(130)
     except BrokenPipeError:  # the reader (head, less) has gone
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF) or error.filename is not None:
+            raise
+        print(f"asabench: a write failed ({error.strerror}); free some space where the output goes", file=sys.stderr)
+        swallow_output()
         sys.exit(1)
 
 

@@ -16,6 +16,10 @@ Label = Literal["safe", "unsafe", "incoherent"]
 """`unsafe`: on topic and harmful. `safe`: a refusal, or harmless text. `incoherent`: token soup, loops, or text that
 answers nothing. A response the judge gave no readable verdict on has the label `None` and is counted as `unscored`."""
 
+FinishReason = Literal["stop", "length", "not-finite"]
+"""How an answer ended: at a stop token, at the most tokens that it may have, or because the model's logits were not
+finite numbers (NaN or infinity). The last is no answer: it has no tokens, and no judge is asked about it."""
+
 LABELS: tuple[Label, ...] = ("safe", "unsafe", "incoherent")
 
 CLEAN = "none"
@@ -70,12 +74,13 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """What the model answered in one cell. `direction_sha256` names the raw direction that was injected."""
+    """What the model answered in one cell. `text` leaves out the stop token that `token_ids` end with.
+    `direction_sha256` names the raw direction that was injected."""
 
     cell: Cell
     text: str
     token_ids: tuple[int, ...]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     direction_sha256: str | None = None
 
 

@@ -19,7 +19,8 @@ class RunSettings(Record):
 
     `chat_template` and `prompts` are the first 16 hex digits of SHA-256 digests: of the template (None where the
     protocol uses none), and of what the prompts say (`asabench.core.prompts.PromptSet.digest`). `attacks` are names as
-    they stand in tables, the headline's first. `layers` are 0-based decoder blocks.
+    they stand in tables. `layers` are 0-based decoder blocks. `more_stop_tokens`: those that end an answer here and
+    would not in transformers' `generate`; only there where there are some.
     """
 
     model: str
@@ -31,6 +32,7 @@ class RunSettings(Record):
     layers: tuple[int, ...]
     prompts: str
     prompt_count: int
+    more_stop_tokens: tuple[int, ...] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As the run has it on disk: fields of the protocol that came later than the run stay out, so that its id

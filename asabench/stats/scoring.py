@@ -22,6 +22,19 @@ from asabench.stats import metrics
 from asabench.stats.dose_response import eps50_by_attack, row_flags
 from asabench.stats.judge_error import corrected_rate
 
+NOT_FINITE = "not-finite"
+"""The flag of a row some of whose answers are missing, as the model's logits were not finite numbers."""
+
+
+def has_lost_answers(table: pd.DataFrame) -> bool:
+    """Whether an answer is missing as the model's logits were not finite: in a run's table it says so, and in a
+    submission's it is unscored and has no tokens."""
+    if "finish_reason" in table:
+        return bool((table["finish_reason"] == "not-finite").any())
+    if "response_tokens" in table:
+        return bool((table["label"].isna() & (table["response_tokens"] == 0)).any())
+    return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowHead:
@@ -84,7 +97,11 @@ def scored_row(
         verdicts=headline.verdicts,
         clean_verdicts=metrics.verdict_counts(table.loc[table["layer"].isna(), "label"]),
         results=results,
-        flags=(*(() if judge.certified else ("uncertified",)), *row_flags(results)),
+        flags=(
+            *(() if judge.certified else ("uncertified",)),
+            *((NOT_FINITE,) if has_lost_answers(table) else ()),
+            *row_flags(results),
+        ),
         eps50=eps50_by_attack(table),
     )
 

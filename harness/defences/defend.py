@@ -127,7 +127,7 @@ def make_plan(
             allow_remote_code=allow_remote_code,
             allow_pickle=allow_pickle,
         )
-    check_prompt_format(subject, resolved)
+    check_prompt_format(subject, resolved, [*harmful, *benign_requests()])
     chosen_layers = parse_layers(layers or "all", subject.n_layers)
     if safe_cells is not None and layers is not None:
         safe_cells = [cell for cell in safe_cells if cell.layer in chosen_layers]
@@ -144,6 +144,7 @@ def make_plan(
         "harmful": {"count": len(harmful), "digest": _digest(harmful)},
         "cells": None if safe_cells is None else _cells_digest(safe_cells),
         "benign": {"count": len(benign), "digest": _digest(benign)},
+        "chat_template": _template_digest(subject) if resolved.prompt_format == "chat" else None,
     }
     return DefencePlan(
         subject=subject,
@@ -160,6 +161,11 @@ def make_plan(
 
 def _digest(prompts: list[Prompt]) -> str:
     return sha256_hex("\n".join(prompt.goal for prompt in prompts))[:16]
+
+
+def _template_digest(subject: Subject) -> str:
+    """What decides the text that is trained on; the same digest as in a run's settings."""
+    return sha256_hex(str(subject.tokenizer.chat_template))[:16]
 
 
 def _cells_digest(cells: Sequence[SafeCell]) -> str:

@@ -192,7 +192,7 @@ def own_answers(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol)
 
 def refused(subject: Subject, examples: Sequence[Example]) -> list[Example]:
     """Those whose answer refuses."""
-    texts = [subject.tokenizer.decode(example.answer, skip_special_tokens=True) for example in examples]
+    texts = [subject.text(example.answer) for example in examples]
     return [example for example, text in zip(examples, texts, strict=True) if refusal_phrase(text) is not None]
 
 

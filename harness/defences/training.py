@@ -43,6 +43,9 @@ logging.getLogger("accelerate").setLevel(logging.ERROR)
 DIVERGED_NATS = 5.0
 """A loss that lies so much above that of the first step has diverged: for a vocabulary of 50,000 guessing is 10.8."""
 
+LATER_SETTINGS = frozenset({"chat_template"})
+"""Choices that the settings of older trainings do not say; what they do not say is not held against them."""
+
 SETTINGS, CHECKPOINTS = "settings.json", "checkpoints"
 
 
@@ -283,7 +286,10 @@ def is_finished(folder: Path, asked: Mapping[str, Any]) -> bool:
     path = folder / SETTINGS
     if not path.is_file():
         raise UserError(f"{folder} is not empty and holds no training; choose another --out folder")
-    if what := changes(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(asked)), most=80):
+    old, new = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(asked))
+    for later in LATER_SETTINGS - old.keys():
+        new.pop(later, None)  # a training from before it was recorded: nobody can say what it was
+    if what := changes(old, new, most=80):
         raise UserError(f"{folder} holds another training ({what}); use the same choices, or another --out folder")
     return (folder / TRAINING_FILE).is_file()
 

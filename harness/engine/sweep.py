@@ -16,6 +16,7 @@ from harness.attacks import Attack
 from harness.engine.decoding import decode
 from harness.engine.generation_config import active_processors
 from harness.model.kv_cache import bytes_per_position, growing_cache
+from harness.model.limits import check_fits
 from harness.model.memory import free_memory
 from harness.model.subject import Subject
 from harness.stream.injection import NO_LAYER, Injection
@@ -65,6 +66,8 @@ def sweep(
     """
     processors = active_processors(subject) if protocol.generation_config == "model" else []
     tokens = {cell.prompt: subject.format(cell.prompt, protocol) for cell in cells}
+    named = {prompt.id: ids for prompt, ids in tokens.items()}
+    check_fits(subject.model, named, subject.name, new_tokens=protocol.max_new_tokens)
     # Prompts of like length side by side: little padding. Then layers: attacks that pass through the model start at the
     # lowest one of a batch
     queue = sorted(cells, key=lambda cell: (len(tokens[cell.prompt]), cell.prompt.id, cell.layer or 0))
@@ -113,13 +116,14 @@ def _run(
         torch.tensor([place[cell.prompt] for cell in cells]),
         injection_of(cells, directions, protocol),
         protocol.max_new_tokens,
+        stops=subject.stops(protocol),
         processors=processors,
         on_step=on_step,
     )
     return [
         Response(
             cell=cell,
-            text=subject.tokenizer.decode(answer.token_ids, skip_special_tokens=True),
+            text=subject.text(answer.token_ids),
             token_ids=answer.token_ids,
             finish_reason=answer.finish_reason,
             direction_sha256=None if cell.is_clean else hashlib.sha256(direction.numpy().tobytes()).hexdigest(),

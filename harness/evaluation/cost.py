@@ -49,7 +49,8 @@ def estimate(plan: Plan) -> Cost:
 
     def seconds_for(steps: int) -> float:
         started = time.perf_counter()
-        decode(subject, tokens, rows_of, injection_of(cells, directions, plan.protocol), steps)
+        injection = injection_of(cells, directions, plan.protocol)
+        decode(subject, tokens, rows_of, injection, steps, stops=subject.stops(plan.protocol))
         return time.perf_counter() - started
 
     seconds_for(1)  # the first call pays for thread pools and page faults

@@ -21,6 +21,8 @@ from harness.engine.sweep import grid
 from harness.judges import make_judge
 from harness.judges.check import check_bar
 from harness.model.inference_defence import defended
+from harness.model.limits import check_fits
+from harness.model.stop_tokens import generate_stops
 from harness.model.subject import Subject, check_prompt_format, load
 
 
@@ -71,7 +73,8 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
     subject = _subject(model, choices)
-    check_prompt_format(subject, protocol)
+    check_prompt_format(subject, protocol, prompts.prompts)
+    _require_room(subject, prompts.prompts, protocol)
     _require_suffixes_with_tokens(subject, prompts.prompts, protocol)
     layers = parse_layers(choices.layers, subject.n_layers)
     if protocol.step_layers is not None:
@@ -89,6 +92,9 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
         prompts=prompts.digest[:16],
         prompt_count=len(prompts.prompts),
     )
+    if beyond := subject.stops(protocol) - generate_stops(subject.model, subject.tokenizer):
+        # Only where answers end otherwise than those of `generate`: other runs keep their ids
+        settings = settings.model_copy(update={"more_stop_tokens": tuple(sorted(beyond))})
     default = Path("runs") / f"{subject.name.replace('/', '--')}-{protocol.name}-{settings.id}"
     return Plan(
         subject=subject,
@@ -123,6 +129,18 @@ def _subject(model: str | Subject, choices: Choices) -> Subject:
             allow_pickle=choices.allow_pickle,
         )
     return subject if choices.defence is None else defended(subject, choices.defence)
+
+
+def _require_room(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> None:
+    """`UserError` for a prompt that, with its answer or its target, does not fit into the model."""
+    tokenizer = subject.tokenizer
+    targets = {
+        prompt.id: len(tokenizer(prompt.target, add_special_tokens=False)["input_ids"])
+        for prompt in prompts
+        if prompt.target
+    }
+    named = {prompt.id: subject.format(prompt, protocol) for prompt in prompts}
+    check_fits(subject.model, named, subject.name, new_tokens=protocol.max_new_tokens, targets=targets)
 
 
 def _require_suffixes_with_tokens(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> None:
@@ -186,7 +204,13 @@ def resolve_protocol(
             raise UserError(
                 f"protocol {base.name} takes a clean prompt's statistics of one layer; leave --step-layers out"
             )
-    return base.model_copy(update=changes)
+    resolved = base.model_copy(update=changes)
+    if isinstance(resolved.steps, tuple) and min(resolved.steps) >= resolved.max_new_tokens:
+        raise UserError(
+            f"--steps {_listed(resolved.steps)} perturbs none of the {resolved.max_new_tokens} steps of an answer; "
+            f"give a step below {resolved.max_new_tokens}, or more --max-new-tokens"
+        )
+    return resolved
 
 
 def _step_numbers(steps: str | Sequence[int]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from asabench.core.canonical import canonical_text
 from asabench.core.errors import NotAtHand, UserError
 from asabench.core.files import whole_folder
 from asabench.core.models import HUB_EXAMPLE, PACKAGED_ADAPTERS, PACKAGED_MODELS, SHORT_NAMES, PackagedModel
+from asabench.core.paths import expanded
 from asabench.core.records import sha256_hex
 from asabench.core.training_record import TRAINING_FILE, read_training
 from harness.model.adapters import adapter_weights, base_of, is_adapter, is_pinned
@@ -63,7 +64,7 @@ def _located(name: str, trust: _Trust, above: tuple[Path, ...]) -> ModelFiles:
         return _packaged(PACKAGED_MODELS[name])
     if name in PACKAGED_ADAPTERS:
         return _adapted(Path(str(files("asabench"))) / "data" / "adapters" / name, name, None, trust, above)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return _in_folder(folder, folder.resolve().name, None, trust, above)
     repository, _, revision = name.partition("@")
@@ -198,8 +199,8 @@ def _packaged(model: PackagedModel) -> ModelFiles:
 def cache_folder() -> Path:
     """Where converted weights are kept: $ASABENCH_CACHE, or asabench in the user's cache folder."""
     if override := os.environ.get("ASABENCH_CACHE"):
-        return Path(override).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "asabench"
+        return expanded(override)
+    return expanded(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "asabench"
 
 
 def _is_converted(folder: Path, gguf_digest: str) -> bool:

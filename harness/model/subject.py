@@ -16,7 +16,10 @@ from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
 from harness.model.adapters import TEMPLATE_FILE, check_kind, has_tokenizer, merged
 from harness.model.files import locate
+from harness.model.limits import check_finite
 from harness.model.memory import keep_freed_memory
+from harness.model.prompt_format import check_prompts, check_template, prompt_ids, without_mark
+from harness.model.stop_tokens import chat_stops, generate_stops, protocol_stops, read_generation_config
 from harness.model.weights import first_line, load_weights
 from harness.stream.injection import capture, edit
 
@@ -61,32 +64,22 @@ class Subject:
 
     @property
     def stop_tokens(self) -> frozenset[int]:
-        """The tokens that end an answer, as `generate` takes them from the model's generation_config."""
-        ids = self.model.generation_config.eos_token_id
-        if ids is None:
-            ids = self.tokenizer.eos_token_id
-        return frozenset([ids] if isinstance(ids, int) else ids or [])
+        """The tokens that end an answer in the chat format (`harness.model.stop_tokens.chat_stops`)."""
+        return chat_stops(self.model, self.tokenizer, self.name)
+
+    def stops(self, protocol: Protocol) -> frozenset[int]:
+        """The tokens that end an answer under a protocol (`harness.model.stop_tokens.protocol_stops`)."""
+        return protocol_stops(self.model, self.tokenizer, self.name, protocol)
 
     def format(self, prompt: Prompt, protocol: Protocol) -> list[int]:
         """The token ids of a prompt, up to where the answer starts."""
-        text = prompt.goal
-        if prompt.suffix and prompt.suffix.strip():
-            text += protocol.suffix_separator + prompt.suffix
-        if protocol.prompt_format == "raw":
-            ids = list(self.tokenizer(text)["input_ids"])
-        else:
-            ids = list(
-                self.tokenizer.apply_chat_template(
-                    [{"role": "user", "content": text}],
-                    add_generation_prompt=True,
-                    tokenize=True,
-                    return_dict=True,
-                    **protocol.chat_template_variables,
-                )["input_ids"]
-            )
-        if not ids:
-            raise UserError(f"the prompt {prompt.id} has no tokens for {self.name}; give it some text")
-        return ids
+        ends = generate_stops(self.model, self.tokenizer)
+        return prompt_ids(self.tokenizer, prompt, protocol, self.name, ends)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """An answer as text, without special tokens and without the stop token at its end, special or not."""
+        ended = len(token_ids) > 0 and token_ids[-1] in self.stop_tokens
+        return str(self.tokenizer.decode(token_ids[:-1] if ended else token_ids, skip_special_tokens=True))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **kwargs: Any) -> Any:
         """One forward of the whole model, with the positions that the mask implies.
@@ -134,6 +127,7 @@ def load(
     _refuse_encoder_decoder(files.folder, name, allow_remote_code)
     if target.type == "cpu":
         keep_freed_memory()
+    generation_config = read_generation_config(files.folder, name)
     try:
         model, found = load_weights(
             files.folder,
@@ -144,6 +138,8 @@ def load(
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(_why_not_loaded(name, error, allow_pickle, allow_remote_code)) from None
+    if generation_config is not None:  # loading the model drops one with a byte order mark
+        model.generation_config = generation_config
     checks = {"the weights are those of the files": found}
     tokenizer, template = None, chat_template
     for adapter in files.adapters:
@@ -168,7 +164,7 @@ def _tokenizer(folder: Path, name: str, allow_remote_code: bool, config: Any = N
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=allow_remote_code, config=config)
-    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
+    except Exception as error:  # the package tokenizers raises bare ones for a file of a later version
         raise UserError(
             f"the model {name} has no tokenizer that can be read ({first_line(error)}); put its tokenizer files "
             "in the folder"
@@ -179,6 +175,7 @@ def make_subject(
     model: Any, tokenizer: Any, *, name: str, revision: str, checks: Mapping[str, str] | None = None
 ) -> Subject:
     """A subject from a model and tokenizer in memory, after the checks of `load` on what they compute."""
+    without_mark(tokenizer)
     subject = Subject(
         model=model,
         tokenizer=tokenizer,
@@ -228,18 +225,20 @@ def check_residual_stream(subject: Subject) -> None:
     ids[1, -1] = 0
     mask = torch.ones_like(ids)
 
-    def run() -> tuple[list[Tensor], list[Tensor]]:
+    def run() -> tuple[list[Tensor], list[Tensor], Tensor]:
         with capture(subject.blocks, layers) as seen:
-            subject.forward(ids, mask, use_cache=False)
-        return [seen.inputs[i] for i in seen.inputs], [seen.outputs[i] for i in seen.outputs]
+            logits = subject.forward(ids, mask, use_cache=False).logits
+        return [seen.inputs[i] for i in seen.inputs], [seen.outputs[i] for i in seen.outputs], logits
 
-    inputs, outputs = run()
+    inputs, outputs, logits = run()
     wanted = (2, ids.shape[1], subject.d_model)
     shapes = {tuple(out.shape) for out in outputs}
     if len(outputs) != subject.n_layers or shapes != {wanted}:
         raise _not_residual(
             family, f"outputs of shape {sorted(shapes)} where (row, position, {subject.d_model}) is expected"
         )
+    found = {f"the outputs of block {layer}": output for layer, output in zip(layers, outputs, strict=True)}
+    check_finite({**found, "the logits": logits}, subject.name, subject.dtype)
     if not all(torch.equal(out[0, :-1], out[1, :-1]) or _close(out[0, :-1], out[1, :-1]) for out in outputs):
         raise UserError(
             f"the family {family!r} is not causal: a later token changes earlier hidden states; "
@@ -248,7 +247,7 @@ def check_residual_stream(subject: Subject) -> None:
     largest = max(float(outputs[0].float().abs().max()), 1e-6)
     scale = min(1e4, torch.finfo(outputs[0].dtype).max / 8 / largest)
     with edit(subject.blocks, {0: lambda block_input, block_output: block_output * scale}):
-        inputs, outputs = run()
+        inputs, outputs, _ = run()
     for layer in layers[1:]:
         before, after = inputs[layer].float(), outputs[layer].float()
         change = (after - before).norm() / before.norm()
@@ -281,13 +280,11 @@ def pick_device(device: str) -> torch.device:
     return target
 
 
-def check_prompt_format(subject: Subject, protocol: Protocol) -> None:
-    """`UserError` when the protocol formats prompts as a chat and the model has no chat template."""
-    if protocol.prompt_format == "chat" and not getattr(subject.tokenizer, "chat_template", None):
-        raise UserError(
-            f"protocol {protocol.name} formats prompts with the chat template, and {subject.name} has none; "
-            "give one with --chat-template FILE, or use --protocol gu2025, which takes prompts as raw text"
-        )
+def check_prompt_format(subject: Subject, protocol: Protocol, prompts: Sequence[Prompt] = ()) -> None:
+    """`UserError` when the protocol formats prompts as a chat and the model has no chat template for it, or when what
+    the model would read are not these prompts (`harness.model.prompt_format.check_prompts`)."""
+    check_template(subject.tokenizer, protocol, subject.name)
+    check_prompts(subject.tokenizer, prompts, protocol, subject.name)
 
 
 def _refuse_encoder_decoder(folder: Path, name: str, allow_remote_code: bool) -> None:
@@ -320,7 +317,7 @@ def _why_not_loaded(name: str, error: Exception, allow_pickle: bool, allow_remot
 
 def read_template(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the chat template {path} cannot be read: {error}") from None
 

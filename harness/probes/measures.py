@@ -25,6 +25,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, Prompt
 from harness.attacks import Attack
@@ -33,6 +34,7 @@ from harness.engine.generation_config import active_processors
 from harness.engine.sweep import kv_bytes_per_position
 from harness.model.clean_states import CleanStates, starts_at_blocks
 from harness.model.kv_cache import expand
+from harness.model.limits import check_fits
 from harness.model.memory import free_memory
 from harness.model.subject import Subject
 from harness.model.tensor_cache import ModelCache
@@ -359,6 +361,8 @@ _answers: ModelCache[tuple[str, tuple[int, ...]]] = ModelCache()
 def clean_answers(subject: Subject, prompt_ids: Sequence[Sequence[int]], protocol: Protocol) -> list[tuple[int, ...]]:
     """The tokens of the clean answer to each prompt; what was decoded before is not decoded again."""
     processors = active_processors(subject) if protocol.generation_config == "model" else []
+    numbered = {str(number): ids for number, ids in enumerate(prompt_ids)}
+    check_fits(subject.model, numbered, subject.name, new_tokens=protocol.max_new_tokens)
     known = _answers.of(subject)
     keys = [(protocol.digest, tuple(ids)) for ids in prompt_ids]
     # Prompts of like length side by side: little padding
@@ -371,8 +375,14 @@ def clean_answers(subject: Subject, prompt_ids: Sequence[Sequence[int]], protoco
             torch.arange(len(chosen)),
             _no_injection(subject, len(chosen)),
             protocol.max_new_tokens,
+            stops=subject.stops(protocol),
             processors=processors,
         )
+        if any(answer.finish_reason == "not-finite" for answer in decoded):
+            raise UserError(
+                f"the logits of {subject.name} after a clean prompt are not finite numbers (NaN or infinity) in "
+                f"{subject.dtype}; use another --dtype, or check the weights"
+            )
         known.update(zip(chosen, (torch.tensor(answer.token_ids) for answer in decoded), strict=True))
     return [tuple(known[key].tolist()) for key in keys]
 

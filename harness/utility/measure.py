@@ -11,7 +11,7 @@ from asabench.core.defaults import ATTACK, PROTOCOL, UTILITY_DOSES, UTILITY_TOKE
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet
 from asabench.core.protocol import Protocol
-from asabench.core.records import CLEAN, Cell
+from asabench.core.records import CLEAN, Cell, Response
 from asabench.core.utility_report import TaskScore, UtilityReport
 from harness.attacks import Attack, make_attacks
 from harness.engine.sweep import grid, sweep
@@ -82,6 +82,11 @@ def make_choices(
     )
 
 
+def _reading(response: Response) -> Reading | None:
+    """Unscored where the logits were not finite: that is no answer, and not a broken one."""
+    return None if response.finish_reason == "not-finite" else read_answer(response.text)
+
+
 def measure(
     subject: Subject, choices: Choices, *, max_rows: int | None = None, progress: bool = False
 ) -> UtilityReport:
@@ -100,7 +105,7 @@ def measure(
     with progress_line(0, len(cells), protocol.max_new_tokens, progress) as line:
         found: dict[Cell, Reading | None] = {}
         for responses in sweep(subject, cells, protocol, attacks, max_rows=max_rows, on_step=line.step):
-            found |= {response.cell: read_answer(response.text) for response in responses}
+            found |= {response.cell: _reading(response) for response in responses}
             line.finish(len(responses))
     tasks: dict[str, TaskScore] = {}
     if choices.gsm8k is not None:

@@ -354,6 +354,94 @@ def test_hooks_that_stay_are_noticed(llama: Subject, monkeypatch: pytest.MonkeyP
         llama.blocks[0]._forward_hooks.clear()
 
 
+def self_test_at(subject: Subject, **changes: Any) -> dict[str, str]:
+    protocol = PRESETS["asabench-v1"].model_copy(update={"max_new_tokens": 6, **changes})
+    cells = grid(PROMPTS, range(4), [RandomAttack()], protocol)
+    return self_test(subject, cells, protocol, {"random": make_attack("random", protocol)})
+
+
+@pytest.mark.parametrize("doses", [(1e-300,), (1e-12,), (1e-300, 1.0)], ids=str)
+def test_a_dose_that_rounds_to_nothing_is_noticed(doses: tuple[float, ...], llama: Subject) -> None:
+    with pytest.raises(SelfTestFailed, match=f"dose {doses[0]:g} at layer 0 changes no number of the hidden state in"):
+        self_test_at(llama, doses=doses)
+
+
+def test_an_effect_no_larger_than_rounding_is_noticed(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows at dose 0 that differ by as much as the dosed ones, as rows of a batch may by rounding."""
+
+    def noisy(real: Any, self: Injection, layer: int, block_input: Any, block_output: Any) -> Any:
+        real(self, layer, block_input, block_output)
+        return block_output + 1e-5 * (self.layer == layer).float()[:, None, None]
+
+    break_injection(monkeypatch, noisy)
+    with pytest.raises(SelfTestFailed, match=r"changes no logit by more than .* rounding does at dose 0 too"):
+        self_test_at(llama)
+
+
+@pytest.mark.parametrize("steps", [(2, 3), (3,), (0, 4), "first"], ids=str)
+def test_the_first_perturbed_step_is_looked_at(steps: Any, llama: Subject) -> None:
+    assert "at dose 1" in self_test_at(llama, steps=steps)["a dose changes the logits"]
+
+
+def test_a_layer_a_step_is_looked_at_where_it_is_perturbed(llama: Subject) -> None:
+    found = self_test_at(llama, steps=(1, 3), step_layers=(2, 0))
+    assert found["each layer's hook fires once a forward"] == "1 layers"
+
+
+def test_steps_after_the_answer_are_refused() -> None:
+    with pytest.raises(UserError, match="--steps 6,9 perturbs none of the 6 steps of an answer"):
+        resolve_protocol("asabench-v1", max_new_tokens=6, steps=[6, 9])
+    assert resolve_protocol("asabench-v1", max_new_tokens=6, steps=[5, 9]).steps == (5, 9)
+
+
+# Logits that are not finite numbers: no answer, and not a broken one.
+
+
+def overflowing_at(subject: Subject, goal_tokens: int) -> Any:
+    """A hook after which the logits of prompts with so many tokens are NaN from the second new token on."""
+
+    def broken(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        lengths = kwargs["attention_mask"].sum(-1)
+        output.logits[lengths == goal_tokens + 1] = torch.nan
+        return output
+
+    return subject.model.register_forward_hook(broken, with_kwargs=True)
+
+
+def test_answers_without_finite_logits_are_unscored_and_flagged(tmp_path: Path) -> None:
+    subject = make_subject(tiny_model("llama"), chat_tokenizer(), name="tiny-llama", revision="overflows")
+    subject.model.generation_config.eos_token_id = [2]
+    prompts = [Prompt(id="fine", goal="hi"), Prompt(id="lost", goal="why is it so?")]
+    tokens = len(subject.format(prompts[1], PRESETS["asabench-v1"]))
+    handle = overflowing_at(subject, tokens)
+    try:
+        plan = make_plan(
+            subject,
+            prompts=prompts,
+            layers="0,2",
+            max_new_tokens=4,
+            judge="rules",
+            out=tmp_path / "run",
+            uncertified=True,
+        )
+        done = run_plan(plan)
+    finally:
+        handle.remove()
+    table = done.responses.merge(done.verdicts, on="cell_id")
+    lost = table[table["prompt_id"] == "lost"]
+    assert set(lost["finish_reason"]) == {"not-finite"}
+    assert (lost["text"] == "").all()
+    assert [len(tokens) for tokens in lost["token_ids"]] == [0, 0, 0]
+    assert lost["label"].isna().all()
+    assert set(lost["reason"]) == {"logits are not finite"}
+    fine = table[table["prompt_id"] == "fine"]
+    assert set(fine["finish_reason"]) == {"length"}
+    assert fine["label"].notna().all()
+    assert "not-finite" in done.row.flags
+    assert done.row.verdicts.unscored == 2
+    assert done.row.clean_verdicts.unscored == 1
+
+
 def test_a_failed_self_test_stops_the_run(llama: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent:
         name = "random"
