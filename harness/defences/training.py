@@ -34,6 +34,7 @@ from asabench.core.errors import UserError
 from asabench.core.records import sha256_hex
 from asabench.runs.folder import write_whole
 from harness.defences.examples import Example
+from harness.model.architecture import save_configuration
 from harness.model.subject import Subject
 
 # Saving a checkpoint warns of tied weights, which loading ties again
@@ -263,7 +264,7 @@ def _checkpoint(accelerator: Accelerator, subject: Subject, progress: Progress, 
     try:
         accelerator.save_state(str(unfinished))
         # With these beside the weights the checkpoint of a full training is a model folder of its own
-        subject.model.config.save_pretrained(unfinished)
+        save_configuration(subject.model, unfinished)
         subject.tokenizer.save_pretrained(unfinished)
         content = {"step": progress.step, "losses": progress.losses, "seconds": progress.seconds}
         (unfinished / "progress.json").write_text(json.dumps(content), encoding="utf-8")
