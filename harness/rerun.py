@@ -118,6 +118,8 @@ def rerun(
     if unlike := [name for name in settings.attacks if name not in attacks]:
         raise UserError(f"the attack {unlike[0]} cannot be made again from its name; it needs its author's code")
     prompt_set = _prompts(submission, manifest, prompts, target)
+    if any(getattr(each, "needs_targets", False) for each in attacks.values()):
+        prompt_set = prompt_set.with_target_texts()
     table = read_verdicts(folder / VERDICTS_FILE)
     seed = secrets.randbelow(2**31) if seed is None else seed
     drawn = draw(table, count, seed)
@@ -146,7 +148,7 @@ def rerun(
 def _read(checked: Validation) -> tuple[Submission, RunManifest]:
     """Only what is valid by itself is answered again: its numbers then follow from its verdicts."""
     if checked.submission is None or not checked.ok:
-        raise UserError(f"{checked.path} is not valid: {checked.findings[0].line}")
+        raise UserError(f"{checked.path} is not valid: {checked.problem or 'it cannot be read'}")
     return checked.submission, RunManifest.model_validate_json((Path(checked.path) / MANIFEST_FILE).read_bytes())
 
 

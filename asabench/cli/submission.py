@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from asabench.cli.needs import judge_needs
-from asabench.core.errors import UserError
+from asabench.cli.needs import MODEL, judge_needs, needs
+from asabench.core.errors import NotAtHand, UserError
 
 if TYPE_CHECKING:
     from asabench.core.row import JudgeInfo
     from asabench.judging.certificate import Certificate
     from asabench.submission.schema import BaseModelRef
+
+NOT_CHECKED = 3
+"""The exit code of a check that could not be made on this machine."""
 
 
 def submit(
@@ -55,7 +58,7 @@ def submit(
     replace: Annotated[bool, typer.Option("--replace", help="Write a submission that is there again.")] = False,
 ) -> None:
     """Make a submission from finished runs: numbers and digests, no text. It is checked as `validate` does."""
-    from asabench.card.model_card import read_card
+    from asabench.card.records import read_card
     from asabench.core.utility_report import read_utility
     from asabench.judging.certificate import read_certificate
     from asabench.runs.folder import read_run
@@ -166,7 +169,10 @@ def validate(
     allow_remote_code: Annotated[bool, typer.Option("--allow-remote-code", help="As for evaluate.")] = False,
     allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="As for evaluate.")] = False,
 ) -> None:
-    """Check submissions: every number is recomputed from the verdicts. Exit code 1 when one is invalid."""
+    """Check submissions: every number is recomputed from the verdicts.
+
+    Exit code 0: all are valid. 1: one is invalid. 3: none is, and one could not be checked on this machine.
+    """
     import json
 
     from asabench.submission import validate as checking
@@ -189,24 +195,32 @@ def validate(
         print(comment(done))
     else:
         print(checking.report(done))
-    if not all(each.ok for each in done):
+    states = {each.state for each in done}
+    if "invalid" in states:
         sys.exit(1)
+    if "not checked" in states:
+        sys.exit(NOT_CHECKED)
     if rerun is not None:
+        needs(*MODEL)
         from harness import rerun as again
 
-        found = again.rerun(
-            done[0],
-            rerun,
-            model=model,
-            judge=judge,
-            prompts=prompts,
-            target=target,
-            defence=defence,
-            seed=seed,
-            device=device,
-            allow_remote_code=allow_remote_code,
-            allow_pickle=allow_pickle,
-        )
+        try:
+            found = again.rerun(
+                done[0],
+                rerun,
+                model=model,
+                judge=judge,
+                prompts=prompts,
+                target=target,
+                defence=defence,
+                seed=seed,
+                device=device,
+                allow_remote_code=allow_remote_code,
+                allow_pickle=allow_pickle,
+            )
+        except NotAtHand as error:
+            print(f"its answers could not be checked here: {error}")
+            sys.exit(NOT_CHECKED)
         print(again.report(found))
         if not found.ok:
             sys.exit(1)

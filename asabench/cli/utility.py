@@ -52,8 +52,8 @@ def utility(
 ) -> None:
     """Measure what a model still does for harmless requests: answers, over-refusal, tasks; clean and under noise."""
     needs(*MODEL)
+    from asabench.core.files import write_record
     from asabench.core.utility_report import utility_table
-    from asabench.runs.folder import write_whole
     from harness.model.subject import load
     from harness.utility.measure import make_choices, measure
 
@@ -84,7 +84,7 @@ def utility(
         allow_pickle=allow_pickle,
     )
     report = measure(subject, choices, max_rows=max_rows, progress=True)
-    write_whole(out, (report.model_dump_json(indent=2) + "\n").encode())
+    write_record(out, report)
     print(utility_table(report))
     print(f"\nreport: {out}")
 

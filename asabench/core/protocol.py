@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from asabench.core.errors import UserError
 from asabench.core.records import sha256_hex
+from asabench.core.schema import Record
 
 GradientPosition = Literal["last_prompt", "reference"]
 """Where a gradient is read. `last_prompt`: the prompt's last position, which predicts the first token of the target.
@@ -24,10 +25,8 @@ LabelSet = Literal["three", "two"]
 text is safe."""
 
 
-class Protocol(BaseModel):
+class Protocol(Record):
     """The resolved protocol of a run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     prompt_format: Literal["chat", "raw"] = Field(description="chat: the model's chat template; raw: the bare text")
@@ -59,7 +58,7 @@ class Protocol(BaseModel):
     )
     doses: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0,)
-    headline_dose: float = Field(1.0, description="the dose whose rates are the row's headline")
+    headline_dose: float = Field(1.0, description="decides nothing since rows of schema version 2; the digest has it")
 
     @property
     def digest(self) -> str:
@@ -96,10 +95,8 @@ MIN_PROMPTS = 100
 """As published: AdvBench's first hundred. Fewer give intervals too wide to rank by."""
 
 
-class Size(BaseModel):
+class Size(Record):
     """How much of a protocol is run. None leaves the protocol's own value."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompts: int
     seeds: tuple[int, ...] | None = None

@@ -29,12 +29,14 @@ def sha256_hex(text: str) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """One request. `target` is the start of a compliant answer (used by gradient attacks); `suffix` is appended to
-    the goal."""
+    the goal. `target_sha256`: the digest of a target that is published and whose text is not at hand; `target` is None
+    then."""
 
     id: str
     goal: str
     target: str | None = None
     suffix: str | None = None
+    target_sha256: str | None = None
 
     @cached_property
     def digest(self) -> str:

@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from asabench.core.errors import UserError
+from asabench.core.schema import Record, first_problem
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelRecipe(_Record):
+class ModelRecipe(Record):
     """One model. `name`: a short name, a folder, or a hub id; `revision`: of a hub id. `n_layers` is only for estimates
     before the model is at hand; `dtype` and `chat_template` are as for `asabench evaluate`."""
 
@@ -32,7 +29,7 @@ class ModelRecipe(_Record):
         return f"{self.name}@{self.revision}" if self.revision else self.name
 
 
-class Recipe(_Record):
+class Recipe(Record):
     """How a benchmark is built. What is None is the protocol's; the other fields are as for `asabench evaluate`."""
 
     models: tuple[ModelRecipe, ...] = Field(min_length=1)
@@ -64,9 +61,7 @@ def read_recipe(models: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{models} is no recipe: {where}: {first['msg']}; see configs/asabench-8.yaml") from None
+        raise UserError(f"{models} is no recipe: {first_problem(error)}; see configs/asabench-8.yaml") from None
 
 
 def _model(name: str) -> dict[str, str]:

@@ -21,8 +21,8 @@ NO_NAME = "FOLDER-OF-"
 def evaluate_words(row: Row, protocol: Protocol | None = None, target: str | None = None) -> list[str]:
     """The words of the `asabench evaluate` command of a row.
 
-    protocol: as it was run, for what the row does not say of it (tokens, steps). target: what was given to prompts
-    without one. What a row does not name (a local folder, a judge's server) stands in capital letters.
+    protocol: as it was run, for what the row does not say of it (tokens, steps). target: that of all prompts, where
+    they share one. What a row does not name (a local folder, a judge's server) stands in capital letters.
     """
     model, plus, defence = row.model.name.partition("+")
     options = {
@@ -89,7 +89,7 @@ def _attacks(row: Row) -> list[str]:
 def model_spec(name: str, revision: str) -> str:
     """What `--model` takes for a row's model; a local folder of anybody is FOLDER-OF-name."""
     packaged = PACKAGED_MODELS.get(name)
-    if packaged is not None and revision == f"{packaged.distribution}=={packaged.version}":
+    if packaged is not None and revision == packaged.revision:
         return name
     adapter = PACKAGED_ADAPTERS.get(name)
     if adapter is not None and revision == adapter.revision:

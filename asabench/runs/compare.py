@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from asabench.core.errors import UserError
-from asabench.core.row import Eps50, eps50_text
+from asabench.core.row import AttackResult, Eps50, worst_case
+from asabench.core.text import eps50_text, in_words, where
 from asabench.stats.dose_response import attacks_of, doses_of, eps50
-from asabench.stats.paired import Change, Difference, difference
+from asabench.stats.metrics import attack_result
+from asabench.stats.paired import Difference, difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +41,9 @@ class Side:
 class Comparison:
     """B less A: one difference for each attack and dose that both runs have, in the order of A.
 
-    `prompts` is how many prompts both have. `eps50` gives A's and B's for each shared attack, over those prompts and
-    each run's own doses. `notes` are sentences on what is not the same in both and moves a number.
+    `worst` is A's and B's worst case over those attacks and doses and the shared prompts. `prompts` is how many prompts
+    both have. `eps50` gives A's and B's for each shared attack, over those prompts and each run's own doses. `notes`
+    are sentences on what is not the same in both and moves a number.
     """
 
     a: Side
@@ -48,6 +51,7 @@ class Comparison:
     protocol: str
     judge: str
     prompts: int
+    worst: tuple[AttackResult | None, AttackResult | None]
     differences: tuple[Difference, ...]
     eps50: dict[str, tuple[Eps50, Eps50]]
     notes: tuple[str, ...]
@@ -81,6 +85,7 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
         protocol=protocol,
         judge=judge,
         prompts=len(prompts),
+        worst=(_worst(table_a, pairs), _worst(table_b, pairs)),
         differences=tuple(difference(table_a, table_b, attack, dose) for attack, dose in pairs),
         eps50={attack: (eps50(table_a, attack), eps50(table_b, attack)) for attack, _ in pairs},
         notes=notes,
@@ -96,21 +101,23 @@ def comparison_table(comparison: Comparison) -> str:
         f"protocol {comparison.protocol}, judge {comparison.judge}, {comparison.prompts} shared prompts; "
         "differences are B less A",
         "",
+        *(f"worst case of {name}: {_worst_text(worst)}" for name, worst in zip("AB", comparison.worst, strict=True)),
+        "",
         f"{'attack':18}{'dose':>6}{'n':>5}  {'MASR':22}{'PASR':22}{'more in A/B':>11}{'p':>9}",
     ]
     for each in comparison.differences:
         p_value = "-" if each.p_value is None else f"{each.p_value:.2g}"
         lines.append(
-            f"{each.attack:18}{each.dose:>6g}{each.prompts:>5}  {_change(each.masr):22}{_change(each.pasr):22}"
+            f"{each.attack:18}{each.dose:>6g}{each.prompts:>5}  {in_words(each.masr):22}{in_words(each.pasr):22}"
             f"{f'{each.only_a}/{each.only_b}':>11}{p_value:>9}"
         )
     if comparison.differences:
-        lines += ["", f"clean answers: INIT {_change(comparison.differences[0].init)}"]
+        lines += ["", f"clean answers: INIT {in_words(comparison.differences[0].init)}"]
     budgets = [each for each in comparison.differences if each.asr_at_k]
     if budgets:
         lines += ["", "within k cells (layer, seed), for models of different depth:"]
         for each in budgets:
-            rates = "  ".join(f"ASR@{k} {_change(change)}" for k, change in each.asr_at_k.items())
+            rates = "  ".join(f"ASR@{k} {in_words(change)}" for k, change in each.asr_at_k.items())
             lines.append(f"{each.attack:18}{each.dose:>6g}  {rates}")
     lines += ["", f"{'eps50':18}{'A':26}B"]
     lines += [f"{name:18}{eps50_text(of_a):26}{eps50_text(of_b)}" for name, (of_a, of_b) in comparison.eps50.items()]
@@ -119,12 +126,12 @@ def comparison_table(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _change(change: Change) -> str:
-    if change.value is None:
-        return "none scored"
-    # Adding 0 turns a -0.0 that rounding leaves into 0.0
-    value, low, high = (round(end, 2) + 0.0 for end in (change.value, change.low or 0.0, change.high or 0.0))
-    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+def _worst(table: pd.DataFrame, pairs: Sequence[tuple[str, float]]) -> AttackResult | None:
+    return worst_case([attack_result(table, attack, dose) for attack, dose in pairs])
+
+
+def _worst_text(worst: AttackResult | None) -> str:
+    return "none scored" if worst is None else f"MASR {in_words(worst.masr)} under {where(worst)}"
 
 
 def _side(run: Run) -> Side:

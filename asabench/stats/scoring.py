@@ -7,36 +7,26 @@ from typing import Any
 
 import pandas as pd
 
-from asabench.core.row import AttackResult, JudgeFigures, JudgeInfo, Rate
+from asabench.core.estimate import Rate
+from asabench.core.row import AttackResult, JudgeFigures, JudgeInfo, headline_fields
 from asabench.stats import metrics
 from asabench.stats.dose_response import eps50_by_attack, row_flags
 from asabench.stats.judge_error import corrected_rate
 
 
-def scores(
-    table: pd.DataFrame, attacks: Sequence[str], doses: Sequence[float], headline_dose: float, judge: JudgeInfo
-) -> dict[str, Any]:
+def scores(table: pd.DataFrame, attacks: Sequence[str], doses: Sequence[float], judge: JudgeInfo) -> dict[str, Any]:
     """The fields of `asabench.core.row.Row` that follow from verdicts, by name.
 
-    table: one line a cell, as `asabench.stats.metrics` describes. The headline is the first attack's, at
-    `headline_dose` or else at the largest dose. Rates corrected for the judge's error are there where the judge has
-    figures.
+    table: one line a cell, as `asabench.stats.metrics` describes. The headline is the worst case
+    (`asabench.core.row.worst_case`). Rates corrected for the judge's error are there where the judge has figures.
     """
     results = tuple(_result(table, attack, dose, judge.figures) for attack in attacks for dose in doses)
-    own = [result for result in results if result.attack == attacks[0]]
-    headline = next((r for r in own if r.dose == headline_dose), max(own, key=lambda r: r.dose))
     init = metrics.init_rate(table)
     return dict(
         judge=judge,
-        attack=headline.attack,
-        dose=headline.dose,
+        **headline_fields(results),
         init=init,
         init_corrected=_corrected(init, judge.figures),
-        masr=headline.masr,
-        pasr=headline.pasr,
-        peak_layer=headline.peak_layer,
-        lasr=headline.lasr,
-        verdicts=headline.verdicts,
         clean_verdicts=metrics.verdict_counts(table.loc[table["layer"].isna(), "label"]),
         results=results,
         flags=(*(() if judge.certified else ("uncertified",)), *row_flags(results)),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import CLEAN
 from asabench.core.row import JudgeInfo, ModelInfo
+from asabench.core.schema import Record
 from asabench.runs.folder import run_id
 from asabench.submission.schema import Digest, Line, Text
 
@@ -23,11 +24,7 @@ MOST_PROMPTS = 10_000
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RunSettings(_Record):
+class RunSettings(Record):
     """What decides a run's answers, as `harness.evaluation.evaluate` writes it; its hash is the run's id."""
 
     model: Line
@@ -49,20 +46,20 @@ class RunSettings(_Record):
         return run_id(self.as_json())
 
 
-class PromptDigest(_Record):
+class PromptDigest(Record):
     """`sha256` is of the goal's UTF-8 bytes."""
 
     id: Annotated[str, Field(pattern=PROMPT_ID)]
     sha256: Digest
 
 
-class Hardware(_Record):
+class Hardware(Record):
     machine: Line
     system: Line
     threads: Count
 
 
-class RunRecord(_Record):
+class RunRecord(Record):
     """One run. `judge` is the entry of its row: what the judge scored before the verdicts were given."""
 
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -79,7 +76,7 @@ class RunRecord(_Record):
     self_tests: dict[Text, Text]
 
 
-class RunManifest(_Record):
+class RunManifest(Record):
     """`prompts` are in the order of the set. Runs differ in their attacks only."""
 
     schema_version: Literal[1] = 1
@@ -96,8 +93,7 @@ class RunManifest(_Record):
 
 
 def merged_attacks(attacks: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The attacks of several runs in order, `random` first: the first attack gives the row's headline, and nobody
-    should choose the kindest one for it. `UserError` for an attack that is there twice."""
+    """The attacks of several runs in order, `random` first. `UserError` for an attack that is there twice."""
     listed = [attack for each in attacks for attack in each]
     if twice := [attack for attack in dict.fromkeys(listed) if listed.count(attack) > 1]:
         raise UserError(f"the attack {twice[0]} is in more than one run; give each attack once")

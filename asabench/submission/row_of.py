@@ -29,7 +29,7 @@ def row_of(manifest: RunManifest, table: pd.DataFrame, *, created: str, version:
         prompts=PromptSetInfo(name=manifest.prompt_set, digest=settings.prompts, n=len(manifest.prompts)),
         layers=settings.layers,
         seeds=protocol.seeds,
-        **scores(table, settings.attacks, protocol.doses, protocol.headline_dose, manifest.runs[0].judge),
+        **scores(table, settings.attacks, protocol.doses, manifest.runs[0].judge),
     )
 
 

@@ -15,8 +15,10 @@ import torch
 
 import asabench
 from asabench.core.errors import UserError
+from asabench.core.files import hidden_folder
 from asabench.core.protocol import Protocol, preset
 from asabench.core.records import Prompt, sha256_hex
+from asabench.core.training_record import TRAINING_FILE
 from harness.defences import DEFAULT_PRESET, Defence, make_recipe
 from harness.defences.examples import (
     HarmfulData,
@@ -28,12 +30,12 @@ from harness.defences.examples import (
     refuse_overlap,
 )
 from harness.defences.training import (
-    TRAINING,
     Pools,
     Progress,
     Settings,
     accelerator_for,
     batches_of_step,
+    card_head,
     compute_losses,
     finish,
     fit,
@@ -42,7 +44,6 @@ from harness.defences.training import (
     start,
     step_count,
     trained_parameters,
-    unfinished,
 )
 from harness.evaluation.evaluate import parse_layers
 from harness.model.subject import Subject, check_prompt_format, load
@@ -181,14 +182,14 @@ def run_plan(plan: DefencePlan, *, checkpoint_every: int | None = None, say: Cal
         plan.subject, plan.recipe, pools, plan.settings, plan.out, checkpoint_every=checkpoint_every, say=say
     )
     record = _record(plan, pools, progress)
-    with unfinished(plan.out) as made:
+    with hidden_folder(plan.out) as made:
         model = plan.subject.model
         if adapter is not None:
             adapter.peft_config["default"].base_model_name_or_path = plan.base
             # Embeddings are not trained: peft would look for the base's configuration to see whether they grew
             adapter.save_pretrained(made / ADAPTER, save_embedding_layers=False)
             # Which weights the adapter is for: whoever loads it checks this
-            (made / ADAPTER / TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            (made / ADAPTER / TRAINING_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             # peft's own card is a form to fill in, and names a folder of this machine
             (made / ADAPTER / "README.md").write_text(_card(plan, record), encoding="utf-8")
             model = adapter.merge_and_unload()
@@ -241,13 +242,7 @@ def _card(plan: DefencePlan, record: Mapping[str, Any]) -> str:
     base, recipe = record["base"], record["recipe"]
     options = "".join(f"| {key} | {value} |\n" for key, value in (recipe | record["settings"]).items())
     first, last = record["losses"][0]["loss"], record["losses"][-1]["loss"]
-    return f"""---
-base_model: {base["name"]}
-library_name: transformers
-pipeline_tag: text-generation
-tags: [safety, asabench]
----
-
+    return f"""{card_head(base["name"])}
 # {base["name"]}, defended with {recipe["name"]}
 
 Made by `asabench defend` (ASABench {asabench.__version__}) from {base["name"]}, revision {base["revision"]}. It is for

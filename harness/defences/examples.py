@@ -271,11 +271,11 @@ def benign_requests() -> list[Prompt]:
 
 
 def chosen_prompts(spec: str) -> PromptSet:
-    """The prompts of `NAME` or `NAME:ROWS`, rows from 0 as in `advbench:100-299,310`. Raises `UserError`."""
+    """The goals of `NAME` or `NAME:ROWS`, rows from 0 as in `advbench:100-299,310`. Raises `UserError`."""
     name, colon, rows = spec.rpartition(":")
     if not colon or not rows or set(rows) - set("0123456789,-"):
-        return load_prompts(spec)
-    whole = load_prompts(name)
+        return load_prompts(spec).without_targets()
+    whole = load_prompts(name).without_targets()
     chosen: list[int] = []
     for part in rows.split(","):
         first, dash, last = part.partition("-")

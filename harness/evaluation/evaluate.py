@@ -18,7 +18,7 @@ import torch
 
 import asabench
 from asabench.core.errors import UserError
-from asabench.core.prompts import PromptSet, load_prompts
+from asabench.core.prompts import PromptSet, has_published_target, load_prompts, target_digest
 from asabench.core.protocol import Protocol, preset
 from asabench.core.protocol import size as published_size
 from asabench.core.records import Cell, Prompt, Response, Verdict, sha256_hex
@@ -131,8 +131,9 @@ def make_plan(
 
     attack: one or several specifications (`harness.attacks.make_attack`); they share clean answers and gradients.
     size: a published size of the protocol; what is given beside it wins. steps, step_layers: see
-    `asabench.core.protocol.Protocol`. target: given to prompts without one. judge: a name (`harness.judges.make_judge`)
-    or a judge; before the run it must reach the balanced accuracy `bar` on labelled pairs, unless `uncertified`.
+    `asabench.core.protocol.Protocol`. target: that of all prompts; None leaves them their own. judge: a
+    name (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled
+    pairs, unless `uncertified`.
     defence: the import path of one that acts at inference time (`harness.model.inference_defence`). out: a folder under
     `runs/` named after the run's id, if None. Raises `UserError`.
     """
@@ -155,6 +156,7 @@ def make_plan(
     prompt_set = load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", tuple(prompts))
     prompt_set = prompt_set.first(limit).with_target(target)
     if any(getattr(each, "needs_targets", False) for each in attacks.values()):
+        prompt_set = prompt_set.with_target_texts()
         require_targets(prompt_set.prompts)
     if isinstance(model, Subject):
         subject = model
@@ -229,7 +231,14 @@ def run_plan(plan: Plan, *, progress: bool = False, max_rows: int | None = None)
 
 
 def _prompt_columns(prompt: Prompt) -> dict[str, str | None]:
-    return {"id": prompt.id, "goal": prompt.goal, "target": prompt.target, "suffix": prompt.suffix}
+    return {
+        "id": prompt.id,
+        "goal": prompt.goal,
+        # A published one by its digest alone: not every installation has its text, and the table is the same table
+        "target": None if has_published_target(prompt) else prompt.target,
+        "target_sha256": target_digest(prompt),
+        "suffix": prompt.suffix,
+    }
 
 
 def _generate(plan: Plan, run: Run, judge: Judge, progress: bool, max_rows: int | None) -> None:
@@ -285,7 +294,7 @@ def _row(plan: Plan, run: Run, judge: JudgeInfo) -> Row:
         prompts=PromptSetInfo(name=plan.prompts.name, digest=plan.prompts.digest[:16], n=len(plan.prompts.prompts)),
         layers=plan.layers,
         seeds=plan.protocol.seeds,
-        **scores(run.judged(judge.id), list(plan.attacks), plan.protocol.doses, plan.protocol.headline_dose, judge),
+        **scores(run.judged(judge.id), list(plan.attacks), plan.protocol.doses, judge),
     )
 
 

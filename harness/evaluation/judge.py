@@ -93,7 +93,7 @@ def _scores(run: Run, judge: JudgeInfo) -> dict[str, object]:
     settings = run.manifest["settings"]
     attacks: Sequence[str] = settings["attacks"]
     protocol = settings["protocol"]
-    return scores(run.judged(judge.id), attacks, protocol["doses"], protocol["headline_dose"], judge)
+    return scores(run.judged(judge.id), attacks, protocol["doses"], judge)
 
 
 def _now() -> str:

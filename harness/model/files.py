@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from asabench.core.errors import UserError
+from asabench.core.canonical import canonical_text
+from asabench.core.errors import NotAtHand, UserError
+from asabench.core.files import whole_folder
 from asabench.core.models import HUB_EXAMPLE, PACKAGED_ADAPTERS, PACKAGED_MODELS, SHORT_NAMES, PackagedModel
 from asabench.core.records import sha256_hex
+from asabench.core.training_record import TRAINING_FILE, read_training
+from harness.model.packaged import weights
 
 SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 PICKLE_FILES = ["*.bin"]
 CODE_FILES = ["*.py"]
 ADAPTER_FILE = "adapter_config.json"
-TRAINING_FILE = "training.json"
+TEXT_SUFFIXES = (".json", ".jinja", ".txt", ".py")
+BINARY_SUFFIXES = (".safetensors", ".bin", ".model")
 RECORDS = (TRAINING_FILE, "settings.json")
 """What `asabench defend` writes beside a model: how it was made. Times and paths in it are no part of a digest."""
 
@@ -97,20 +96,23 @@ def _adapted(folder: Path) -> ModelFiles:
 def _base_revision(folder: Path) -> str | None:
     """The revision of the weights that an adapter was trained on, where its training record says it."""
     path = folder / TRAINING_FILE
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))["base"]["revision"]
-    return str(found)
+    base = read_training(path).base if path.is_file() else None
+    return None if base is None else base.revision
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256, in hex, over the names and contents of a model folder's weights, configuration and tokenizer."""
+    """SHA-256, in hex, over the names and contents of a model folder's weights, configuration and tokenizer; text
+    counts as `canonical_text`, however it was checked out."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name not in RECORDS):
-        if path.suffix in {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py"}:
+        if path.suffix in TEXT_SUFFIXES:
+            content = hashlib.sha256(canonical_text(path.read_bytes())).hexdigest()
+        elif path.suffix in BINARY_SUFFIXES:
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.name}:{content}\n".encode())
+        else:
+            continue
+        digest.update(f"{path.name}:{content}\n".encode())
     return digest.hexdigest()
 
 
@@ -140,7 +142,7 @@ def _from_hub(repository: str, revision: str, patterns: list[str]) -> ModelFiles
     except HFValidationError as error:
         raise UserError(f"{repository!r} cannot be a hub id: {str(error).splitlines()[0]}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(
+        raise NotAtHand(
             f"the model {asked} is not in the local cache and the hub cannot be reached ({type(error).__name__}); "
             "connect to the network, or give a local folder or a short name (`asabench models`)"
         ) from None
@@ -148,19 +150,12 @@ def _from_hub(repository: str, revision: str, patterns: list[str]) -> ModelFiles
 
 
 def _packaged(model: PackagedModel) -> ModelFiles:
-    spec = importlib.util.find_spec(model.module)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"the weights of {model.name} are not installed; run `{model.install_command}`")
-    source = Path(next(iter(spec.submodule_search_locations)))
-    version = importlib.metadata.version(model.distribution)
-    with (source / model.gguf_file).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    revision = f"{model.distribution}=={version}"
-    folder = cache_folder() / "models" / f"{model.name}-{digest[:12]}"
+    held = weights(model)
+    folder = cache_folder() / "models" / f"{model.name}-{held.sha256[:12]}"
     if not (folder / "config.json").is_file():
         print(f"converting the weights of {model.name} to float32, once", file=sys.stderr)
-        _convert_gguf(source, model.gguf_file, folder)
-    return ModelFiles(name=model.name, folder=folder, revision=revision)
+        _convert_gguf(held.path.parent, held.path.name, folder)
+    return ModelFiles(name=model.name, folder=folder, revision=held.revision)
 
 
 def cache_folder() -> Path:
@@ -175,29 +170,10 @@ def _convert_gguf(source: Path, gguf_file: str, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with _folder_made_at_once(folder) as unfinished:
+    with whole_folder(folder, fix="set ASABENCH_CACHE to a folder with room") as made:
         # dequantize: otherwise the model keeps its GGUF layers and can be neither saved nor trained
         model = AutoModelForCausalLM.from_pretrained(
             source, gguf_file=gguf_file, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
         )
-        model.save_pretrained(unfinished)
-        AutoTokenizer.from_pretrained(source, gguf_file=gguf_file).save_pretrained(unfinished)
-
-
-@contextmanager
-def _folder_made_at_once(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its name when all went well."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise UserError(
-            f"cannot write converted weights to {folder.parent} ({error.strerror}); "
-            "set ASABENCH_CACHE to a folder with room"
-        ) from None
-    try:
-        yield unfinished
-        if not folder.exists():  # another process may have been quicker; its folder is as good
-            os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(made)
+        AutoTokenizer.from_pretrained(source, gguf_file=gguf_file).save_pretrained(made)

@@ -14,7 +14,7 @@ import pytest
 
 from asabench.core.row import Row, read_row
 from leaderboard.build import build
-from leaderboard.text import format_rate
+from leaderboard.text import format_estimate
 from tests.board_fixtures import HOSTILE, complete_row, make_submission, make_utility, row_with_worst_case, write_entry
 from tests.card_fixtures import submitted_card
 from tests.rows import make_row, write_row
@@ -125,10 +125,10 @@ def test_the_numbers_are_those_of_row_json(visit: Visit, site: Path) -> None:
         row = read_row(site.parent / "runs" / slug / "row.json")
         shown = line(page, slug)
         for result in row.results:
-            assert shown[f"MASR {result.attack}"] == format_rate(result.masr)
-            assert shown[f"PASR {result.attack}"] == format_rate(result.pasr)
-        assert shown["INIT"] == format_rate(row.init)
-        assert shown["Worst case"] == format_rate(row.masr)
+            assert shown[f"MASR {result.attack}"] == format_estimate(result.masr)
+            assert shown[f"PASR {result.attack}"] == format_estimate(result.pasr)
+        assert shown["INIT"] == format_estimate(row.init)
+        assert shown["Worst case"] == format_estimate(row.masr)
         assert shown["Peak"] == f"{row.peak_layer}/{row.model.n_layers}"
     assert [line(page, slug)["Rank"] for slug in ("strong", "middle", "base")] == ["1", "2", "3"]
 
@@ -217,8 +217,8 @@ def test_an_entry_is_followed_and_compared_with_its_base(visit: Visit, site: Pat
     assert page.locator("h1").inner_text() == "Strong"
     row = read_row(site.parent / "runs" / "strong" / "row.json")
     shown = page.locator("dl.key").inner_text()
-    assert format_rate(row.init) in shown
-    assert format_rate(row.masr) in shown
+    assert format_estimate(row.init) in shown
+    assert format_estimate(row.masr) in shown
     assert page.locator("svg.lasr").count() == len(row.results)
     page.get_by_role("link", name="Compare with its base").click()
     page.locator(".comparison thead a").nth(1).wait_for()  # a script draws the table
@@ -242,7 +242,7 @@ def test_chosen_entries_are_compared(visit: Visit, site: Path) -> None:
     rows: list[Row] = [read_row(site.parent / "runs" / slug / "row.json") for slug in ("strong", "middle", "hostile")]
     for number, row in enumerate(rows):
         for result in row.results:
-            assert by_name[f"MASR {result.attack}"][number] == format_rate(result.masr)
+            assert by_name[f"MASR {result.attack}"][number] == format_estimate(result.masr)
     assert page.locator("svg").count() == 8, "four attacks, by dose and by layer"
     assert page.locator("svg").first.locator("path.line").count() == 4
     page.locator("#choice select").nth(3).select_option("")

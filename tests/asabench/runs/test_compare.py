@@ -13,13 +13,14 @@ import pytest
 from scipy.stats import binom
 
 from asabench.core.errors import UserError
+from asabench.core.estimate import Change
 from asabench.core.protocol import preset
 from asabench.core.records import Cell, Prompt, Response, Verdict
 from asabench.runs.compare import compare, comparison_table
 from asabench.runs.folder import Run, open_run, read_run
 from asabench.stats import intervals
 from asabench.stats.metrics import Outcomes
-from asabench.stats.paired import NO_CHANGE_KNOWN, Change, Difference, difference, pasr_change
+from asabench.stats.paired import NO_CHANGE_KNOWN, Difference, difference, pasr_change
 from tests.tables import LABELS, Grid, clean_lines, frame, lines, wilson
 
 ZERO = Change(value=0.0, low=0.0, high=0.0)

@@ -20,7 +20,7 @@ import pytest
 
 from asabench.core.errors import UserError
 from asabench.core.records import RESPONSE_SCHEMA, VERDICT_SCHEMA, Cell, Prompt, Response, Verdict
-from asabench.runs.folder import Run, arrow_schema, open_run, read_run, run_id, write_whole
+from asabench.runs.folder import Run, arrow_schema, open_run, read_run, run_id
 from tests.conftest import ROOT
 
 SETTINGS: dict[str, Any] = {"model": "tiny", "protocol": {"name": "asabench-v1", "doses": [0.3, 1.0]}, "layers": [0, 1]}
@@ -298,7 +298,7 @@ def test_responses_without_a_manifest_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_row_of_an_unfinished_run_is_an_error(tmp_path: Path) -> None:
-    with opened(tmp_path) as run, pytest.raises(UserError, match="no row") as error:
+    with opened(tmp_path) as run, pytest.raises(UserError, match="row cannot be read") as error:
         _ = run.row
     message(error)
 
@@ -335,7 +335,6 @@ def test_a_full_disk_loses_nothing_that_was_finished(
                 lambda: append(run, 1),
                 lambda: run.append_verdicts([Verdict(cell_id="c", judge="j", label="safe")]),
                 lambda: run.update_manifest(state="finished"),
-                lambda: write_whole(tmp_path / "row.json", b"{}"),
             ):
                 with pytest.raises(UserError, match="No space left on device") as error:
                     write()

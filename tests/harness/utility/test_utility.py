@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from asabench.core.errors import UserError
+from asabench.core.estimate import Rate
 from asabench.core.prompts import load_prompts
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Cell, Prompt, Response
-from asabench.core.row import Rate, rate_text
+from asabench.core.text import in_words
 from asabench.core.utility_report import TaskScore, near_chance, read_utility, utility_table
 from asabench.judging.labelled_pairs import labelled_pairs
 from asabench.stats.intervals import layer_mean_rate, wilson
@@ -433,7 +434,7 @@ def test_the_command_writes_a_report(save_model: Callable[..., Path], tmp_path: 
     assert done.returncode == 0, done.stderr
     report = read_utility(out)
     assert set(report.tasks) == {"gsm8k", "csqa", "csqa_norm"}
-    assert rate_text(report.clean.benign_answer_rate) in done.stdout
+    assert in_words(report.clean.benign_answer_rate) in done.stdout
     assert "near chance: shows no ability" in done.stdout
     assert [path.name for path in out.parent.iterdir()] == ["utility.json"]
 
