@@ -132,9 +132,8 @@ def answer_logits(subject: Subject, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """Logits (row, step, vocabulary) in float32 and labels (row, step) of the answers' tokens; one forward."""
     steps = batch.labels.shape[1] - batch.prompt_length + 1
     # Only the positions that predict an answer need logits: those are most of the cost on a small model
-    keep = {"logits_to_keep": steps} if subject.takes_logits_to_keep else {}
     ids, mask = batch.ids.to(subject.device), batch.mask.to(subject.device)
-    logits = subject.forward(ids, mask, use_cache=False, **keep).logits[:, -steps:]
+    logits = subject.forward(ids, mask, last=steps)
     return logits.float(), batch.labels[:, -steps:].to(logits.device)
 
 

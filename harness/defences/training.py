@@ -35,6 +35,7 @@ from asabench.core.schema import Record
 from asabench.core.text import changes
 from asabench.core.training_record import TRAINING_FILE
 from harness.defences.examples import Example
+from harness.model.architecture import save_configuration
 from harness.model.subject import Subject
 
 # Saving a checkpoint warns of tied weights, which loading ties again
@@ -263,7 +264,7 @@ def _checkpoint(accelerator: Accelerator, subject: Subject, progress: Progress, 
     with whole_folder(where / f"step-{progress.step:06d}", replace=True) as made:
         accelerator.save_state(str(made))
         # With these beside the weights the checkpoint of a full training is a model folder of its own
-        subject.model.config.save_pretrained(made)
+        save_configuration(subject.model, made)
         subject.tokenizer.save_pretrained(made)
         content = {"step": progress.step, "losses": progress.losses, "seconds": progress.seconds}
         (made / "progress.json").write_text(json.dumps(content), encoding="utf-8")

@@ -112,7 +112,7 @@ def _row(plan: Plan, run: Run, judge: JudgeInfo) -> Row:
         model=ModelInfo(
             name=subject.name,
             revision=subject.revision,
-            family=subject.model.config.get_text_config().model_type,
+            family=subject.family,
             n_layers=subject.n_layers,
             d_model=subject.d_model,
             n_parameters=subject.n_parameters,

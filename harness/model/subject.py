@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,10 @@ from torch import Tensor, nn
 from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
+from harness.model import architecture
 from harness.model.adapters import TEMPLATE_FILE, check_kind, has_tokenizer, merged
 from harness.model.files import locate
+from harness.model.kv_cache import Cache
 from harness.model.limits import check_finite
 from harness.model.memory import keep_freed_memory
 from harness.model.prompt_format import check_prompts, check_template, prompt_ids, without_mark
@@ -47,7 +48,15 @@ class Subject:
 
     @property
     def d_model(self) -> int:
-        return int(self.model.config.get_text_config().hidden_size)
+        return architecture.d_model(self.model)
+
+    @property
+    def family(self) -> str:
+        return architecture.family(self.model)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return architecture.vocabulary_size(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -81,25 +90,11 @@ class Subject:
         ended = len(token_ids) > 0 and token_ids[-1] in self.stop_tokens
         return str(self.tokenizer.decode(token_ids[:-1] if ended else token_ids, skip_special_tokens=True))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **kwargs: Any) -> Any:
-        """One forward of the whole model, with the positions that the mask implies.
-
-        input_ids: (row, new). attention_mask: (row, past + new), 1 where a token counts. transformers' own positions
-        ignore the mask, so a left-padded row would be shifted; they are passed to the models that take them (the
-        others, BLOOM and MPT among them, work from the mask).
-        """
-        if self.takes_position_ids:
-            positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-            kwargs["position_ids"] = positions[:, -input_ids.shape[1] :]
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-
-    @property
-    def takes_position_ids(self) -> bool:
-        return "position_ids" in inspect.signature(self.model.forward).parameters
-
-    @property
-    def takes_logits_to_keep(self) -> bool:
-        return "logits_to_keep" in inspect.signature(self.model.forward).parameters
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, *, cache: Cache | None = None, last: int | None = None
+    ) -> Tensor:
+        """Logits (row, position, vocabulary) of one forward: see `harness.model.architecture.forward`."""
+        return architecture.forward(self.model, input_ids, attention_mask, cache=cache, last=last)
 
 
 def load(
@@ -189,54 +184,46 @@ def make_subject(
 
 
 def find_blocks(model: Any) -> Sequence[nn.Module]:
-    """The decoder blocks: in the model's decoder, the first ModuleList as long as the configuration says."""
-    config = model.config.get_text_config()
-    n_layers = getattr(config, "num_hidden_layers", None)
-    decoder = model.get_decoder()
-    for module in decoder.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
-            return list(module)
-    raise UserError(
-        f"no list of {n_layers} decoder blocks was found in the family {config.model_type!r}; "
-        "ASABench measures decoder-only models such as Llama, Qwen, Mistral, Gemma, Phi, OLMo, GPT-NeoX and GPT-2"
-    )
+    """The decoder blocks, in order. `UserError` when the model's decoder has no such list."""
+    blocks = architecture.block_list(model)
+    if blocks is None:
+        raise UserError(
+            f"no list of {architecture.n_layers(model)} decoder blocks was found in the family "
+            f"{architecture.family(model)!r}; ASABench measures decoder-only models such as Llama, Qwen, Mistral, "
+            "Gemma, Phi, OLMo, GPT-NeoX and GPT-2"
+        )
+    return list(blocks)
 
 
 @torch.no_grad()
 def check_residual_stream(subject: Subject) -> None:
-    """Refuses a model in which the output of a block is not the residual stream, or that looks ahead.
+    """Refuses a model in which the output of a block is not the residual stream, that looks ahead, or that keeps more
+    of the past than keys and values.
 
-    Three facts are measured on a few tokens, whatever the family is called: block outputs have shape (row, position,
-    d_model); with the stream scaled up a block passes it on, adding something bounded (`out = in + f(norm(in))`; a
-    block that ends in a norm does not); and a later token does not change earlier positions.
+    Four facts are measured on a few tokens, whatever the family is called: block outputs have shape (row, position,
+    d_model); a later token does not change earlier positions; with the stream scaled up a block passes it on, adding
+    something bounded (`out = in + f(norm(in))`; a block that ends in a norm does not); and rows can go on from copies
+    of one key-value cache.
     """
-    config = subject.model.config.get_text_config()
-    family, layers = config.model_type, range(subject.n_layers)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    recurrent = sorted(kind for kind in kinds if "attention" not in kind or "linear" in kind)
-    if recurrent or "past_key_values" not in inspect.signature(subject.model.forward).parameters:
-        raise UserError(
-            f"the family {family!r} has blocks with recurrent state ({', '.join(recurrent) or 'no key-value cache'}), "
-            "whose cache cannot be shared between layers; ASABench needs a model with attention in every block"
-        )
+    family, layers = subject.family, range(subject.n_layers)
+    architecture.forward_names(subject.model)  # tried here, where no hook looks on
     # A few different tokens, none of them special to the family
-    first = torch.arange(6, device=subject.device)[None] % (config.vocab_size - 1) + 1
+    first = torch.arange(6, device=subject.device)[None] % (subject.vocabulary_size - 1) + 1
     ids = torch.cat([first, first])
     ids[1, -1] = 0
     mask = torch.ones_like(ids)
 
     def run() -> tuple[list[Tensor], list[Tensor], Tensor]:
         with capture(subject.blocks, layers) as seen:
-            logits = subject.forward(ids, mask, use_cache=False).logits
+            logits = subject.forward(ids, mask)
         return [seen.inputs[i] for i in seen.inputs], [seen.outputs[i] for i in seen.outputs], logits
 
     inputs, outputs, logits = run()
     wanted = (2, ids.shape[1], subject.d_model)
-    shapes = {tuple(out.shape) for out in outputs}
+    shapes = {tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__ for out in outputs}
     if len(outputs) != subject.n_layers or shapes != {wanted}:
-        raise _not_residual(
-            family, f"outputs of shape {sorted(shapes)} where (row, position, {subject.d_model}) is expected"
-        )
+        listed = ", ".join(sorted(map(str, shapes))) or "nothing"
+        raise _not_residual(family, f"{listed} comes out where (row, position, {subject.d_model}) is expected")
     found = {f"the outputs of block {layer}": output for layer, output in zip(layers, outputs, strict=True)}
     check_finite({**found, "the logits": logits}, subject.name, subject.dtype)
     if not all(torch.equal(out[0, :-1], out[1, :-1]) or _close(out[0, :-1], out[1, :-1]) for out in outputs):
@@ -255,6 +242,11 @@ def check_residual_stream(subject: Subject) -> None:
             raise _not_residual(
                 family, f"block {layer} does not pass its input on (relative change {float(change):.2f})"
             )
+    if fault := architecture.cache_fault(subject.model):
+        raise UserError(
+            f"the family {family!r} cannot share a key-value cache between layers and doses (tried {fault}); ASABench "
+            "needs a model whose blocks keep the past in keys and values alone, with attention in every block"
+        )
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

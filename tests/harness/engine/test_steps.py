@@ -44,7 +44,7 @@ def naive(subject: Subject, cell: Cell, protocol: Protocol, layers: dict[int, in
         edits = {layer: (lambda i, o, layer=layer: change(layer, i, o)) for layer in set(layers.values())}
         with torch.no_grad(), edit(subject.blocks, edits):
             tokens = torch.tensor([ids + answer])
-            logits = subject.forward(tokens, torch.ones_like(tokens), use_cache=False).logits[0, -1]
+            logits = subject.forward(tokens, torch.ones_like(tokens))[0, -1]
         answer.append(int(logits.argmax()))
         if answer[-1] in subject.stop_tokens:
             break

@@ -193,7 +193,7 @@ def test_features_are_the_residual_stream_at_the_end_and_over_the_answer() -> No
     text = f"<user>Yes or no? {goal} - {answer}</><assistant>"
     ids = torch.tensor([subject.tokenizer(text, add_special_tokens=False)["input_ids"]])
     with capture(subject.blocks, [1, 2]) as seen, torch.no_grad():
-        subject.forward(ids, torch.ones_like(ids), use_cache=False)
+        subject.forward(ids, torch.ones_like(ids))
     first = len(f"<user>Yes or no? {goal} - ")
     features = tiny_reader().features([(goal, answer)])
     for place, block in enumerate((1, 2)):

@@ -157,7 +157,7 @@ def test_encoder_decoders_and_encoders_are_refused(tmp_path: Path) -> None:
 def test_families_without_a_residual_stream_or_a_cache_to_share(config_class: str, arguments: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, config_class)(**arguments)).eval()
-    with pytest.raises(UserError, match=r"residual stream|recurrent state"):
+    with pytest.raises(UserError, match=r"residual stream|key-value cache"):
         make_subject(model, byte_tokenizer(), name="odd", revision="-")
 
 
