@@ -1,5 +1,5 @@
-"""Installed, not only cloned: the README's commands in an empty folder, from the wheel, in an environment that sees what
-the wheel asks for and nothing else.
+"""Installed, not only cloned: the README's commands in an empty folder, from the wheel, in an environment that sees
+what the wheel asks for and nothing else.
 
 Nothing is downloaded: the packages that the wheel's own requirements name, and theirs, are linked from the environment
 that runs the tests. So a package that is used and not asked for shows here, and so does a file that the wheel lacks.
