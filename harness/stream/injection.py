@@ -46,10 +46,6 @@ class Injection:
     steps: frozenset[int] | None = None
     layer_at: Mapping[int, int] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.layer_at and self.statistics != "current-step":
-            raise ValueError("statistics that are kept are of one block; a block a step has none")
-
     @classmethod
     def from_directions(cls, *, layer: Tensor, direction: Tensor, dose: Tensor, **how: Any) -> Injection:
         """From raw directions (row, d_model), as an attack proposes them. Computed in float32. how: further fields."""
@@ -61,20 +57,17 @@ class Injection:
         return cls(layer=torch.full((rows,), NO_LAYER), unit=torch.zeros(rows, d_model), dose=torch.zeros(rows))
 
     @cached_property
-    def _rows(self) -> Mapping[int, Tensor]:
-        return {
-            int(layer): (self.layer == layer).nonzero().squeeze(1) for layer in self.layer.unique() if layer != NO_LAYER
-        }
+    def rows(self) -> Mapping[int, Tensor]:
+        """By block, the indices of the rows that it perturbs, in some step or in all."""
+        if self.layer_at:
+            steered = (self.layer != NO_LAYER).nonzero().squeeze(1)
+            return {layer: steered for layer in sorted(set(self.layer_at.values()))}
+        layers = sorted({int(layer) for layer in self.layer.unique()} - {NO_LAYER})
+        return {layer: (self.layer == layer).nonzero().squeeze(1) for layer in layers}
 
     @property
     def layers(self) -> Sequence[int]:
-        return sorted(set(self.layer_at.values()) if self.layer_at else self._rows)
-
-    def rows_at(self, layer: int, step: int) -> Tensor | None:
-        """The rows that block `layer` perturbs in that step: their indices, or None."""
-        if not self.layer_at:
-            return self._rows.get(layer)
-        return (self.layer != NO_LAYER).nonzero().squeeze(1) if self.layer_at.get(step) == layer else None
+        return list(self.rows)
 
     def of_rows(self, rows: Tensor) -> Injection:
         """That of some rows only. rows: their indices, in order."""
@@ -102,15 +95,16 @@ class Injecting:
         self._kept_delta = {
             layer: delta[torch.isin(at, rows.to(at.device)).to(delta.device)]
             for layer, delta in self._kept_delta.items()
-            if (at := before.rows_at(layer, self.step)) is not None
+            if (at := before.rows.get(layer)) is not None
         }
 
     def apply(self, layer: int, block_input: Tensor, block_output: Tensor) -> Tensor:
         """The perturbed output of block `layer`: (row, position, d_model), a new tensor."""
         self.fired[layer] += 1
         plan, device = self.injection, block_output.device
-        rows = plan.rows_at(layer, self.step)
-        if rows is None or not len(rows):
+        rows = plan.rows.get(layer)
+        another = bool(plan.layer_at) and plan.layer_at.get(self.step) != layer
+        if rows is None or not len(rows) or another:
             return block_output
         if plan.statistics == "clean-prompt-input" and layer not in self._kept_delta:
             # Also when this step is not perturbed: it is the step whose statistics later ones take
