@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 
 from asabench.core.errors import UserError
+from asabench.core.links import link
 from asabench.core.text import in_words
 from asabench.dataset.files import Benchmark, FragileLayers, Manifest, ModelEntry
-from asabench.dataset.schema import ATTEMPT_COLUMNS, INSTANCE_COLUMNS, SPLITS
+from asabench.dataset.schema import ATTEMPT_COLUMNS, INSTANCE_COLUMNS, SPLITS, Split
 
 CARD = "README.md"
 PICTURE = "images/instances-by-layer.png"
@@ -110,8 +111,9 @@ def card_metadata(benchmark: Benchmark, *, licence: str, gated: bool) -> dict[st
     configs: list[dict[str, Any]] = []
     features: list[dict[str, Any]] = []
     for model in benchmark.manifest.models:
-        configs.append(_config(model.config, model.config, SPLITS))
-        features.append({"config_name": model.config, "features": _features(INSTANCE_COLUMNS)})
+        if sides := _sides(model):
+            configs.append(_config(model.config, model.config, sides))
+            features.append({"config_name": model.config, "features": _features(INSTANCE_COLUMNS)})
         if model.attempts is not None:
             configs.append(_config(model.config + ATTEMPTS_SUFFIX, model.config, ("attempts",)))
             features.append({"config_name": model.config + ATTEMPTS_SUFFIX, "features": _features(ATTEMPT_COLUMNS)})
@@ -127,6 +129,12 @@ def card_metadata(benchmark: Benchmark, *, licence: str, gated: bool) -> dict[st
         "configs": configs,
         "dataset_info": features,
     }
+
+
+def _sides(model: ModelEntry) -> list[Split]:
+    """The splits of a model's instances that have rows: `datasets` fails on a file without any."""
+    rows: dict[Split, int] = {"train": model.train, "test": model.test}
+    return [side for side in SPLITS if rows[side]]
 
 
 def _config(name: str, folder: str, parts: Iterable[str]) -> dict[str, Any]:
@@ -154,6 +162,7 @@ def card_text(benchmark: Benchmark, *, repo: str, version: str, licence: str) ->
     manifest = benchmark.manifest
     return environment.from_string(template).render(
         title=TITLE,
+        documentation=link("docs/dataset.md"),
         repo=repo,
         version=version,
         digest=manifest.digest,
@@ -166,6 +175,7 @@ def card_text(benchmark: Benchmark, *, repo: str, version: str, licence: str) ->
         prompts=manifest.prompts,
         models=manifest.models,
         example=_example(manifest.models),
+        example_sides=_sides(_example(manifest.models)) if manifest.models else [],
         total={
             "instances": manifest.instances,
             "attempts": manifest.attempts,

