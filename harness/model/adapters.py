@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from asabench.core.errors import UserError
 from asabench.core.models import SHORT_NAMES
+from harness.model.architecture import forward, record_untied
 from harness.model.weights import ADAPTER_CONFIG, few, first_line, holds_weights, same_values
 
 if TYPE_CHECKING:
@@ -364,8 +365,7 @@ def _logits(model: Any) -> Tensor:
 
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.tensor([[1 % vocabulary, 2 % vocabulary, 3 % vocabulary, 5 % vocabulary, vocabulary - 1]])
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits[0].float()
-    return logits
+    return forward(model, ids, torch.ones_like(ids))[0].float()
 
 
 def _part_shared_weights(adapted: Any) -> None:
@@ -423,9 +423,7 @@ def _record_tying(model: Any) -> None:
     output = model.get_output_embeddings()
     if output is None or output.weight is model.get_input_embeddings().weight:
         return
-    for config in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
-        if getattr(config, "tie_word_embeddings", False):
-            config.tie_word_embeddings = False
+    record_untied(model)
 
 
 @contextmanager

@@ -222,6 +222,29 @@ def generation_settings(model: Any) -> Any:
     return model.generation_config
 
 
+def set_generation_settings(model: Any, settings: Any) -> None:
+    """Gives the model another generation_config."""
+    model.generation_config = settings
+
+
+def configuration(model: Any) -> Any:
+    """The model's configuration, as other parts of transformers ask for it."""
+    return model.config
+
+
+def text_configuration(model: Any) -> Any:
+    """The configuration of the model's text part."""
+    return _text_config(model)
+
+
+def record_untied(model: Any) -> None:
+    """Says in the configuration that input and output embeddings are two: a saved model would else be loaded with one
+    for both."""
+    for config in {id(each): each for each in (model.config, _text_config(model))}.values():
+        if getattr(config, "tie_word_embeddings", False):
+            config.tie_word_embeddings = False
+
+
 def save_configuration(model: Any, folder: Any) -> None:
     """Writes the model's configuration into a folder."""
     model.config.save_pretrained(folder)

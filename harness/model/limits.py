@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from asabench.core.errors import UserError
+from harness.model.architecture import text_configuration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def check_fits(
     by the prompt's id, the tokens of a text that is read after it instead, where that is longer.
     """
     rows = int(model.get_input_embeddings().weight.shape[0])
-    limit = position_limit(model.config.get_text_config())
+    limit = position_limit(text_configuration(model))
     for prompt, ids in prompts.items():
         if ids and (largest := max(ids)) >= rows:
             raise UserError(

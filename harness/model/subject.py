@@ -134,11 +134,15 @@ def load(
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(_why_not_loaded(name, error, allow_pickle, allow_remote_code)) from None
     if generation_config is not None:  # loading the model drops one with a byte order mark
-        model.generation_config = generation_config
+        architecture.set_generation_settings(model, generation_config)
     checks = {"the weights are those of the files": found}
     tokenizer, template = None, chat_template
     for adapter in files.adapters:
-        own = _tokenizer(adapter, name, allow_remote_code, model.config) if has_tokenizer(adapter) else None
+        own = (
+            _tokenizer(adapter, name, allow_remote_code, architecture.configuration(model))
+            if has_tokenizer(adapter)
+            else None
+        )
         model, found = merged(model, adapter, name, tokens=None if own is None else len(own), allow_pickle=allow_pickle)
         checks[f"the adapter {adapter.resolve().name} is merged as trained"] = found
         if own is not None:

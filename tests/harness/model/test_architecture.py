@@ -41,6 +41,7 @@ class Renamed(nn.Module):
         }
         self.seen: list[dict[str, Any]] = []
         self.config, self.generation_config = self.inner.config, self.inner.generation_config
+        self.dtype = self.inner.dtype
         self.get_decoder, self.get_input_embeddings = self.inner.get_decoder, self.inner.get_input_embeddings
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool, **others: Any) -> Any:
