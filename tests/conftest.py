@@ -29,7 +29,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
-_COMMON = dict(
+COMMON = dict(
     vocab_size=VOCABULARY,
     hidden_size=32,
     intermediate_size=48,
@@ -40,28 +40,28 @@ _COMMON = dict(
     eos_token_id=2,
     pad_token_id=0,
 )
-_GROUPED = {**_COMMON, "num_key_value_heads": 2}
+GROUPED = {**COMMON, "num_key_value_heads": 2}
 
 # Each family of the test matrix: (configuration class, its arguments)
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", _GROUPED),
+    "llama": ("LlamaConfig", GROUPED),
     # a window shorter than prompt and answer: the cache must not lose what the mask keeps, nor the reverse
-    "mistral": ("MistralConfig", {**_GROUPED, "sliding_window": 12}),
-    "qwen2": ("Qwen2Config", _GROUPED),
-    "qwen3": ("Qwen3Config", {**_GROUPED, "head_dim": 8}),
+    "mistral": ("MistralConfig", {**GROUPED, "sliding_window": 12}),
+    "qwen2": ("Qwen2Config", GROUPED),
+    "qwen3": ("Qwen3Config", {**GROUPED, "head_dim": 8}),
     "gemma3": (
         "Gemma3TextConfig",
         {
-            **_GROUPED,
+            **GROUPED,
             "head_dim": 8,
             "query_pre_attn_scalar": 8,
             "sliding_window": 12,
             "layer_types": ["sliding_attention", "full_attention"] * 2,
         },
     ),
-    "phi3": ("Phi3Config", {**_GROUPED, "sliding_window": None}),
-    "olmo2": ("Olmo2Config", _GROUPED),
-    "gpt_neox": ("GPTNeoXConfig", _COMMON),
+    "phi3": ("Phi3Config", {**GROUPED, "sliding_window": None}),
+    "olmo2": ("Olmo2Config", GROUPED),
+    "gpt_neox": ("GPTNeoXConfig", COMMON),
     "gpt2": (
         "GPT2Config",
         dict(vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=2),
@@ -79,7 +79,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             eos_token_id=2,
         ),
     ),
-    "falcon": ("FalconConfig", {**_COMMON, "alibi": False, "new_decoder_architecture": False}),
+    "falcon": ("FalconConfig", {**COMMON, "alibi": False, "new_decoder_architecture": False}),
     "bloom": (
         "BloomConfig",
         dict(
@@ -109,9 +109,10 @@ def chat_tokenizer() -> Any:
     return tokenizer
 
 
-def tiny_model(family: str, seed: int = 0, **changes: Any) -> Any:
-    """A random model of a family, float32, with weights large enough that its answers differ between prompts."""
-    config_class, arguments = FAMILIES[family]
+def tiny_model(family: str | tuple[str, dict[str, Any]], seed: int = 0, **changes: Any) -> Any:
+    """A random model, float32, with weights large enough that its answers differ between prompts. family: a name in
+    FAMILIES, or a configuration class and its arguments."""
+    config_class, arguments = FAMILIES[family] if isinstance(family, str) else family
     config = getattr(transformers, config_class)(**{**arguments, **changes})
     torch.manual_seed(seed)
     with warnings.catch_warnings():
