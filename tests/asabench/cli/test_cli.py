@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from asabench.core.errors import UserError
+from asabench.core.paths import expanded
 from asabench.runs.folder import read_run
+from harness.model.files import cache_folder
 from tests.command_line import ASABENCH, RULES, asabench, asabench_process, by_rules, refused, refused_in_one_line
 
 
@@ -29,6 +33,51 @@ def test_version_and_help() -> None:
     for command in ("evaluate", "report", "models", "leaderboard"):
         assert command in done.stdout
     assert "--max-new-tokens" in asabench_process("evaluate", "--help").stdout
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written(unbuffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as device:
+        full = subprocess.run([*ASABENCH, "models"], stdout=device, stderr=subprocess.PIPE, text=True, env=environment)
+    assert full.returncode == 1
+    assert full.stderr == (
+        "asabench: a write failed (No space left on device); free some space where the output goes\n"
+    )
+    closed = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *ASABENCH, "models"], capture_output=True, text=True, env=environment
+    )
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}],
+    ids=str,
+)
+def test_a_terminal_of_few_characters(environment: dict[str, str], tmp_path: Path) -> None:
+    done = asabench_process("report", "mødel-✓", cwd=tmp_path, **environment)
+    assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (2, 1, False)
+    assert "is not a run folder" in done.stderr
+    code = (
+        "import sys\nfrom asabench.cli.terminal import any_characters\nany_characters()\n"
+        "print('m\\xf8del-\\u2713-\\udcff')\nprint('m\\xf8del', file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "m\\xf8del-\\u2713-\\udcff\n", "m\\xf8del\n")
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.delenv("ASABENCH_CACHE", raising=False)
+    for call in (cache_folder, lambda: expanded("~/model")):
+        with pytest.raises(UserError, match="none is known for this user; set HOME"):
+            call()
 
 
 def test_help_needs_nothing_heavy() -> None:
