@@ -417,12 +417,14 @@ def test_answers_without_finite_logits_are_unscored_and_flagged(tmp_path: Path) 
     try:
         plan = make_plan(
             subject,
-            prompts=prompts,
-            layers="0,2",
-            max_new_tokens=4,
-            judge="rules",
-            out=tmp_path / "run",
-            uncertified=True,
+            Choices.of(
+                prompts=prompts,
+                layers="0,2",
+                max_new_tokens=4,
+                judge="rules",
+                out=tmp_path / "run",
+                uncertified=True,
+            ),
         )
         done = run_plan(plan)
     finally:
