@@ -369,9 +369,9 @@ def test_a_dose_that_rounds_to_nothing_is_noticed(doses: tuple[float, ...], llam
 def test_an_effect_no_larger_than_rounding_is_noticed(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows at dose 0 that differ by as much as the dosed ones, as rows of a batch may by rounding."""
 
-    def noisy(real: Any, self: Injection, layer: int, block_input: Any, block_output: Any) -> Any:
+    def noisy(real: Any, self: Injecting, layer: int, block_input: Any, block_output: Any) -> Any:
         real(self, layer, block_input, block_output)
-        return block_output + 1e-5 * (self.layer == layer).float()[:, None, None]
+        return block_output + 1e-5 * (self.injection.layer == layer).float()[:, None, None]
 
     break_injection(monkeypatch, noisy)
     with pytest.raises(SelfTestFailed, match=r"changes no logit by more than .* rounding does at dose 0 too"):
