@@ -37,9 +37,10 @@ class RunSettings(Record):
     def as_json(self) -> dict[str, Any]:
         """As the run has it on disk: fields of the protocol that came later than the run stay out, so that its id
         remains its id."""
-        return self.model_dump(mode="json", exclude_unset=True) | {
-            "protocol": self.protocol.as_json(exclude_unset=True)
-        }
+        dumped = self.model_dump(mode="json", exclude_unset=True)
+        if self.more_stop_tokens is None:
+            dumped.pop("more_stop_tokens", None)
+        return dumped | {"protocol": self.protocol.as_json(exclude_unset=True)}
 
     @property
     def id(self) -> str:
