@@ -32,13 +32,13 @@ class RunSettings(Record):
     layers: tuple[int, ...]
     prompts: str
     prompt_count: int
-    more_stop_tokens: tuple[int, ...] | None = None
+    more_stop_tokens: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """As the run has it on disk: fields of the protocol that came later than the run stay out, so that its id
         remains its id."""
         dumped = self.model_dump(mode="json", exclude_unset=True)
-        if self.more_stop_tokens is None:
+        if not self.more_stop_tokens:
             dumped.pop("more_stop_tokens", None)
         return dumped | {"protocol": self.protocol.as_json(exclude_unset=True)}
 
