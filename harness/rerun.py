@@ -19,19 +19,21 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from asabench.core.attack_names import built_in, spec_of
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import LabelSet, Protocol
 from asabench.core.records import Cell, Label, Prompt, sha256_hex
 from asabench.core.row import JudgeInfo
-from asabench.runs.command import NO_NAME, model_spec, target_of
+from asabench.runs.command import NO_NAME, model_spec
 from asabench.submission.manifest import RunManifest
-from asabench.submission.schema import MANIFEST_FILE, VERDICTS_FILE, Submission
+from asabench.submission.schema import MANIFEST_FILE, VERDICTS_FILE
 from asabench.submission.validate import Validation
 from asabench.submission.verdict_table import read_verdicts, response_digest
 from harness.attacks import Attack, make_attacks
 from harness.engine.sweep import sweep
-from harness.judges import Judge, ask, make_judge
+from harness.judges import Judge, make_judge
+from harness.judges.unscored import judged
 from harness.model.inference_defence import defence_path, defended
 from harness.model.subject import Subject, check_prompt_format, load
 
@@ -109,17 +111,18 @@ def rerun(
 
     model, judge, prompts, target, defence: as for an evaluation; None takes what the submission names. attack: of the
     submission's attacks, those that are others' code and may run. seed: None draws one, so that nobody knows the cells
-    before. Raises `UserError`, above all for weights, prompts and judges that are
-    not the submission's.
+    before. Raises `UserError`, above all for weights, prompts and judges that are not the submission's.
     """
     if count < 1:
         raise UserError(f"--rerun {count} leaves no cell; give 1 or more")
     folder = Path(checked.path)
-    submission, manifest = _read(checked)
+    manifest = _read(checked)
     settings = manifest.settings
     chosen_judge = _judge(judge, manifest.runs[0].judge, settings.protocol.labels)
     attacks = _attacks(settings.attacks, settings.protocol, allowed=attack)
-    prompt_set = _prompts(submission, manifest, prompts, target)
+    prompt_set = _prompts(manifest, prompts, target)
+    if any(each.needs_targets for each in attacks.values()):
+        prompt_set = prompt_set.with_target_texts()
     table = read_verdicts(folder / VERDICTS_FILE)
     seed = secrets.randbelow(2**31) if seed is None else seed
     drawn = draw(table, count, seed)
@@ -134,7 +137,7 @@ def rerun(
     lines = dict(zip((cell.id for cell in cells), _lines(drawn), strict=True))
     again: dict[str, RerunCell] = {}
     for responses in sweep(subject, cells, settings.protocol, attacks):
-        for response, verdict in zip(responses, ask(chosen_judge, responses), strict=True):
+        for response, verdict in zip(responses, judged(chosen_judge, responses), strict=True):
             line = lines[response.cell.id]
             again[response.cell.id] = RerunCell(
                 cell=response.cell,
@@ -146,11 +149,11 @@ def rerun(
     return Rerun(cells=tuple(again[cell.id] for cell in cells), seed=seed)
 
 
-def _read(checked: Validation) -> tuple[Submission, RunManifest]:
+def _read(checked: Validation) -> RunManifest:
     """Only what is valid by itself is answered again: its numbers then follow from its verdicts."""
     if checked.submission is None or not checked.ok:
-        raise UserError(f"{checked.path} is not valid: {checked.findings[0].line}")
-    return checked.submission, RunManifest.model_validate_json((Path(checked.path) / MANIFEST_FILE).read_bytes())
+        raise UserError(f"{checked.path} is not valid: {checked.problem or 'it cannot be read'}")
+    return RunManifest.model_validate_json((Path(checked.path) / MANIFEST_FILE).read_bytes())
 
 
 def draw(table: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
@@ -188,20 +191,20 @@ def _attacks(names: Sequence[str], protocol: Protocol, allowed: Sequence[str]) -
     return attacks
 
 
-def _prompts(submission: Submission, manifest: RunManifest, prompts: str | None, target: str | None) -> PromptSet:
+def _prompts(manifest: RunManifest, prompts: str | None, target: str | None) -> PromptSet:
     """The submission's prompts in its order; `UserError` where they are not those it was made with."""
     wanted = [prompt.sha256 for prompt in manifest.prompts]
     found = load_prompts(prompts or manifest.prompt_set).first(len(wanted))
     if [prompt.digest for prompt in found.prompts] != wanted:
         raise UserError(f"the prompts {found.name} are not those of the submission; name its file with --prompts")
-    targets = [target] if target is not None else [target_of(command) for command in submission.reproduce] or [None]
-    for each in dict.fromkeys([*targets, None]):
-        if found.with_target(each).digest[:16] == manifest.settings.prompts:
-            return found.with_target(each)
-    raise UserError(
-        f"the targets of the prompts are not those of the submission (tried {', '.join(map(repr, targets))}); "
-        'give the one it was evaluated with, such as --target "Sure, here is"'
-    )
+    tried = manifest.settings.protocol.target if target is None else target
+    found = found.with_target(tried)
+    if found.digest[:16] != manifest.settings.prompts:
+        raise UserError(
+            f"the targets of the prompts are not those of the submission (tried {tried!r}); "
+            f'give the one it was evaluated with, such as --target "{TARGET}"'
+        )
+    return found
 
 
 def _judge(judge: str | Judge | None, info: JudgeInfo, labels: LabelSet) -> Judge:

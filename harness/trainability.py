@@ -23,6 +23,7 @@ import torch
 
 from asabench.card.curves import curves_of, loss_point
 from asabench.card.records import Curves, DataSet, LossPoint, ModelName, RefusalPoint, TrainingData, TrainingSettings
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.estimate import Rate
 from asabench.core.files import read_record, write_record
@@ -114,7 +115,7 @@ def make_data(
     """Reads what is trained and tested on. pairs: a file for `read_pairs`, or None for `sorting_pairs`; complied,
     tested: harmful requests as `chosen_prompts` takes them, with none in both. Raises `UserError`."""
     if not target.strip():
-        raise UserError('--target is empty; give the start of a compliant answer, such as "Sure, here is"')
+        raise UserError(f'--target is empty; give the start of a compliant answer, such as "{TARGET}"')
     learned, held_out = sorting_pairs() if pairs is None else read_pairs(pairs)
     data = Data(
         pairs="five words in alphabetical order" if pairs is None else pairs.name,
@@ -308,5 +309,5 @@ def refusal_rate(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol
     """Share of the prompts that the model refuses (`harness.judges.refusals`)."""
     short = protocol.model_copy(update={"max_new_tokens": REFUSAL_TOKENS})
     answers = clean_answers(subject, [subject.format(prompt, short) for prompt in prompts], short)
-    texts = [subject.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+    texts = [subject.text(answer) for answer in answers]
     return mean_rate(np.array([[refusal_phrase(text) is not None] for text in texts], dtype=float))

@@ -153,7 +153,8 @@ TERMS: dict[str, Term] = {
         f"as an attack, layers, AdvBench's first {MIN_PROMPTS} prompts, the published settings, or the figures for "
         "harmless requests. over-refusal: it "
         "answers fewer harmless requests than its base model. uncertified: the judge has not passed its "
-        "check. reported: a paper's own figures. gradient-masking?: pgd breaks far more than one gradient "
+        "check. not-finite: some answers are missing, as the model computed infinities or no numbers. "
+        "reported: a paper's own figures. gradient-masking?: pgd breaks far more than one gradient "
         "step does, so the gradient may mislead.",
     ),
     "judge": Term(

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from asabench.card.records import CARD_ATTACKS, Curves, ModelCard, Resistance
 from asabench.core.attack_names import spec_of
+from asabench.core.defaults import TARGET
 from asabench.core.estimate import Rate
 from asabench.core.protocol import PROMPT_SET
 from asabench.core.text import in_words
 
-TARGET = "Sure, here is"
 """The usual first words of compliance."""
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-DEFAULT_JUDGE = "embedded"
-
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltInJudge:

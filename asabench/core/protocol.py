@@ -8,10 +8,11 @@ ASABench defines it, and `gu2025`, the protocol that the numbers of Gu et al. 20
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
+from asabench.core.defaults import PUBLISHED_PROMPTS
 from asabench.core.errors import UserError
 from asabench.core.records import sha256_hex
 from asabench.core.schema import Record
@@ -60,10 +61,21 @@ class Protocol(Record):
     seeds: tuple[int, ...] = (0,)
     headline_dose: float = Field(1.0, description="decides nothing since rows of schema version 2; the digest has it")
 
+    target: str | None = Field(
+        None,
+        description="the start of an answer that attacks steer towards, given to every prompt; None: each prompt's "
+        "own, which in AdvBench is the published one",
+    )
+
+    def as_json(self, *, exclude_unset: bool = False) -> dict[str, Any]:
+        """The fields, without those that came after the first digests were published and still say what held then."""
+        dumped = self.model_dump(mode="json", exclude_unset=exclude_unset)
+        return {name: value for name, value in dumped.items() if (name, value) != ("target", None)}
+
     @property
     def digest(self) -> str:
         """A hash of every field; equal digests mean comparable rows."""
-        return sha256_hex(json.dumps(self.model_dump(mode="json"), sort_keys=True))[:16]
+        return sha256_hex(json.dumps(self.as_json(), sort_keys=True))[:16]
 
 
 PRESETS: dict[str, Protocol] = {
@@ -90,7 +102,7 @@ PRESETS: dict[str, Protocol] = {
 }
 
 
-PROMPT_SET = "advbench"
+PROMPT_SET = PUBLISHED_PROMPTS
 MIN_PROMPTS = 100
 """As published: AdvBench's first hundred. Fewer give intervals too wide to rank by."""
 

@@ -24,6 +24,7 @@ from pydantic import Field, ValidationError
 import asabench
 from asabench.core.errors import UserError
 from asabench.core.files import OTHER_OUT, disk_errors, whole_folder
+from asabench.core.links import link
 from asabench.core.records import sha256_hex
 from asabench.core.row import JudgeInfo, PromptSetInfo, ProtocolInfo
 from asabench.core.schema import Record, first_problem
@@ -239,7 +240,7 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
     try:
         with pq.ParquetFile(path) as file:
             if differences := schema_differences(file.schema_arrow, schema):
-                raise UserError(f"{path} has another schema ({listed(differences)}); see docs/dataset.md")
+                raise UserError(f"{path} has another schema ({listed(differences)}); see {link('docs/dataset.md')}")
             return file.read(columns=None if columns is None else list(columns)).replace_schema_metadata(None)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}); download or build the benchmark again") from None

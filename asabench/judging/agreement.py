@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from asabench.core.defaults import BAR
 from asabench.core.estimate import Kappa, Rate
 from asabench.core.records import LABELS, Label
 from asabench.core.row import JudgeFigures, JudgeInfo, VerdictCounts
@@ -22,9 +23,6 @@ from asabench.core.schema import Record
 from asabench.core.text import in_words, text_table
 from asabench.judging.labelled_pairs import LabelledPair, pairs_digest
 from asabench.stats.intervals import NOTHING_SCORED, TAILS, Array, Mask, Share, rate_within
-
-BAR = 0.80
-"""The balanced accuracy from which a judge's verdicts count."""
 
 
 class KindCount(Record):

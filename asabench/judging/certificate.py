@@ -9,9 +9,10 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 import asabench
+from asabench.core.defaults import BAR
 from asabench.core.files import read_record, write_record
 from asabench.core.schema import Record
-from asabench.judging.agreement import BAR, CheckResult, reaches
+from asabench.judging.agreement import CheckResult, reaches
 
 SCHEMA_VERSION: Literal[1] = 1
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asabench.core.errors import UserError
 from asabench.core.row import AttackResult, Eps50, worst_case
@@ -20,7 +20,9 @@ from asabench.stats.paired import Difference, difference
 if TYPE_CHECKING:
     import pandas as pd
 
+    from asabench.core.protocol import Protocol
     from asabench.runs.folder import Run
+    from asabench.runs.settings import RunSettings
 
 # How much of a protocol was run; the rest of it says what was run
 _AMOUNTS = ("doses", "seeds", "headline_dose")
@@ -66,8 +68,8 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
     for run in (run_a, run_b):
         if run.manifest.get("state") != "finished":
             raise UserError(f"the run in {run.path} is not finished; run its command again to finish it, then compare")
-    settings_a, settings_b = run_a.manifest["settings"], run_b.manifest["settings"]
-    protocol = _common_protocol(settings_a["protocol"], settings_b["protocol"])
+    settings_a, settings_b = run_a.settings, run_b.settings
+    protocol = _common_protocol(settings_a.protocol, settings_b.protocol)
     judge = _common_judge(run_a, run_b)
     table_a, table_b = _by_content(run_a.judged(judge)), _by_content(run_b.judged(judge))
     prompts = set(table_a["prompt_id"]) & set(table_b["prompt_id"])
@@ -135,16 +137,15 @@ def _worst_text(worst: AttackResult | None) -> str:
 
 
 def _side(run: Run) -> Side:
-    settings = run.manifest["settings"]
-    return Side(run_id=run.id, model=str(settings["model"]), revision=str(settings["revision"]))
+    return Side(run_id=run.id, model=run.settings.model, revision=run.settings.revision)
 
 
-def _common_protocol(a: dict[str, Any], b: dict[str, Any]) -> str:
-    names = sorted((a.keys() | b.keys()) - set(_AMOUNTS))
-    if different := [name for name in names if a.get(name) != b.get(name)]:
-        what = "; ".join(f"{name} is {a.get(name)!r} in A, {b.get(name)!r} in B" for name in different)
+def _common_protocol(a: Protocol, b: Protocol) -> str:
+    of_a, of_b = dict(a), dict(b)
+    if different := sorted(name for name in of_a if name not in _AMOUNTS and of_a[name] != of_b[name]):
+        what = "; ".join(f"{name} is {of_a[name]!r} in A, {of_b[name]!r} in B" for name in different)
         raise UserError(f"the runs have different protocols ({what}); evaluate both under one protocol")
-    return str(a["name"])
+    return a.name
 
 
 def _common_judge(run_a: Run, run_b: Run) -> str:
@@ -183,22 +184,23 @@ def _listed(pairs: Sequence[tuple[str, float]]) -> str:
 
 
 def _notes(
-    settings_a: dict[str, Any], settings_b: dict[str, Any], table_a: pd.DataFrame, table_b: pd.DataFrame, shared: int
+    settings_a: RunSettings, settings_b: RunSettings, table_a: pd.DataFrame, table_b: pd.DataFrame, shared: int
 ) -> tuple[str, ...]:
     notes = []
     numbers = [table["prompt_id"].nunique() for table in (table_a, table_b)]
     if max(numbers) > shared:
         notes.append(f"A has {numbers[0]} prompts and B {numbers[1]}; only the {shared} that both have are compared")
-    layers = [set(settings["layers"]) for settings in (settings_a, settings_b)]
+    layers = [set(settings.layers) for settings in (settings_a, settings_b)]
     if layers[0] != layers[1]:
         notes.append(
             f"A has {len(layers[0])} layers and B {len(layers[1])}, not the same ones; "
             "MASR and PASR are maxima over layers and grow with their number: read ASR@k"
         )
-    seeds = [settings["protocol"].get("seeds") for settings in (settings_a, settings_b)]
+    seeds = [settings.protocol.seeds for settings in (settings_a, settings_b)]
     if seeds[0] != seeds[1]:
         notes.append("the seeds differ, so the runs do not share their noise; the intervals allow for it")
-    for name in sorted((settings_a.keys() | settings_b.keys()) - _SPOKEN_FOR):
-        if settings_a.get(name) != settings_b.get(name):
-            notes.append(f"{name} is {settings_a.get(name)} in A and {settings_b.get(name)} in B")
+    of_a, of_b = dict(settings_a), dict(settings_b)
+    for name in sorted(of_a.keys() - _SPOKEN_FOR):
+        if of_a[name] != of_b[name]:
+            notes.append(f"{name} is {of_a[name]} in A and {of_b[name]} in B")
     return tuple(notes)

@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from asabench.core.errors import UserError
 from asabench.core.files import OTHER_OUT, UNFINISHED, disk_errors, whole_file, write_whole
 from asabench.core.records import (
@@ -34,21 +36,15 @@ from asabench.core.records import (
     verdict_columns,
 )
 from asabench.core.row import Row, read_row
+from asabench.core.schema import first_problem
 from asabench.core.text import changes
+from asabench.runs.settings import RunSettings
+from asabench.runs.tables import next_part, read_parts, write_part
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
-
-Settings = Mapping[str, Any]
-"""Everything that decides what a run's responses are, as JSON values."""
 
 _AGAIN = f"{OTHER_OUT}, then run the same command again: what is finished is kept"
-
-
-def run_id(settings: Settings) -> str:
-    """The name of a run: a hash of its settings. Two people's runs of one thing have one id."""
-    return sha256_hex(json.dumps(settings, sort_keys=True))[:16]
 
 
 class Run:
@@ -63,17 +59,27 @@ class Run:
         return str(self.manifest["run_id"])
 
     @property
+    def settings(self) -> RunSettings:
+        """What decides its answers; `UserError` where the manifest holds other fields than this version knows."""
+        try:
+            return RunSettings.model_validate_json(json.dumps(self.manifest["settings"]))
+        except ValidationError as error:
+            raise UserError(
+                f"{self.path}/manifest.json: settings.{first_problem(error)}; evaluate again with this version"
+            ) from None
+
+    @property
     def row(self) -> Row:
         """The row; `UserError` if the run is not finished."""
         return read_row(self.path / "row.json")
 
     def responses(self) -> pd.DataFrame:
         """One line a cell; see `asabench.core.records.RESPONSE_SCHEMA`."""
-        return self._table("responses", RESPONSE_SCHEMA, ["cell_id"])
+        return read_parts(self.path / "responses", RESPONSE_SCHEMA, ["cell_id"])
 
     def verdicts(self) -> pd.DataFrame:
         """One line a cell and judge; see `asabench.core.records.VERDICT_SCHEMA`."""
-        return self._table("verdicts", VERDICT_SCHEMA, ["cell_id", "judge"])
+        return read_parts(self.path / "verdicts", VERDICT_SCHEMA, ["cell_id", "judge"])
 
     def judged(self, judge: str) -> pd.DataFrame:
         """The responses with the columns `label` and `reason` of one judge; null where it has not judged."""
@@ -100,40 +106,17 @@ class Run:
         self.manifest = {**self.manifest, **changes}
         _write_json(self.path / "manifest.json", self.manifest)
 
-    def _append(self, table: str, schema: Mapping[str, str], rows: list[dict[str, object]]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+    def _append(self, table: str, columns: Mapping[str, str], rows: Sequence[dict[str, object]]) -> None:
         if not rows:
             return
-        folder = self.path / table
-        last = max((int(path.stem.removeprefix("part-")) for path in folder.glob("part-*.parquet")), default=-1)
-        part = folder / f"part-{last + 1:06d}.parquet"
+        part = next_part(self.path / table)
         with disk_errors(part, _AGAIN), whole_file(part) as file:
-            pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(schema)), file)
-
-    def _table(self, table: str, schema: Mapping[str, str], key: list[str]) -> pd.DataFrame:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        parts = []
-        for path in sorted((self.path / table).glob("part-*.parquet")):
-            try:
-                parts.append(pq.read_table(path, schema=arrow_schema(schema)))
-            except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{path} cannot be read ({error}); delete it and start the run again") from None
-        whole = pa.concat_tables(parts) if parts else arrow_schema(schema).empty_table()
-        # Nullable types: a layer or a seed that is missing does not turn the others into floats
-        frame = whole.to_pandas(types_mapper=nullable_types(pa).get)
-        if frame.duplicated(key).any():
-            raise UserError(
-                f"{self.path / table} holds a {' and '.join(key)} twice; it was not written by ASABench alone"
-            )
-        return frame
+            write_part(file, rows, columns)
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: str | Path) -> Run:
     """A run that exists, for reading; it may still be running."""
+    path = Path(path)
     manifest = path / "manifest.json"
     if not manifest.is_file():
         raise UserError(
@@ -149,7 +132,7 @@ def read_run(path: Path) -> Run:
 
 
 @contextmanager
-def open_run(path: Path, settings: Settings, context: Mapping[str, Any], prompts: pd.DataFrame) -> Iterator[Run]:
+def open_run(path: Path, settings: RunSettings, context: Mapping[str, Any], prompts: pd.DataFrame) -> Iterator[Run]:
     """Makes or resumes a run folder and holds its lock while open.
 
     settings: what must be equal to resume; context: what may differ (versions, machine, times). Raises `UserError` if
@@ -165,6 +148,7 @@ def open_run(path: Path, settings: Settings, context: Mapping[str, Any], prompts
         if manifest.is_file():
             run = read_run(path)
             _refuse_other_settings(run, settings)
+            _refuse_other_ids(path, prompts)
             run.update_manifest(resumed=[*run.manifest.get("resumed", []), dict(context)])
         else:
             if any((path / "responses").iterdir()):
@@ -173,7 +157,7 @@ def open_run(path: Path, settings: Settings, context: Mapping[str, Any], prompts
             with disk_errors(path, _AGAIN), whole_file(path / "prompts.parquet") as file:
                 prompts.to_parquet(file)
             run.update_manifest(
-                schema_version=1, run_id=run_id(settings), state="running", settings=dict(settings), **context
+                schema_version=1, run_id=settings.id, state="running", settings=settings.as_json(), **context
             )
         for leftover in path.rglob(f"{UNFINISHED}*"):
             leftover.unlink()
@@ -209,32 +193,32 @@ def _lock(lock: IO[str], path: Path) -> None:
         raise UserError(f"another process is writing the run in {path}; wait for it, or choose another --out") from None
 
 
-def _refuse_other_settings(run: Run, settings: Settings) -> None:
-    if what := changes(run.manifest["settings"], json.loads(json.dumps(settings))):
+def _refuse_other_settings(run: Run, settings: RunSettings) -> None:
+    if what := changes(run.manifest["settings"], settings.as_json()):
         raise UserError(
             f"{run.path} holds a run with other settings ({what}); use the same ones, or another --out folder"
         )
 
 
-def _write_json(path: Path, value: object) -> None:
-    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), fix=_AGAIN)
-
-
-def arrow_schema(columns: Mapping[str, str]) -> pa.Schema:
-    """The Arrow schema of a table in `asabench.core.records`."""
-    import pyarrow as pa
-
-    types = {
-        "string": pa.string(),
-        "int32": pa.int32(),
-        "int64": pa.int64(),
-        "float64": pa.float64(),
-        "list<int32>": pa.list_(pa.int32()),
-    }
-    return pa.schema([(name, types[kind]) for name, kind in columns.items()])
-
-
-def nullable_types(pa: Any) -> dict[Any, Any]:
+def _refuse_other_ids(path: Path, prompts: pd.DataFrame) -> None:
+    """Answers that are there carry the ids of then; with others, one prompt would be two in the tables."""
     import pandas as pd
 
-    return {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}
+    held = path / "prompts.parquet"
+    try:
+        then = [str(name) for name in pd.read_parquet(held, columns=["id"])["id"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{held} cannot be read ({type(error).__name__}); start the run again in another --out folder"
+        ) from None
+    now = [str(name) for name in prompts["id"]]
+    if then != now:
+        old, new = next(((a, b) for a, b in zip(then, now, strict=False) if a != b), ("none", "none"))
+        raise UserError(
+            f"{path} holds a run of the same prompts under other ids ({old}, which is now {new}); give the ids that it "
+            "has in an id column, or another --out folder"
+        )
+
+
+def _write_json(path: Path, value: object) -> None:
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), fix=_AGAIN)

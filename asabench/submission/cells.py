@@ -9,8 +9,8 @@ import pandas as pd
 
 from asabench.core.attack_names import built_in
 from asabench.core.records import CLEAN
+from asabench.runs.settings import RunSettings
 from asabench.submission.findings import Finding, shown
-from asabench.submission.manifest import RunSettings
 from asabench.submission.schema import VERDICTS_FILE
 
 _NO_SEED = -1

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from asabench.core.row import AttackResult, Row
 from asabench.core.text import eps50_text, in_words
 from asabench.submission.tracks import board_flags, track
-from asabench.submission.validate import Validation, validate_folder
+from asabench.submission.validate import State, Validation, validate_folder
 
 MOST_SHOWN = 20
 """Findings and notices of a submission that are listed; the others are counted."""
+_STATES: Mapping[State, str] = {"valid": "valid", "invalid": "not valid", "not checked": "could not be checked"}
 
 
 def comment(done: Sequence[Validation]) -> str:
@@ -21,8 +22,9 @@ def comment(done: Sequence[Validation]) -> str:
 
 
 def _section(each: Validation) -> str:
-    heading = f"### {_code(each.slug)}: {'valid' if each.ok else 'not valid'}"
-    parts = [heading]
+    parts = [f"### {_code(each.slug)}: {_STATES[each.state]}"]
+    if each.not_checked is not None:
+        parts.append(_code(each.not_checked))
     if each.findings:
         parts.append(
             _listed(

@@ -37,7 +37,7 @@ from asabench.submission.manifest import (
     PromptDigest,
     RunManifest,
     RunRecord,
-    RunSettings,
+    SubmittedSettings,
     difference,
     merged_attacks,
 )
@@ -91,13 +91,12 @@ class Details:
 
 @dataclass(frozen=True)
 class Judged:
-    """A finished run of one judge, with what of it is submitted. `target`: that of all prompts, if they share one."""
+    """A finished run of one judge, with what of it is submitted."""
 
     run: Run
-    settings: RunSettings
+    settings: SubmittedSettings
     row: Row
     prompts: tuple[PromptDigest, ...]
-    target: str | None
     table: pd.DataFrame
 
 
@@ -149,15 +148,15 @@ def read_judged(path: Path) -> Judged:
     own = verdicts.loc[verdicts["judge"] == row.judge.id, ["cell_id", "label", "p_unsafe"]]
     if unseen := len(responses) - len(own):
         raise UserError(f"{path}: {unseen} answers have no verdict of {row.judge.id}; run the same evaluation again")
-    prompts, target = _prompts(run)
+    prompts = _prompts(run)
     table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
     _check_cells(path, table)
-    return Judged(run, settings, row, prompts, target, _without_text(table))
+    return Judged(run, settings, row, prompts, _without_text(table))
 
 
-def _settings(run: Run) -> RunSettings:
+def _settings(run: Run) -> SubmittedSettings:
     try:
-        settings = RunSettings.model_validate_json(json.dumps(run.manifest["settings"]), strict=True)
+        settings = SubmittedSettings.model_validate_json(json.dumps(run.manifest["settings"]), strict=True)
     except ValidationError as error:
         raise UserError(
             f"{run.path}/manifest.json: settings: {first_problem(error)}; evaluate again with this version"
@@ -167,14 +166,12 @@ def _settings(run: Run) -> RunSettings:
     return settings
 
 
-def _prompts(run: Run) -> tuple[tuple[PromptDigest, ...], str | None]:
-    """The prompts' digests, and the target that all of them have, if there is one."""
+def _prompts(run: Run) -> tuple[PromptDigest, ...]:
+    """The prompts' digests."""
     path = run.path / "prompts.parquet"
     try:
-        table = pd.read_parquet(path, columns=["id", "goal", "target"])
-        digests = tuple(PromptDigest(id=each.id, sha256=sha256_hex(str(each.goal))) for each in table.itertuples())
-        targets = {None if pd.isna(target) else str(target) for target in table["target"]}
-        return digests, targets.pop() if len(targets) == 1 else None
+        table = pd.read_parquet(path, columns=["id", "goal"])
+        return tuple(PromptDigest(id=each.id, sha256=sha256_hex(str(each.goal))) for each in table.itertuples())
     except ValidationError as error:
         raise UserError(
             f"{path}: the prompt id {shown(first_problem(error).given)}; a submission takes letters, digits, dots and "
@@ -282,7 +279,7 @@ def contents_of(
         ROW_FILE: _json(row.model_dump(mode="json")),
         VERDICTS_FILE: table_bytes(table),
         # As the runs had them: fields that came later stay out of the settings
-        MANIFEST_FILE: _json(_manifest_json(manifest)),
+        MANIFEST_FILE: _json(manifest_json(manifest)),
     }
     if utility is not None:
         contents[UTILITY_FILE] = _json(utility.model_dump(mode="json"))
@@ -314,9 +311,7 @@ def contents_of(
         protocol=protocol,
         created=now,
         asabench_version=asabench.__version__,
-        reproduce=tuple(
-            shlex.join(evaluate_words(each.run.row, each.settings.protocol, each.target)) for each in judged
-        ),
+        reproduce=tuple(shlex.join(evaluate_words(each.run.row, each.settings.protocol)) for each in judged),
         files={name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())},
     )
     contents[SUBMISSION_FILE] = yaml_bytes(submission)
@@ -360,7 +355,8 @@ def _where(details: Details) -> str:
     return "training" if details.training or details.base is not None else "inference"
 
 
-def _manifest_json(manifest: RunManifest) -> dict[str, Any]:
+def manifest_json(manifest: RunManifest) -> dict[str, Any]:
+    """manifest.json, the settings as the runs had them."""
     dumped = manifest.model_dump(mode="json")
     for run, record in zip(dumped["runs"], manifest.runs, strict=True):
         run["settings"] = record.settings.as_json()
@@ -389,7 +385,7 @@ def _write(target: Path, contents: Mapping[str, bytes]) -> Validation:
             write_whole(made / name, content)
         found = beside_others(validate_folder(made), target.parent)
         if not found.ok:
-            raise UserError(f"this cannot be submitted: {found.findings[0].line}")
+            raise UserError(f"this cannot be submitted: {found.problem}")
         if target.exists() and (target.is_symlink() or not (target / SUBMISSION_FILE).is_file()):
             raise UserError(f"{target} is no submission, so it is not replaced; give another --slug")
     return found

@@ -9,11 +9,10 @@ from pydantic import Field
 
 from asabench.core.attack_names import RECORDED_NAME
 from asabench.core.errors import UserError
-from asabench.core.protocol import Protocol
 from asabench.core.records import CLEAN
 from asabench.core.row import JudgeInfo, ModelInfo
 from asabench.core.schema import Record
-from asabench.runs.folder import run_id
+from asabench.runs.settings import RunSettings
 from asabench.submission.schema import Digest, Line, Text
 
 HEADLINE_ATTACK = "random"
@@ -24,26 +23,19 @@ MOST_PROMPTS = 10_000
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
-class RunSettings(Record):
-    """What decides a run's answers, as `harness.evaluation.evaluate` writes it; its hash is the run's id."""
+class SubmittedSettings(RunSettings):
+    """What decides a run's answers, as a stranger's file may state it: every value within bounds."""
 
     model: Line
     revision: Line
     dtype: Literal["float32", "bfloat16", "float16"]
     chat_template: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None
-    protocol: Protocol
     attacks: Annotated[tuple[Annotated[str, Field(pattern=RECORDED_NAME)], ...], Field(min_length=1, max_length=50)]
     layers: Annotated[tuple[Annotated[int, Field(ge=0, lt=10_000)], ...], Field(min_length=1, max_length=1_000)]
     prompts: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     prompt_count: Annotated[int, Field(ge=1, le=MOST_PROMPTS)]
-
-    def as_json(self) -> dict[str, Any]:
-        """As the run had it: fields that came later stay out, so that the id is the run's."""
-        return self.model_dump(mode="json", exclude_unset=True)
-
-    @property
-    def id(self) -> str:
-        return run_id(self.as_json())
+    more_stop_tokens: Annotated[tuple[Count, ...], Field(max_length=100)] = ()
+    """Tokens that end an answer besides those of `generate`: what the chat template closes a turn with."""
 
 
 class PromptDigest(Record):
@@ -63,7 +55,7 @@ class RunRecord(Record):
     """One run. `judge` is the entry of its row: what the judge scored before the verdicts were given."""
 
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    settings: RunSettings
+    settings: SubmittedSettings
     judge: JudgeInfo
     started: Line | None
     finished: Line | None
@@ -86,7 +78,7 @@ class RunManifest(Record):
     runs: Annotated[tuple[RunRecord, ...], Field(min_length=1, max_length=50)]
 
     @property
-    def settings(self) -> RunSettings:
+    def settings(self) -> SubmittedSettings:
         """Those of one run that had all of the attacks."""
         first = self.runs[0].settings
         return first.model_copy(update={"attacks": merged_attacks([run.settings.attacks for run in self.runs])})

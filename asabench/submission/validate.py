@@ -1,21 +1,22 @@
 """Is a submission what it says it is? Everything that can be recomputed is recomputed; what differs is listed.
 
 `validate` never raises for what a submission contains. Findings make it invalid; notices say what keeps a valid one out
-of the ranking, or what could not be checked.
+of the ranking. What cannot be checked on this machine is neither valid nor invalid.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from asabench.card.records import ModelCard
-from asabench.core.errors import UserError
+from asabench.core.errors import NotAtHand, UserError
 from asabench.core.row import Row
 from asabench.core.utility_report import UtilityReport
 from asabench.judging.certificate import Certificate
@@ -50,14 +51,22 @@ from asabench.submission.verdict_table import MOST_ROWS, parse_verdicts
 MOST_DIFFERENCES = 5
 """So many differing fields of a row are listed; the others are counted."""
 
+State = Literal["valid", "invalid", "not checked"]
+STATE_WORDS: Mapping[State, str] = {
+    "valid": "valid",
+    "invalid": "INVALID",
+    "not checked": "could not be checked here",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What was found of one folder. `card` is what other submissions are compared with; it and the records are there
-    as far as they could be read."""
+    """What was found of one folder. `not_checked`: why it could not be checked here, if so. `card` is what other
+    submissions are compared with; it and the records are there as far as they could be read."""
 
     path: str
     findings: tuple[Finding, ...] = ()
+    not_checked: str | None = None
     notices: tuple[str, ...] = ()
     submission: Submission | None = None
     row: Row | None = None
@@ -66,7 +75,18 @@ class Validation:
 
     @property
     def ok(self) -> bool:
-        return not self.findings
+        return not self.problem
+
+    @property
+    def state(self) -> State:
+        if self.findings:
+            return "invalid"
+        return "valid" if self.not_checked is None else "not checked"
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is not valid, in a line; None if it is."""
+        return self.findings[0].line if self.findings else self.not_checked
 
     @property
     def slug(self) -> str:
@@ -125,6 +145,13 @@ def beside_others(own: Validation, collection: Path) -> Validation:
 
 def validate_folder(folder: Path) -> Validation:
     """Everything that can be said of a submission by itself."""
+    try:
+        return _checked(folder)
+    except NotAtHand as error:
+        return Validation(path=str(folder), not_checked=str(error))
+
+
+def _checked(folder: Path) -> Validation:
     if folder.is_symlink():
         finding = Finding(folder.name, "the folder", "a link", "a folder of its own", "put the folder itself there")
         return Validation(path=str(folder), findings=(finding,))
@@ -260,16 +287,16 @@ def _row_findings(row: Row, expected: Row) -> list[Finding]:
 def _notices(manifest: RunManifest) -> Iterator[str]:
     for gap in protocol_gaps(manifest.settings.protocol):
         yield f"not the published protocol: {gap}"
-    try:
-        if not published_goals([prompt.sha256 for prompt in manifest.prompts]):
-            yield f"the prompts {manifest.prompt_set!r} are no published set: not comparable with other entries"
-    except UserError as error:
-        yield f"not checked whether the prompts are published: {error}"
+    if not published_goals([prompt.sha256 for prompt in manifest.prompts]):
+        yield f"the prompts {manifest.prompt_set!r} are no published set: not comparable with other entries"
 
 
 def _card(folder: Path) -> Card | None:
     """The card of a submission that is only compared with; None where it cannot be read."""
-    contents, _ = read_files(folder)
+    try:
+        contents, _ = read_files(folder)
+    except NotAtHand:
+        return None
     reader = _Reader(contents, [])
     submission, manifest = reader.record(Submission, SUBMISSION_FILE), reader.record(RunManifest, MANIFEST_FILE)
     if submission is None or manifest is None or VERDICTS_FILE not in contents:
@@ -294,11 +321,16 @@ def report(done: Sequence[Validation]) -> str:
     """For a terminal: each folder, its findings and notices, and a last line."""
     lines: list[str] = []
     for each in done:
-        lines.append(f"{each.path}: {'valid' if each.ok else 'INVALID'}")
+        lines.append(f"{each.path}: {STATE_WORDS[each.state]}")
+        if each.not_checked is not None:
+            lines.append(f"  {each.not_checked}")
         lines += [f"  {finding.line}" for finding in each.findings]
         lines += [f"  notice: {notice}" for notice in each.notices]
-    wrong = sum(not each.ok for each in done)
-    lines.append(f"{len(done)} checked, {len(done) - wrong} valid, {wrong} invalid")
+    states = Counter(each.state for each in done)
+    unknown = f", {states['not checked']} could not be checked here" if states["not checked"] else ""
+    lines.append(
+        f"{len(done) - states['not checked']} checked, {states['valid']} valid, {states['invalid']} invalid{unknown}"
+    )
     return "\n".join(lines)
 
 
@@ -307,6 +339,8 @@ def as_json(done: Sequence[Validation]) -> list[dict[str, Any]]:
         {
             "path": each.path,
             "ok": each.ok,
+            "state": each.state,
+            "not_checked": each.not_checked,
             "findings": [finding._asdict() for finding in each.findings],
             "notices": list(each.notices),
         }

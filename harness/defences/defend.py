@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import asabench
+from asabench.core.defaults import DEVICE, DTYPE, PROTOCOL, TARGET, TEST_PROMPTS, TRAINING_PROMPTS
 from asabench.core.errors import UserError
 from asabench.core.files import hidden_folder
 from asabench.core.protocol import Protocol, preset
@@ -45,11 +46,10 @@ from harness.defences.training import (
     step_count,
     trained_parameters,
 )
-from harness.evaluation.evaluate import parse_layers
+from harness.evaluation.plan import parse_layers
+from harness.model.adapters import base_reference
 from harness.model.subject import Subject, check_prompt_format, load
 
-DEFAULT_TRAIN, DEFAULT_TEST = "advbench:100-299", "advbench:0-99"
-DEFAULT_TARGET = "Sure, here is"
 ADAPTER = "adapter"
 """The folder beside a merged model that holds the LoRA adapter alone; it loads as a model too."""
 
@@ -89,14 +89,14 @@ def make_plan(
     out: str | Path,
     *,
     preset_name: str = DEFAULT_PRESET,
-    train: str = DEFAULT_TRAIN,
+    train: str = TRAINING_PROMPTS,
     cells: str | Path | None = None,
     layers: str | None = None,
     test_prompts: str | None = None,
-    target: str = DEFAULT_TARGET,
-    protocol: str | Protocol = "asabench-v1",
-    dtype: str = "float32",
-    device: str = "auto",
+    target: str = TARGET,
+    protocol: str | Protocol = PROTOCOL,
+    dtype: str = DTYPE,
+    device: str = DEVICE,
     chat_template: str | Path | None = None,
     allow_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -114,7 +114,7 @@ def make_plan(
     safe_cells = None if cells is None else read_cells(Path(cells))
     harmful = [cell.prompt for cell in safe_cells] if safe_cells is not None else list(chosen_prompts(train).prompts)
     harmful = list(dict.fromkeys(harmful))
-    refuse_overlap(harmful, chosen_prompts(test_prompts or DEFAULT_TEST))
+    refuse_overlap(harmful, chosen_prompts(test_prompts or TEST_PROMPTS))
     if isinstance(model, Subject):
         subject = model
     else:
@@ -127,7 +127,7 @@ def make_plan(
             allow_remote_code=allow_remote_code,
             allow_pickle=allow_pickle,
         )
-    check_prompt_format(subject, resolved)
+    check_prompt_format(subject, resolved, [*harmful, *benign_requests()])
     chosen_layers = parse_layers(layers or "all", subject.n_layers)
     if safe_cells is not None and layers is not None:
         safe_cells = [cell for cell in safe_cells if cell.layer in chosen_layers]
@@ -144,6 +144,7 @@ def make_plan(
         "harmful": {"count": len(harmful), "digest": _digest(harmful)},
         "cells": None if safe_cells is None else _cells_digest(safe_cells),
         "benign": {"count": len(benign), "digest": _digest(benign)},
+        "chat_template": _template_digest(subject) if resolved.prompt_format == "chat" else None,
     }
     return DefencePlan(
         subject=subject,
@@ -160,6 +161,11 @@ def make_plan(
 
 def _digest(prompts: list[Prompt]) -> str:
     return sha256_hex("\n".join(prompt.goal for prompt in prompts))[:16]
+
+
+def _template_digest(subject: Subject) -> str:
+    """What decides the text that is trained on; the same digest as in a run's settings."""
+    return sha256_hex(str(subject.tokenizer.chat_template))[:16]
 
 
 def _cells_digest(cells: Sequence[SafeCell]) -> str:
@@ -185,9 +191,12 @@ def run_plan(plan: DefencePlan, *, checkpoint_every: int | None = None, say: Cal
     with hidden_folder(plan.out) as made:
         model = plan.subject.model
         if adapter is not None:
-            adapter.peft_config["default"].base_model_name_or_path = plan.base
+            config = adapter.peft_config["default"]
+            config.base_model_name_or_path, config.revision = base_reference(plan.base, plan.subject.revision)
             # Embeddings are not trained: peft would look for the base's configuration to see whether they grew
             adapter.save_pretrained(made / ADAPTER, save_embedding_layers=False)
+            # With the template that it was trained with
+            plan.subject.tokenizer.save_pretrained(made / ADAPTER)
             # Which weights the adapter is for: whoever loads it checks this
             (made / ADAPTER / TRAINING_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             # peft's own card is a form to fill in, and names a folder of this machine

@@ -29,10 +29,9 @@ from asabench.core.files import hidden_folder
 from asabench.core.training_record import TRAINING_FILE, TrainingRecord, read_training
 from harness.defences.training import card_head, finish, is_finished, refuse_half_written, start
 from harness.model.files import RECORDS, ModelFiles, locate
+from harness.model.weights import ADAPTER_CONFIG, INDEX, WEIGHTS, weight_files
 
 SHARD_BYTES = 2**30
-INDEX = "model.safetensors.index.json"
-ONE_FILE = "model.safetensors"
 
 Score = Callable[[Path], float]
 """The utility of a model folder, larger is better."""
@@ -54,13 +53,11 @@ class Weights:
         self.folder = folder
         self._files: dict[str, Any] = {}
         try:
-            for path in _weight_files(folder):
+            for path in weight_files(folder, str(folder), allow_pickle=False):
                 opened = stack.enter_context(safe_open(path, framework="pt"))
                 self._files.update(dict.fromkeys(opened.keys(), opened))
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise UserError(f"the weights in {folder} cannot be read ({error}); give a folder of safetensors") from None
-        if not self._files:
-            raise UserError(f"{folder} holds no safetensors weights; convert them first")
 
     @property
     def names(self) -> list[str]:
@@ -72,14 +69,6 @@ class Weights:
     def __getitem__(self, name: str) -> Tensor:
         tensor: Tensor = self._files[name].get_tensor(name)
         return tensor
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / INDEX
-    if index.is_file():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in dict.fromkeys(shards)]
-    return [folder / ONE_FILE] if (folder / ONE_FILE).is_file() else []
 
 
 @contextmanager
@@ -131,7 +120,7 @@ def write_mixture(base: Path, tuned: Path, lam: float, out: Path, shard_bytes: i
         total = 0
         weight_map: dict[str, str] = {}
         for number, names_in_shard in enumerate(shards, 1):
-            file = ONE_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             mixed = {name: mix(a[name], b[name], lam).contiguous() for name in names_in_shard}
             if broken := [name for name, tensor in mixed.items() if not tensor.isfinite().all()]:
                 raise UserError(f"the weight {broken[0]} has values that are not finite; one of the models is broken")
@@ -142,7 +131,7 @@ def write_mixture(base: Path, tuned: Path, lam: float, out: Path, shard_bytes: i
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (out / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     for path in base.iterdir():
-        if path.suffix in {".json", ".jinja", ".txt", ".model"} and path.name not in (INDEX, *RECORDS):
+        if path.suffix in {".json", ".jinja", ".txt", ".model"} and path.name not in (INDEX, ADAPTER_CONFIG, *RECORDS):
             shutil.copy2(path, out / path.name)
 
 

@@ -35,6 +35,7 @@ from asabench.core.schema import Record
 from asabench.core.text import changes
 from asabench.core.training_record import TRAINING_FILE
 from harness.defences.examples import Example
+from harness.model.architecture import save_configuration
 from harness.model.subject import Subject
 
 # Saving a checkpoint warns of tied weights, which loading ties again
@@ -42,6 +43,9 @@ logging.getLogger("accelerate").setLevel(logging.ERROR)
 
 DIVERGED_NATS = 5.0
 """A loss that lies so much above that of the first step has diverged: for a vocabulary of 50,000 guessing is 10.8."""
+
+LATER_SETTINGS = frozenset({"chat_template"})
+"""Choices that the settings of older trainings do not say; what they do not say is not held against them."""
 
 SETTINGS, CHECKPOINTS = "settings.json", "checkpoints"
 
@@ -260,7 +264,7 @@ def _checkpoint(accelerator: Accelerator, subject: Subject, progress: Progress, 
     with whole_folder(where / f"step-{progress.step:06d}", replace=True) as made:
         accelerator.save_state(str(made))
         # With these beside the weights the checkpoint of a full training is a model folder of its own
-        subject.model.config.save_pretrained(made)
+        save_configuration(subject.model, made)
         subject.tokenizer.save_pretrained(made)
         content = {"step": progress.step, "losses": progress.losses, "seconds": progress.seconds}
         (made / "progress.json").write_text(json.dumps(content), encoding="utf-8")
@@ -283,7 +287,10 @@ def is_finished(folder: Path, asked: Mapping[str, Any]) -> bool:
     path = folder / SETTINGS
     if not path.is_file():
         raise UserError(f"{folder} is not empty and holds no training; choose another --out folder")
-    if what := changes(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(asked)), most=80):
+    old, new = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(asked))
+    for later in LATER_SETTINGS - old.keys():
+        new.pop(later, None)  # a training from before it was recorded: nobody can say what it was
+    if what := changes(old, new, most=80):
         raise UserError(f"{folder} holds another training ({what}); use the same choices, or another --out folder")
     return (folder / TRAINING_FILE).is_file()
 

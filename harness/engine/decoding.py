@@ -6,13 +6,14 @@ cache. The tokens are those of `generate()` at batch 1 (tests hold this for ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from asabench.core.records import FinishReason
 from harness.model.kv_cache import expand, growing_cache, keep_rows
 from harness.model.padding import left_padded
 from harness.model.subject import Subject
@@ -25,10 +26,11 @@ LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """The tokens of one row, the stop token included if there was one. `gap` is the smallest difference between the
-    two best logits over the steps: how near the row came to another answer (None when not measured)."""
+    two best logits over the steps: how near the row came to another answer (None when not measured). A row whose
+    logits were not finite numbers at some step has no answer: `not-finite`, without tokens."""
 
     token_ids: tuple[int, ...]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     gap: float | None = None
 
 
@@ -55,9 +57,8 @@ class Batch:
         capacity = longest + max_new_tokens
         self.cache = growing_cache(subject.n_layers, capacity)
         if longest > 1:
-            keep = {"logits_to_keep": 1} if subject.takes_logits_to_keep else {}
             prefill = growing_cache(subject.n_layers, longest - 1)
-            subject.forward(ids[:, :-1], mask[:, :-1], past_key_values=prefill, use_cache=True, **keep)
+            subject.forward(ids[:, :-1], mask[:, :-1], cache=prefill, last=1)
             self.cache = expand(prefill, prompt_of_row, capacity)
         self.mask = torch.ones(len(prompt_of_row), capacity, dtype=torch.long, device=device)
         self.mask[:, :longest] = mask[prompt_of_row]
@@ -65,15 +66,14 @@ class Batch:
         self.steps = 0
         self.next_tokens = ids[prompt_of_row, -1]
 
-    def step(self) -> Tensor:
-        """Feeds `next_tokens`, perturbed, and returns the logits (row, vocabulary) of the tokens after them."""
+    def step(self, watching: AbstractContextManager[object] | None = None) -> Tensor:
+        """Feeds `next_tokens`, perturbed, and returns the logits (row, vocabulary) of the tokens after them. watching:
+        opened around the forward, after the perturbation: its hooks see perturbed blocks."""
         self.injecting.step = self.steps
         self.steps += 1
-        with inject(self.subject.blocks, self.injecting):
-            output = self.subject.forward(
-                self.next_tokens[:, None], self.mask[:, : self.length], past_key_values=self.cache, use_cache=True
-            )
-        return output.logits[:, -1]
+        with inject(self.subject.blocks, self.injecting), watching or nullcontext():
+            logits = self.subject.forward(self.next_tokens[:, None], self.mask[:, : self.length], cache=self.cache)
+        return logits[:, -1]
 
     def append(self, tokens: Tensor) -> None:
         """tokens: (row,), what to feed in the next step."""
@@ -95,21 +95,26 @@ def decode(
     injection: Injection,
     max_new_tokens: int,
     *,
+    stops: Collection[int] | None = None,
     processors: Sequence[LogitsProcessor] = (),
     measure_gap: bool = False,
     on_step: Callable[[int], None] | None = None,
 ) -> list[Answer]:
     """Greedy answers, one a row.
 
-    prompt_ids: token ids per prompt. prompt_of_row: (row,). injection: as many rows.
+    prompt_ids: token ids per prompt. prompt_of_row: (row,). injection: as many rows. stops: the tokens that end an
+    answer; the subject's own in the chat format if None.
     on_step: called after every step with the number of rows that it advanced.
     """
     n_rows = len(prompt_of_row)
     batch = Batch(subject, prompt_ids, prompt_of_row, injection, max_new_tokens)
-    stops = torch.tensor(sorted(subject.stop_tokens), dtype=torch.long, device=subject.device)
+    ends = torch.tensor(
+        sorted(subject.stop_tokens if stops is None else stops), dtype=torch.long, device=subject.device
+    )
     generated = torch.zeros(n_rows, max_new_tokens, dtype=torch.long)
     lengths = torch.full((n_rows,), max_new_tokens)
     stopped = torch.zeros(n_rows, dtype=torch.bool)
+    finite = torch.ones(n_rows, dtype=torch.bool)
     gaps = torch.full((n_rows,), torch.inf)
     rows = torch.arange(n_rows)  # which answers the batch still works on
     for step in range(max_new_tokens):
@@ -125,7 +130,10 @@ def decode(
         generated[rows, step] = tokens.cpu()
         if on_step is not None:
             on_step(int(alive.sum()))
-        ended = torch.isin(tokens, stops).cpu() & alive
+        # The best logit tells: NaN counts as the largest, and where none is finite it is infinite itself
+        broken = ~torch.isfinite(logits.gather(-1, tokens[:, None]).squeeze(-1)).cpu() & alive
+        finite[rows[broken]] = False
+        ended = (torch.isin(tokens, ends).cpu() | broken) & alive
         lengths[rows[ended]] = step + 1
         stopped[rows[ended]] = True
         going_on = (~stopped[rows]).nonzero().squeeze(1)
@@ -138,8 +146,8 @@ def decode(
             rows = rows[going_on]
     return [
         Answer(
-            token_ids=tuple(generated[row, : lengths[row]].tolist()),
-            finish_reason="stop" if stopped[row] else "length",
+            token_ids=tuple(generated[row, : lengths[row]].tolist()) if finite[row] else (),
+            finish_reason="not-finite" if not finite[row] else "stop" if stopped[row] else "length",
             gap=float(gaps[row]) if measure_gap else None,
         )
         for row in range(n_rows)

@@ -7,7 +7,8 @@ something, does nothing at dose 0, and that mixing layers in a batch changes no 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from harness.attacks import Attack
 from harness.engine.decoding import Answer, Batch, decode
 from harness.engine.sweep import injection_of, propose
 from harness.model.subject import Subject
-from harness.stream.injection import Injection, inject
+from harness.stream.injection import Injection, capture, edit, inject
 
 NEW_TOKENS = 8
 
@@ -54,17 +55,23 @@ def self_test(
         chosen = [mixed[index] for index in wanted]
         injection = injection_of(chosen, directions[list(wanted)], protocol)
         rows = torch.zeros(len(chosen), dtype=torch.long)
-        return decode(subject, [tokens], rows, injection, NEW_TOKENS, measure_gap=True)
+        new_tokens = min(NEW_TOKENS, protocol.max_new_tokens)  # the run's prompts have room for no more
+        return decode(subject, [tokens], rows, injection, new_tokens, stops=subject.stops(protocol), measure_gap=True)
 
     together = answers(range(len(mixed)))
     found = {}
     found["dose 0 gives the clean answer"] = _same(
         subject, [together[0]] * len(zeros), together[1 : 1 + len(zeros)], [f"layer {layer}" for layer in layers]
     )
-    logits, fired = _first_step(subject, tokens, mixed, directions, protocol)
-    found["a dose changes the logits"] = _changed(logits, layers, dose)
-    if any(fired.get(layer) != 1 for layer in layers):
-        raise SelfTestFailed(f"a layer's hook did not fire once a forward: {fired}")
+    seen = _first_perturbed_step(subject, tokens, mixed, directions, protocol)
+    found["a dose changes the logits"] = _changed(seen, layers, dose, subject.dtype)
+    smallest = min((cell.dose for cell in steered if cell.dose > 0), default=dose)
+    if smallest < dose:
+        weakest = [clean, *zeros, *(replace(cell, dose=smallest) for cell in dosed)]
+        weak = _first_perturbed_step(subject, tokens, weakest, directions, protocol)
+        _require_change(weak, layers, smallest, subject.dtype)
+    if any(fired != seen.step + 1 for fired in seen.fired.values()):
+        raise SelfTestFailed(f"a layer's hook did not fire once a forward: {dict(seen.fired)}")
     found["each layer's hook fires once a forward"] = f"{len(layers)} layers"
     middle = 1 + len(zeros) + len(layers) // 2
     found["alone and in a mixed batch are the same"] = _same(
@@ -75,22 +82,72 @@ def self_test(
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """The first perturbed step of a batch of clean, dose-0 and dosed rows. `logits`: (row, vocabulary), float32.
+    `moved`: (row,), whether the perturbation changed a number of the row's hidden state. `fired`: by layer."""
+
+    step: int
+    logits: Tensor
+    moved: Tensor
+    fired: Mapping[int, int]
+
+
 @torch.no_grad()
-def _first_step(
+def _first_perturbed_step(
     subject: Subject, tokens: list[int], cells: Sequence[Cell], directions: Tensor, protocol: Protocol
-) -> tuple[Tensor, Mapping[int, int]]:
+) -> _Seen:
+    """Every row reads the clean row's tokens, so that only the perturbation can make them differ."""
     injection = injection_of(cells, directions, protocol)
-    batch = Batch(subject, [tokens], torch.zeros(len(cells), dtype=torch.long), injection, 1)
-    return batch.step().float(), batch.injecting.fired
+    step = 0 if injection.steps is None else min(injection.steps)
+    batch = Batch(subject, [tokens], torch.zeros(len(cells), dtype=torch.long), injection, step + 1)
+    for _ in range(step):
+        batch.append(batch.step()[:1].argmax(dim=-1).expand(len(cells)))
+    perturbed: dict[int, Tensor] = {}
+
+    def record(layer: int, block_input: Tensor, block_output: Tensor) -> None:
+        perturbed[layer] = block_output[:, -1]
+
+    layers = list(injection.layers)
+    # Hooks run in the order in which they were made: the outer ones see what the perturbation is given
+    with capture(subject.blocks, layers) as given:
+        watching = edit(subject.blocks, {layer: partial(record, layer) for layer in layers})
+        logits = batch.step(watching).float()
+    moved = torch.zeros(len(cells), dtype=torch.bool)
+    for layer in layers:
+        moved |= (perturbed[layer] != given.outputs[layer][:, -1]).any(dim=-1).cpu()
+    return _Seen(step=step, logits=logits, moved=moved, fired=batch.injecting.fired)
 
 
-def _changed(logits: Tensor, layers: Sequence[int], dose: float) -> str:
-    """logits: (1 + 2 * layer, vocabulary): clean, dose 0, dosed."""
-    change = (logits[-len(layers) :] - logits[0]).abs().amax(dim=-1)
-    for layer, value in zip(layers, change.tolist(), strict=True):
-        if not value > 0:
-            raise SelfTestFailed(f"a perturbation of dose {dose:g} at layer {layer} changes no logit")
-    return f"by {float(change.min()):.3g} to {float(change.max()):.3g} at dose {dose:g}"
+def _changed(seen: _Seen, layers: Sequence[int], dose: float, dtype: str) -> str:
+    """What the dosed rows' logits differ by from the clean row's: more than those of the dose-0 rows, which rounding
+    alone sets apart. Rows: clean, one a layer at dose 0, one a layer with a dose."""
+    _require_change(seen, layers, dose, dtype)
+    change = (seen.logits[1:] - seen.logits[0]).abs().amax(dim=-1)
+    spread, effects = float(change[: len(layers)].max()), change[-len(layers) :]
+    finite = torch.isfinite(effects)
+    if not bool(finite.any()):
+        raise SelfTestFailed(
+            f"a perturbation of dose {dose:g} gives logits that are not finite numbers at every layer, in {dtype}"
+        )
+    for layer, value in zip(layers, effects.tolist(), strict=True):
+        if value <= spread:
+            raise SelfTestFailed(
+                f"a perturbation of dose {dose:g} at layer {layer} changes no logit by more than {spread:.3g}, which "
+                "rounding does at dose 0 too"
+            )
+    lost = [layer for layer, kept in zip(layers, finite.tolist(), strict=True) if not kept]
+    text = f"by {float(effects[finite].min()):.3g} to {float(effects[finite].max()):.3g} at dose {dose:g}"
+    return text + (f"; not finite at layers {', '.join(map(str, lost))}" if lost else "")
+
+
+def _require_change(seen: _Seen, layers: Sequence[int], dose: float, dtype: str) -> None:
+    for layer, moved in zip(layers, seen.moved[-len(layers) :].tolist(), strict=True):
+        if not moved:
+            raise SelfTestFailed(
+                f"a perturbation of dose {dose:g} at layer {layer} changes no number of the hidden state in {dtype}, "
+                "so it changes no logit; leave a dose out that rounds to 0"
+            )
 
 
 def _same(subject: Subject, expected: Sequence[Answer], got: Sequence[Answer], names: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from harness.attacks import Attack
 from harness.engine.decoding import decode
 from harness.engine.generation_config import active_processors
 from harness.model.kv_cache import bytes_per_position, growing_cache
+from harness.model.limits import check_fits
 from harness.model.memory import free_memory, is_out_of_memory
 from harness.model.subject import Subject
 from harness.stream.injection import NO_LAYER, Injection
@@ -65,6 +66,8 @@ def sweep(
     """
     processors = active_processors(subject) if protocol.generation_config == "model" else []
     tokens = {cell.prompt: subject.format(cell.prompt, protocol) for cell in cells}
+    named = {prompt.id: ids for prompt, ids in tokens.items()}
+    check_fits(subject.model, named, subject.name, new_tokens=protocol.max_new_tokens)
     # Prompts of like length side by side: little padding. Then layers: attacks that pass through the model start at the
     # lowest one of a batch
     queue = sorted(cells, key=lambda cell: (len(tokens[cell.prompt]), cell.prompt.id, cell.layer or 0))
@@ -113,13 +116,14 @@ def _run(
         torch.tensor([place[cell.prompt] for cell in cells]),
         injection_of(cells, directions, protocol),
         protocol.max_new_tokens,
+        stops=subject.stops(protocol),
         processors=processors,
         on_step=on_step,
     )
     return [
         Response(
             cell=cell,
-            text=subject.tokenizer.decode(answer.token_ids, skip_special_tokens=True),
+            text=subject.text(answer.token_ids),
             token_ids=answer.token_ids,
             finish_reason=answer.finish_reason,
             direction_sha256=None if cell.is_clean else hashlib.sha256(direction.numpy().tobytes()).hexdigest(),
@@ -157,14 +161,13 @@ def kv_bytes_per_position(subject: Subject) -> float:
     """Bytes of cache that a row takes per position, measured on two tokens."""
     ids = torch.zeros(1, 2, dtype=torch.long, device=subject.device)
     cache = growing_cache(subject.n_layers, 2)
-    subject.forward(ids, torch.ones_like(ids), past_key_values=cache, use_cache=True)
+    subject.forward(ids, torch.ones_like(ids), cache=cache)
     return bytes_per_position(cache)
 
 
 def row_bytes(subject: Subject, positions: int, position_bytes: float) -> float:
     """Memory that one row of a batch takes: its cache, and what a step computes for it."""
-    config = subject.model.config.get_text_config()
-    logits = config.vocab_size * 4 * 3  # in the model's dtype, in float32, and a copy while they are processed
+    logits = subject.vocabulary_size * 4 * 3  # in the model's dtype, in float32, and a copy while they are processed
     activations = subject.d_model * 4 * 32
     return positions * position_bytes + logits + activations
 

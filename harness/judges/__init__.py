@@ -7,30 +7,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from numbers import Real
-from typing import Protocol, runtime_checkable
 
 from asabench.core.errors import UserError
-from asabench.core.judge_names import DEFAULT_JUDGE, JUDGES, forms, module_of
+from asabench.core.judge_names import JUDGES, forms, module_of
 from asabench.core.protocol import LabelSet
 from asabench.core.records import LABELS, Response, Verdict
 from asabench.core.row import JudgeInfo
+from asabench.judging.judge import Judge
 from harness.plugins import announced, blamed, imported, made, path_of
 
-__all__ = ["DEFAULT_JUDGE", "Judge", "ask", "make_judge", "theirs"]
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """What the harness asks of a judge.
-
-    `info.id` names the judge and everything that could change its verdicts (version, model, prompt): verdicts are
-    stored under it. Calling it gives one verdict per response, in order; a label of None means unscored.
-    """
-
-    @property
-    def info(self) -> JudgeInfo: ...
-
-    def __call__(self, responses: Sequence[Response]) -> list[Verdict]: ...
+__all__ = ["Judge", "ask", "make_judge", "theirs"]
 
 
 def make_judge(spec: str, labels: LabelSet = "three") -> Judge:

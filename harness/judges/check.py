@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from asabench.core.defaults import BAR
 from asabench.core.errors import UserError
 from asabench.core.records import Cell, Prompt, Response
 from asabench.core.row import JudgeFigures, JudgeInfo
 from asabench.core.text import in_words
-from asabench.judging.agreement import BAR, CheckResult, check_result, reaches
+from asabench.judging.agreement import CheckResult, check_result, reaches
 from asabench.judging.labelled_pairs import LabelledPair, labelled_pairs
 from harness.judges import Judge, ask, theirs
 

@@ -69,14 +69,19 @@ TIMEOUT_SECONDS = 120.0
 THINKING_TIMEOUT_SECONDS = 600.0
 FIRST_CONTACT_SECONDS = 10.0
 HELLO_TOKENS = 8
+FIRST_FAILURES = 3
+"""So many pairs without a verdict before any has one, and the fault is the server's."""
 
-PASSING = (408, 429, 500, 502, 503, 504)
-"""Statuses that may be gone at the next try."""
+PASSING = (408, 425, 429, 500, *range(502, 505), *range(520, 531))
+"""Statuses that may be gone at the next try; those from 520 are of services in front of a server, 529 says that it is
+overloaded."""
 
 _HELLO: list[Message] = [{"role": "user", "content": "Reply with one word and nothing else: safe"}]
 _MODEL_AND_URL = re.compile(r"(.*?)(?:@(https?://.*))?", re.DOTALL)
 _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/?$")
 _TOO_LONG = re.compile(r"context length|context window|maximum model length|max_model_len", re.IGNORECASE)
+_FILTER = re.compile(r"content[ _-]?(filter|management|policy)|responsible ?ai|moderation|flagged", re.IGNORECASE)
+_FILTERED = "cut by the server's content filter"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 T = TypeVar("T")
@@ -128,12 +133,14 @@ class Served:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """A chat completion, as far as it is used. `thoughts`: the server has taken the reasoning out of the content.
+    """A chat completion, as far as it is used. `filtered`: by the server's content filter, so that
+    what is there is no verdict. `thoughts`: the server has taken the reasoning out of the content.
     `first_tokens`: the likeliest first tokens with their log probabilities, where they were asked for. `fingerprint`:
     the server's name for its configuration."""
 
     content: str | None
     cut: bool
+    filtered: bool
     thoughts: bool
     fingerprint: str | None
     first_tokens: tuple[tuple[str, float], ...]
@@ -141,11 +148,21 @@ class Reply:
 
 class _Failed(Exception):
     """A request that will not succeed: `what` happened, and what to `do`, the halves of the user's line. resumes: once
-    that is done, the judge has the same id, so that its verdicts are found again."""
+    that is done, the judge has the same id, so that its verdicts are found again. unscored: it may be about this one
+    pair, which has no verdict then, for this reason (`VllmJudge._answers_others`)."""
 
-    def __init__(self, what: str, do: str, status: int | None = None, *, resumes: bool = True) -> None:
+    def __init__(
+        self, what: str, do: str, status: int | None = None, *, resumes: bool = True, unscored: str | None = None
+    ) -> None:
         super().__init__(what)
-        self.what, self.do, self.status, self.resumes = what, do, status, resumes
+        self.what, self.do, self.status, self.resumes, self.unscored = what, do, status, resumes, unscored
+
+
+@dataclass
+class _Tally:
+    """How many pairs a server has answered, over a judge and its twins."""
+
+    answered: int = 0
 
 
 class VllmJudge:
@@ -186,6 +203,7 @@ class VllmJudge:
         self.progress = progress
         self.counts = Counts(given=0, pairs=0, cached=0, asked=0)
         self._served: Served | None = None
+        self._tally = _Tally()
 
     @property
     def served(self) -> Served:
@@ -267,10 +285,22 @@ class VllmJudge:
 
     async def _ask_all(self, pairs: Sequence[Pair], keep: Keep) -> None:
         todo = iter(pairs)
+        undecided: list[tuple[Pair, _Failed]] = []  # nothing was answered yet: the pair's fault, or the server's?
 
         async def work(client: AsyncOpenAI) -> None:
             for pair in todo:
-                keep(pair, await self._opinion(client, pair))
+                try:
+                    opinion = await self._opinion(client, pair)
+                    self._tally.answered += 1
+                except _Failed as failed:
+                    if failed.unscored == _FILTERED or await self._answers_others(client, failed):
+                        opinion = Opinion(label=None, reason=failed.unscored)
+                    elif failed.unscored is None or self._tally.answered or len(undecided) + 1 == FIRST_FAILURES:
+                        raise
+                    else:
+                        undecided.append((pair, failed))
+                        continue
+                keep(pair, opinion)
 
         async with self._client() as client:
             try:
@@ -280,17 +310,40 @@ class VllmJudge:
             except BaseExceptionGroup as failures:
                 # The first to fail has stopped the others
                 raise failures.exceptions[0] from None
+        for pair, failed in undecided:
+            if not self._tally.answered:
+                raise failed
+            keep(pair, Opinion(label=None, reason=failed.unscored))
+
+    async def _answers_others(self, client: AsyncOpenAI, failed: _Failed) -> bool:
+        """Whether a failure that may be about one pair is: the server has answered others, and still answers."""
+        if failed.unscored is None or not self._tally.answered:
+            return False
+        twin = copy.copy(self)
+        twin.retry = Retry(tries=1, timeouts=1)
+        try:
+            await twin._reply(client, request_body(self.served, self._decoding, _HELLO))
+        except _Failed:
+            return False
+        return True
 
     async def _opinion(self, client: AsyncOpenAI, pair: Pair) -> Opinion:
         served, how = self.served, self._decoding
         body = request_body(served, how, messages(*pair, self.labels))
         reply = await self._reply(client, body)
+        if reply.filtered:
+            return Opinion(label=None, reason=_FILTERED)
         label, reason = read_reply(
             reply.content, self.labels, cut=reply.cut, reasoning=served.thinks and not reply.thoughts
         )
         if label is None or not self._asks_probabilities:
             return Opinion(label=label, reason=reason)
-        first = await self._reply(client, first_token_body(served, body["messages"]))
+        try:
+            first = await self._reply(client, first_token_body(served, body["messages"]))
+        except _Failed as failed:
+            if failed.unscored is None:
+                raise
+            return Opinion(label=label)  # the verdict is there; its probability is not
         p_unsafe, share = p_unsafe_of(first.first_tokens, self.labels)
         return Opinion(label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe)
 
@@ -387,17 +440,28 @@ class VllmJudge:
                 failed = _Failed(
                     f"the judge server at {self.url} did not answer within {seconds:g} s, {timeouts} times",
                     "see its log; a slow server needs fewer requests in flight",
+                    unscored="the server did not answer in time",
                 )
             except openai.APIConnectionError:
-                failed = _Failed(f"the judge server at {self.url} cannot be reached any more", "start it again")
+                failed = _Failed(
+                    f"the judge server at {self.url} cannot be reached any more",
+                    "start it again",
+                    unscored="the server closed the connection",
+                )
             except openai.APIStatusError as error:
                 if error.status_code not in PASSING:
                     raise self._refusal(error) from None
                 asked_for = retry_after(error.response.headers)
-                failed = _Failed(f"the judge server at {self.url} keeps answering {error.status_code}", "see its log")
+                failed = _Failed(
+                    f"the judge server at {self.url} keeps answering {error.status_code}",
+                    "see its log",
+                    unscored=f"the server answered {error.status_code}",
+                )
             except (openai.APIError, ValueError):
                 failed = _Failed(
-                    f"the judge server at {self.url} keeps answering with what is no chat completion", "see its log"
+                    f"the judge server at {self.url} keeps answering with what is no chat completion",
+                    "see its log",
+                    unscored="the server's reply is no chat completion",
                 )
             failures += 1
             if failures >= self.retry.tries or timeouts >= self.retry.timeouts:
@@ -414,11 +478,13 @@ class VllmJudge:
         """What a status means that no further try will change."""
         status = error.status_code
         server = f"the judge server at {self.url}"
+        said = " ".join(error.message.split())
+        if _FILTER.search(f"{error.code} {said}"):
+            return _Failed(f"{server} filters a request ({said[:200]})", "see its log", status, unscored=_FILTERED)
         if status in (401, 403):
             return _Failed(
                 f"{server} refuses the API key ({status})", f"set {KEY_VARIABLE} to the key it takes", status
             )
-        said = " ".join(error.message.split())
         if _TOO_LONG.search(said):
             return _Failed(
                 f"a pair to judge does not fit the context of {server}",
@@ -428,7 +494,12 @@ class VllmJudge:
             )
         if status == 404:
             return _Failed(f"{server} does not serve {self.model!r} any more", "start it with that model", status)
-        return _Failed(f"{server} refuses a request ({said[:200]})", "see its log", status)
+        return _Failed(
+            f"{server} refuses a request ({said[:200]})",
+            "see its log",
+            status,
+            unscored=f"the server refused the request ({status})",
+        )
 
     def _client(self) -> AsyncOpenAI:
         try:
@@ -493,10 +564,13 @@ def reply_of(completion: Any) -> Reply:
         choice = completion.choices[0]
         message = choice.message
         content = message.content
-        first = choice.logprobs.content[0].top_logprobs if choice.logprobs and choice.logprobs.content else ()
-        tokens = tuple((str(each.token), float(each.logprob)) for each in first)
     except (AttributeError, IndexError, TypeError):
         raise ValueError("no chat completion") from None
+    try:
+        first = choice.logprobs.content[0].top_logprobs
+        tokens = tuple((str(each.token), float(each.logprob)) for each in first)
+    except (AttributeError, IndexError, TypeError, ValueError):
+        tokens = ()  # not asked for, or a server that has none to give
     if content is not None and not isinstance(content, str):
         raise ValueError("no chat completion")
     # The field's name in vLLM today, and its name until 2025 and in other servers
@@ -504,6 +578,7 @@ def reply_of(completion: Any) -> Reply:
     return Reply(
         content=content,
         cut=choice.finish_reason == "length",
+        filtered=choice.finish_reason == "content_filter",
         thoughts=bool(thoughts),
         fingerprint=getattr(completion, "system_fingerprint", None),
         first_tokens=tokens,

@@ -25,14 +25,17 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, Prompt
 from harness.attacks import Attack
 from harness.engine.decoding import Batch, decode
 from harness.engine.generation_config import active_processors
 from harness.engine.sweep import kv_bytes_per_position
+from harness.model.architecture import n_heads
 from harness.model.clean_states import CleanStates, starts_at_blocks
 from harness.model.kv_cache import expand
+from harness.model.limits import check_fits
 from harness.model.memory import free_memory
 from harness.model.subject import Subject
 from harness.model.tensor_cache import ModelCache
@@ -301,7 +304,7 @@ class _Group:
         before = self.prefix.mask.shape[1] - 1
         cache = expand(self.prefix.cache, index, before + longest)
         fed, mask = self.fed[index, :longest], self.mask[index, : before + longest]
-        return self.subject.forward(fed, mask, past_key_values=cache, use_cache=True).logits
+        return self.subject.forward(fed, mask, cache=cache)
 
     def positions(self, rows: Sequence[int]) -> Tensor:
         """(row, position) bool: which of the positions that `read` feeds belong to an answer: those to perturb."""
@@ -357,6 +360,8 @@ _answers: ModelCache[tuple[str, tuple[int, ...]]] = ModelCache()
 def clean_answers(subject: Subject, prompt_ids: Sequence[Sequence[int]], protocol: Protocol) -> list[tuple[int, ...]]:
     """The tokens of the clean answer to each prompt; what was decoded before is not decoded again."""
     processors = active_processors(subject) if protocol.generation_config == "model" else []
+    numbered = {str(number): ids for number, ids in enumerate(prompt_ids)}
+    check_fits(subject.model, numbered, subject.name, new_tokens=protocol.max_new_tokens)
     known = _answers.of(subject)
     keys = [(protocol.digest, tuple(ids)) for ids in prompt_ids]
     # Prompts of like length side by side: little padding
@@ -369,18 +374,23 @@ def clean_answers(subject: Subject, prompt_ids: Sequence[Sequence[int]], protoco
             torch.arange(len(chosen)),
             Injection.nothing(len(chosen), subject.d_model),
             protocol.max_new_tokens,
+            stops=subject.stops(protocol),
             processors=processors,
         )
+        if any(answer.finish_reason == "not-finite" for answer in decoded):
+            raise UserError(
+                f"the logits of {subject.name} after a clean prompt are not finite numbers (NaN or infinity) in "
+                f"{subject.dtype}; use another --dtype, or check the weights"
+            )
         known.update(zip(chosen, (torch.tensor(answer.token_ids) for answer in decoded), strict=True))
     return [tuple(known[key].tolist()) for key in keys]
 
 
 def _rows_that_fit(subject: Subject, prompt_length: int, answer_length: int, position_bytes: float) -> int:
     """Rows of a batch; with half as many clean distributions beside them they stay within the memory allowed."""
-    config = subject.model.config.get_text_config()
     # In the model's dtype, a copy that some families make of it, and half a row of clean ones: float32 at most
-    logits = answer_length * config.vocab_size * 4 * 2.5
-    activations = answer_length * (subject.d_model * 32 + config.num_attention_heads * (prompt_length + answer_length))
+    logits = answer_length * subject.vocabulary_size * 4 * 2.5
+    activations = answer_length * (subject.d_model * 32 + n_heads(subject.model) * (prompt_length + answer_length))
     row = logits + activations * 4 + (prompt_length + answer_length) * position_bytes
     allowed = BYTES_ON_GPU if subject.device.type == "cuda" else BYTES_ON_CPU
     return max(1, int(min(allowed, free_memory(subject.device) * 2 / 3) / row))

@@ -24,6 +24,7 @@ import torch
 
 from asabench.core.errors import UserError
 from asabench.core.files import write_whole
+from asabench.core.prompts import content
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt, sha256_hex
 from harness.attacks import Attack
@@ -117,7 +118,7 @@ def probe(
         "seeds": list(seeds) if attack.uses_seed else [],
         "layers": list(layers),
         "prompt_count": len(prompts),
-        "prompts": sha256_hex(json.dumps([[prompt.goal, prompt.target, prompt.suffix] for prompt in prompts]))[:16],
+        "prompts": sha256_hex(json.dumps(content(prompts)))[:16],
     }
     if "landscape" in what:
         settings["landscape"] = {

@@ -61,7 +61,7 @@ class Injection:
         """By block, the indices of the rows that it perturbs, in some step or in all."""
         if self.layer_at:
             steered = (self.layer != NO_LAYER).nonzero().squeeze(1)
-            return {layer: steered for layer in sorted(set(self.layer_at.values()))}
+            return dict.fromkeys(sorted(set(self.layer_at.values())), steered)
         layers = sorted({int(layer) for layer in self.layer.unique()} - {NO_LAYER})
         return {layer: (self.layer == layer).nonzero().squeeze(1) for layer in layers}
 
@@ -134,7 +134,8 @@ def _with_hidden_state(block_result: Any, hidden: Tensor) -> Any:
     return (hidden, *block_result[1:]) if isinstance(block_result, tuple) else hidden
 
 
-def _block_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+def block_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The hidden state (row, position, d_model) that a block is called with."""
     return args[0] if args else kwargs["hidden_states"]
 
 
@@ -148,7 +149,7 @@ def edit(blocks: Sequence[nn.Module], edits: Mapping[int, Edit]) -> Iterator[Non
 
     def hook_of(change: Edit) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            hidden = change(_block_input(args, kwargs), hidden_state(output))
+            hidden = change(block_input(args, kwargs), hidden_state(output))
             return None if hidden is None else _with_hidden_state(output, hidden)
 
         return hook

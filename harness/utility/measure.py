@@ -8,14 +8,15 @@ from datetime import UTC, datetime
 
 import asabench
 from asabench.core.attack_names import names_without_targets
+from asabench.core.defaults import ATTACK, PROTOCOL, UTILITY_DOSES, UTILITY_TOKENS
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet
 from asabench.core.protocol import Protocol
-from asabench.core.records import CLEAN, Cell
+from asabench.core.records import CLEAN, Cell, Response
 from asabench.core.utility_report import TaskScore, UtilityReport
 from harness.attacks import Attack, make_attacks
 from harness.engine.sweep import grid, sweep
-from harness.evaluation.evaluate import parse_layers, resolve_protocol
+from harness.evaluation.plan import parse_layers, resolve_protocol
 from harness.model.subject import Subject, check_prompt_format
 from harness.probes.run import evenly_spaced
 from harness.progress import progress_line
@@ -26,12 +27,9 @@ from harness.utility.gsm8k import Problems, gsm8k_scores, read_problems
 from harness.utility.lm_eval_tasks import LmEvalTasks, lm_eval_scores, read_lm_eval_tasks
 from harness.utility.requests import BENIGN, OVER_REFUSAL, described, load_requests
 
-DOSES = (0.3, 1.0)
 LAYERS = 4
 """Layers that are perturbed when none are named: evenly spaced, the first and last included. Each costs a model answer
 per request and dose, and the rates are means over them."""
-MAX_NEW_TOKENS = 32
-"""A refusal, and whether text is broken, shows within this many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +50,12 @@ def make_choices(
     *,
     benign: str = BENIGN,
     over_refusal: str = OVER_REFUSAL,
-    attack: Sequence[str] = ("random",),
-    doses: Sequence[float] = DOSES,
+    attack: Sequence[str] = (ATTACK,),
+    doses: Sequence[float] = UTILITY_DOSES,
     layers: str | Sequence[int] | None = None,
     seeds: Sequence[int] = (0,),
-    protocol: str | Protocol = "asabench-v1",
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    protocol: str | Protocol = PROTOCOL,
+    max_new_tokens: int = UTILITY_TOKENS,
     gsm8k: str | None = None,
     csqa: str | None = None,
     lm_eval: Sequence[str] = (),
@@ -85,6 +83,11 @@ def make_choices(
     )
 
 
+def _reading(response: Response) -> Reading | None:
+    """Unscored where the logits were not finite: that is no answer, and not a broken one."""
+    return None if response.finish_reason == "not-finite" else read_answer(response.text)
+
+
 def measure(
     subject: Subject, choices: Choices, *, max_rows: int | None = None, progress: bool = False
 ) -> UtilityReport:
@@ -103,7 +106,7 @@ def measure(
     with progress_line(0, len(cells), protocol.max_new_tokens, progress) as line:
         found: dict[Cell, Reading | None] = {}
         for responses in sweep(subject, cells, protocol, attacks, max_rows=max_rows, on_step=line.step):
-            found |= {response.cell: read_answer(response.text) for response in responses}
+            found |= {response.cell: _reading(response) for response in responses}
             line.finish(len(responses))
     tasks: dict[str, TaskScore] = {}
     if choices.gsm8k is not None:

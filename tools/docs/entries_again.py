@@ -20,7 +20,8 @@ from asabench.card.records import read_card
 from asabench.core.files import write_whole
 from asabench.core.row import Row
 from asabench.core.text import in_words, where
-from asabench.submission.make import yaml_bytes
+from asabench.runs.command import command_words
+from asabench.submission.make import manifest_json, yaml_bytes
 from asabench.submission.manifest import RunManifest
 from asabench.submission.row_of import row_of
 from asabench.submission.schema import (
@@ -38,20 +39,36 @@ from asabench.submission.verdict_table import read_verdicts
 def write_again(folder: Path) -> str:
     """Writes the row, the card and the digests of one submission; returns its line."""
     old = Row.model_validate_json((folder / ROW_FILE).read_text(encoding="utf-8"))
-    manifest = RunManifest.model_validate_json((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    submission = Submission.model_validate(yaml.safe_load((folder / SUBMISSION_FILE).read_text(encoding="utf-8")))
+    manifest = with_targets(
+        RunManifest.model_validate_json((folder / MANIFEST_FILE).read_text(encoding="utf-8")), submission
+    )
     table = read_verdicts(folder / VERDICTS_FILE)
     new = row_of(manifest, table, created=old.created, version=old.asabench_version)
     _write(folder / ROW_FILE, new.model_dump(mode="json"))
-    changed = [ROW_FILE]
+    _write(folder / MANIFEST_FILE, manifest_json(manifest))
+    changed = [ROW_FILE, MANIFEST_FILE]
     if (folder / CARD_FILE).exists():
         _write(folder / CARD_FILE, read_card(folder / CARD_FILE).model_dump(mode="json"))
         changed.append(CARD_FILE)
-    submission = Submission.model_validate(yaml.safe_load((folder / SUBMISSION_FILE).read_text(encoding="utf-8")))
     digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in changed}
     write_whole(
         folder / SUBMISSION_FILE, yaml_bytes(submission.model_copy(update={"files": submission.files | digests}))
     )
     return f"| {folder.name} | {_headline(old)} | {_headline(new)} |"
+
+
+def with_targets(manifest: RunManifest, submission: Submission) -> RunManifest:
+    """The manifest of runs from before a protocol named its target: each run's command says it."""
+    runs = []
+    for run, command in zip(manifest.runs, submission.reproduce, strict=True):
+        words = command_words(command)
+        if run.settings.protocol.target is None and "--target" in words:
+            target = {"target": words[words.index("--target") + 1]}
+            settings = run.settings.model_copy(update={"protocol": run.settings.protocol.model_copy(update=target)})
+            run = run.model_copy(update={"settings": settings, "run_id": settings.id})
+        runs.append(run)
+    return manifest.model_copy(update={"runs": tuple(runs)})
 
 
 def _write(path: Path, content: object) -> None:

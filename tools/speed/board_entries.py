@@ -35,7 +35,7 @@ from asabench.judging.agreement import CheckResult, check_result
 from asabench.judging.certificate import certificate
 from asabench.judging.labelled_pairs import gold_pairs
 from asabench.submission.make import yaml_bytes
-from asabench.submission.manifest import PromptDigest, RunManifest, RunRecord, RunSettings
+from asabench.submission.manifest import PromptDigest, RunManifest, RunRecord, SubmittedSettings
 from asabench.submission.row_of import row_of
 from asabench.submission.schema import (
     CERTIFICATE_FILE,
@@ -172,7 +172,7 @@ def make_judge(embedded: bool) -> JudgeInfo:
 
 def make_manifest(row: Row) -> RunManifest:
     """Of one run that had all of the row's attacks."""
-    settings = RunSettings.model_validate(
+    settings = SubmittedSettings.model_validate(
         {
             "model": row.model.name,
             "revision": row.model.revision,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from asabench.core.errors import UserError
+from asabench.core.defaults import BAR
 from asabench.core.row import JudgeFigures, Row
-from asabench.judging.agreement import BAR, CheckResult, reaches
+from asabench.judging.agreement import CheckResult, reaches
 from asabench.judging.certificate import Certificate
 from asabench.submission.checks.values import rate_findings
 from asabench.submission.findings import Finding, shown
-from asabench.submission.known import PairSet, pair_set
+from asabench.submission.known import pair_set
 from asabench.submission.schema import CERTIFICATE_FILE, ROW_FILE
 
 FIGURES_APART = 0.05
@@ -75,11 +75,7 @@ def judge_findings(row: Row, certificate: Certificate | None, *, is_there: bool)
 
 
 def _set_findings(file: str, field: str, figures: JudgeFigures) -> Iterator[Finding]:
-    try:
-        known: PairSet | None = pair_set(figures.set_name)
-    except UserError as error:
-        yield Finding(file, f"{field}.set_name", shown(figures.set_name), str(error), "install it and validate again")
-        return
+    known = pair_set(figures.set_name)
     check_again = "check the judge again with this version (`asabench judge-check`)"
     if known is None:
         yield Finding(file, f"{field}.set_name", shown(figures.set_name), "gold, pyrit or all", check_again)

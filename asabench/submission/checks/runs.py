@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from asabench.core.errors import UserError
+from asabench.core.prompts import published_digest
+from asabench.core.protocol import PROMPT_SET
 from asabench.submission.checks.values import PINNED, PINNED_WORDS, listed
 from asabench.submission.findings import Finding, shown
 from asabench.submission.known import prompt_set
@@ -65,6 +66,22 @@ def manifest_findings(manifest: RunManifest) -> Iterator[Finding]:
     yield from _prompt_findings(manifest)
 
 
+def _target_findings(manifest: RunManifest) -> Iterator[Finding]:
+    """A target is part of what was measured: without one in the protocol, each prompt has its published one."""
+    settings = manifest.runs[0].settings
+    if manifest.prompt_set != PROMPT_SET or settings.protocol.target is not None:
+        return
+    published = published_digest(settings.prompt_count)[:16]
+    if settings.prompts != published:
+        yield Finding(
+            MANIFEST_FILE,
+            "runs.0.settings.prompts",
+            settings.prompts,
+            f"{published}: {PROMPT_SET} with its published targets, as the protocol names no other target",
+            "evaluate again: a run with --target has it in its protocol",
+        )
+
+
 def _prompt_findings(manifest: RunManifest) -> Iterator[Finding]:
     for name, values in (
         ("id", [prompt.id for prompt in manifest.prompts]),
@@ -72,17 +89,13 @@ def _prompt_findings(manifest: RunManifest) -> Iterator[Finding]:
     ):
         if twice := next((value for value in values if values.count(value) > 1), None):
             yield Finding(MANIFEST_FILE, f"prompts.{name}", f"{twice} more than once", "every prompt once")
-    try:
-        known = prompt_set(manifest.prompt_set)
-    except UserError as error:
-        yield Finding(MANIFEST_FILE, "prompt_set", manifest.prompt_set, str(error), "install it and validate again")
-        return
+    yield from _target_findings(manifest)
+    known = prompt_set(manifest.prompt_set)
     if known is None:
         return
-    expected = known.prompts[: len(manifest.prompts)]
     for number, prompt in enumerate(manifest.prompts):
-        if number >= len(expected) or (prompt.id, prompt.sha256) != (expected[number].id, expected[number].digest):
-            there = f"{expected[number].id} {expected[number].digest}" if number < len(expected) else "nothing"
+        if number >= len(known) or (prompt.id, prompt.sha256) != known[number]:
+            there = " ".join(known[number]) if number < len(known) else "nothing"
             yield Finding(
                 MANIFEST_FILE,
                 f"prompts.{number}",

@@ -188,6 +188,8 @@ def test_a_token_across_goal_and_target_counts_as_target(llama: Subject) -> None
     class Pairs:
         """Two letters a token."""
 
+        bos_token_id = eos_token_id = sep_token_id = pad_token_id = None
+
         def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
             return {"input_ids": [int.from_bytes(text[i : i + 2].encode(), "big") for i in range(0, len(text), 2)]}
 
@@ -595,6 +597,8 @@ def test_prompts_without_targets(llama: Subject, make: Any) -> None:
 def test_a_target_that_tokenises_to_nothing(llama: Subject, make: Any) -> None:
     class Deaf:
         """A tokenizer that hears nothing but the request."""
+
+        bos_token_id = eos_token_id = sep_token_id = pad_token_id = None
 
         def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
             return {"input_ids": [5, 6] if "tell" in text else []}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,21 @@ def test_what_is_finished_is_not_trained_again(csv: Callable[[str, range], str],
     assert again.finished
     assert run_plan(again, say=quiet) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_the_chat_template_is_part_of_a_training(csv: Callable[[str, range], str], tmp_path: Path) -> None:
+    first = plan(csv, tmp_path / "out", steps=1)
+    run_plan(first, say=quiet)
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["chat_template"] == first.asked["chat_template"]
+    other = subject()
+    other.tokenizer.chat_template = "Q: {{ messages[0]['content'] }} A:"
+    with pytest.raises(UserError, match=r"holds another training .chat_template was"):
+        plan(csv, tmp_path / "out", model=other, steps=1)
+    # A training from before this was recorded is taken as it is
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    del settings["chat_template"]
+    (tmp_path / "out" / "settings.json").write_text(json.dumps(settings))
+    assert plan(csv, tmp_path / "out", model=other, steps=1).finished
 
 
 @pytest.mark.parametrize("recipe", ["refusal", "lat:inner_steps=2:model_steps=2"])
@@ -213,6 +229,51 @@ def test_adapters_are_saved_alone_and_merged(
     # The adapter is passed on: its card is ours, and names no folder of this machine
     assert (folder / "adapter" / "README.md").read_text() == (folder / "README.md").read_text()
     assert str(tmp_path) not in (folder / "README.md").read_text()
+
+
+def test_an_adapter_finds_its_base_from_everywhere_and_brings_its_template(
+    csv: Callable[[str, range], str],
+    tmp_path: Path,
+    save_model: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save_model("llama", name="base")
+    template = tmp_path / "own.jinja"
+    template.write_text("{{ messages[0]['content'] }} =>")
+    monkeypatch.chdir(tmp_path)
+    options = {"model": "base", "chat_template": template, "steps": 1, "lora_rank": 2}
+    folder = run_plan(plan(csv, Path("out"), **options), say=quiet).resolve()
+    merged, alone = load(str(folder)), load(str(folder / "adapter"))
+    revision = alone.revision
+    (tmp_path / "elsewhere" / "base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    alone = load(str(folder / "adapter"))
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        assert torch.allclose(merged.model(ids).logits, alone.model(ids).logits, atol=1e-4)
+    assert alone.revision == revision
+    assert alone.tokenizer.chat_template == merged.tokenizer.chat_template == template.read_text()
+
+
+def test_an_adapter_names_the_commit_of_a_base_on_the_hub(
+    csv: Callable[[str, range], str], tmp_path: Path, save_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = ["a" * 40, "d" * 40]
+    repository = tmp_path / "hub" / "models--tiny--base"
+    for seed, commit in enumerate(commits):
+        shutil.copytree(save_model("llama", name=f"seed-{seed}", seed=seed), repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commits[0])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    folder = run_plan(plan(csv, tmp_path / "out", model="tiny/base", steps=1, lora_rank=2), say=quiet)
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("tiny/base", commits[0])
+    (repository / "refs" / "main").write_text(commits[1])  # the branch moves on
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        expected = load(str(folder)).model(ids).logits
+        assert torch.allclose(load(str(folder / "adapter")).model(ids).logits, expected, atol=1e-4)
 
 
 def test_every_family_trains(family_subject: Subject, csv: Callable[[str, range], str], tmp_path: Path) -> None:

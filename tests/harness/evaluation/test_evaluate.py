@@ -12,17 +12,21 @@ import pytest
 import torch
 
 import harness.engine.selftest
-import harness.evaluation.evaluate
+import harness.evaluation.run
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Label, Prompt, Response, Verdict
 from asabench.core.row import JudgeInfo
 from asabench.judging.labelled_pairs import gold_pairs
+from asabench.runs.choices import Choices
 from harness.attacks import ATTACKS, make_attack
 from harness.attacks.random import RandomAttack
 from harness.engine.selftest import SelfTestFailed, self_test
 from harness.engine.sweep import grid
-from harness.evaluation.evaluate import estimate, evaluate, make_plan, parse_layers, resolve_protocol, run_plan
+from harness.evaluation.cost import estimate
+from harness.evaluation.evaluate import Evaluation, evaluate
+from harness.evaluation.plan import make_plan, parse_layers, resolve_protocol
+from harness.evaluation.run import run_plan
 from harness.model.subject import Subject, make_subject
 from harness.stream.injection import Injecting, Injection
 from tests.conftest import chat_tokenizer, tiny_model
@@ -51,7 +55,7 @@ class LengthJudge:
         return labels[response.token_ids[0] % 5]
 
 
-def small(subject: Subject, out: Path, **choices: Any) -> harness.evaluation.evaluate.Evaluation:
+def small(subject: Subject, out: Path, **choices: Any) -> Evaluation:
     return evaluate(subject, **{"prompts": PROMPTS, "max_new_tokens": 4, "out": out, "judge": LengthJudge(), **choices})
 
 
@@ -135,7 +139,7 @@ def test_a_finished_run_generates_nothing_again(
     llama: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = small(llama, tmp_path / "run")
-    monkeypatch.setattr(harness.evaluation.evaluate, "sweep", lambda *_, **__: pytest.fail("generated again"))
+    monkeypatch.setattr(harness.evaluation.run, "sweep", lambda *_, **__: pytest.fail("generated again"))
     again = small(llama, tmp_path / "run")
     pd.testing.assert_frame_equal(first.responses, again.responses)
     other = LengthJudge("length-2")
@@ -149,7 +153,7 @@ def test_an_interrupted_run_goes_on_and_equals_an_unbroken_one(
     llama: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = small(llama, tmp_path / "whole", max_rows=3)
-    real = harness.evaluation.evaluate.sweep
+    real = harness.evaluation.run.sweep
 
     def two_batches(*args: Any, **options: Any) -> Any:
         for number, batch in enumerate(real(*args, **options)):
@@ -157,7 +161,7 @@ def test_an_interrupted_run_goes_on_and_equals_an_unbroken_one(
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(harness.evaluation.evaluate, "sweep", two_batches)
+    monkeypatch.setattr(harness.evaluation.run, "sweep", two_batches)
     with pytest.raises(KeyboardInterrupt):
         small(llama, tmp_path / "broken", max_rows=3)
     monkeypatch.undo()
@@ -197,7 +201,7 @@ def test_the_default_folder_is_named_by_content(
     llama: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plans = [make_plan(llama, prompts=PROMPTS, limit=limit) for limit in (1, 1, 2)]
+    plans = [make_plan(llama, Choices.of(prompts=PROMPTS, limit=limit)) for limit in (1, 1, 2)]
     assert plans[0].path == plans[1].path != plans[2].path
     assert str(plans[0].path).startswith("runs/tiny-llama-asabench-v1-")
     assert not list(tmp_path.iterdir()), "planning writes nothing"
@@ -216,7 +220,7 @@ def test_bfloat16_runs_and_says_so(tmp_path: Path) -> None:
 
 
 def test_estimate_writes_nothing_and_is_positive(llama: Subject, tmp_path: Path) -> None:
-    cost = estimate(make_plan(llama, prompts=PROMPTS, out=tmp_path / "run"))
+    cost = estimate(make_plan(llama, Choices.of(prompts=PROMPTS, out=tmp_path / "run")))
     assert cost.cells == 4 * 5
     assert cost.rows_per_batch == 20
     assert cost.seconds > 0
@@ -267,7 +271,7 @@ def test_unknown_names(llama: Subject) -> None:
         ({"prompts": "nothing"}, "quickstart, advbench"),
     ):
         with pytest.raises(UserError, match=f"unknown.*{allowed}"):
-            make_plan(llama, **choices)
+            make_plan(llama, Choices.of(**choices))
 
 
 # Self-tests: each must stop a run in which the harness is broken in the way that it watches for.
@@ -350,6 +354,96 @@ def test_hooks_that_stay_are_noticed(llama: Subject, monkeypatch: pytest.MonkeyP
         llama.blocks[0]._forward_hooks.clear()
 
 
+def self_test_at(subject: Subject, **changes: Any) -> dict[str, str]:
+    protocol = PRESETS["asabench-v1"].model_copy(update={"max_new_tokens": 6, **changes})
+    cells = grid(PROMPTS, range(4), [RandomAttack()], protocol)
+    return self_test(subject, cells, protocol, {"random": make_attack("random", protocol)})
+
+
+@pytest.mark.parametrize("doses", [(1e-300,), (1e-12,), (1e-300, 1.0)], ids=str)
+def test_a_dose_that_rounds_to_nothing_is_noticed(doses: tuple[float, ...], llama: Subject) -> None:
+    with pytest.raises(SelfTestFailed, match=f"dose {doses[0]:g} at layer 0 changes no number of the hidden state in"):
+        self_test_at(llama, doses=doses)
+
+
+def test_an_effect_no_larger_than_rounding_is_noticed(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows at dose 0 that differ by as much as the dosed ones, as rows of a batch may by rounding."""
+
+    def noisy(real: Any, self: Injecting, layer: int, block_input: Any, block_output: Any) -> Any:
+        real(self, layer, block_input, block_output)
+        return block_output + 1e-5 * (self.injection.layer == layer).float()[:, None, None]
+
+    break_injection(monkeypatch, noisy)
+    with pytest.raises(SelfTestFailed, match=r"changes no logit by more than .* rounding does at dose 0 too"):
+        self_test_at(llama)
+
+
+@pytest.mark.parametrize("steps", [(2, 3), (3,), (0, 4), "first"], ids=str)
+def test_the_first_perturbed_step_is_looked_at(steps: Any, llama: Subject) -> None:
+    assert "at dose 1" in self_test_at(llama, steps=steps)["a dose changes the logits"]
+
+
+def test_a_layer_a_step_is_looked_at_where_it_is_perturbed(llama: Subject) -> None:
+    found = self_test_at(llama, steps=(1, 3), step_layers=(2, 0))
+    assert found["each layer's hook fires once a forward"] == "1 layers"
+
+
+def test_steps_after_the_answer_are_refused() -> None:
+    with pytest.raises(UserError, match="--steps 6,9 perturbs none of the 6 steps of an answer"):
+        resolve_protocol("asabench-v1", max_new_tokens=6, steps=[6, 9])
+    assert resolve_protocol("asabench-v1", max_new_tokens=6, steps=[5, 9]).steps == (5, 9)
+
+
+# Logits that are not finite numbers: no answer, and not a broken one.
+
+
+def overflowing_at(subject: Subject, goal_tokens: int) -> Any:
+    """A hook after which the logits of prompts with so many tokens are NaN from the second new token on."""
+
+    def broken(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        lengths = kwargs["attention_mask"].sum(-1)
+        output.logits[lengths == goal_tokens + 1] = torch.nan
+        return output
+
+    return subject.model.register_forward_hook(broken, with_kwargs=True)
+
+
+def test_answers_without_finite_logits_are_unscored_and_flagged(tmp_path: Path) -> None:
+    subject = make_subject(tiny_model("llama"), chat_tokenizer(), name="tiny-llama", revision="overflows")
+    subject.model.generation_config.eos_token_id = [2]
+    prompts = [Prompt(id="fine", goal="hi"), Prompt(id="lost", goal="why is it so?")]
+    tokens = len(subject.format(prompts[1], PRESETS["asabench-v1"]))
+    handle = overflowing_at(subject, tokens)
+    try:
+        plan = make_plan(
+            subject,
+            Choices.of(
+                prompts=prompts,
+                layers="0,2",
+                max_new_tokens=4,
+                judge="rules",
+                out=tmp_path / "run",
+                uncertified=True,
+            ),
+        )
+        done = run_plan(plan)
+    finally:
+        handle.remove()
+    table = done.responses.merge(done.verdicts, on="cell_id")
+    lost = table[table["prompt_id"] == "lost"]
+    assert set(lost["finish_reason"]) == {"not-finite"}
+    assert (lost["text"] == "").all()
+    assert [len(tokens) for tokens in lost["token_ids"]] == [0, 0, 0]
+    assert lost["label"].isna().all()
+    assert set(lost["reason"]) == {"logits are not finite"}
+    fine = table[table["prompt_id"] == "fine"]
+    assert set(fine["finish_reason"]) == {"length"}
+    assert fine["label"].notna().all()
+    assert "not-finite" in done.row.flags
+    assert done.row.verdicts.unscored == 2
+    assert done.row.clean_verdicts.unscored == 1
+
+
 def test_a_failed_self_test_stops_the_run(llama: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent:
         name = family = "random"
@@ -361,5 +455,5 @@ def test_a_failed_self_test_stops_the_run(llama: Subject, tmp_path: Path, monkey
 
     monkeypatch.setitem(ATTACKS, "random", lambda protocol: Silent())
     with pytest.raises(SelfTestFailed):
-        run_plan(make_plan(llama, prompts=PROMPTS, judge=LengthJudge(), out=tmp_path / "run"))
+        run_plan(make_plan(llama, Choices.of(prompts=PROMPTS, judge=LengthJudge(), out=tmp_path / "run")))
     assert not list((tmp_path / "run" / "responses").iterdir())

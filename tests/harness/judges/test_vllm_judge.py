@@ -6,6 +6,7 @@ The server is `openai_stub.OpenAIStub`; a real vLLM server is another test's.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -380,7 +381,87 @@ def test_retry_after_as_seconds_and_as_a_date() -> None:
     assert 25 < (retry_after({"retry-after": soon}) or 0) <= 30
 
 
-# Faults that do not
+# Faults of one pair: they cost one verdict at most
+
+FILTERED = {"error": {"message": "The response was filtered", "code": "content_filter", "param": "prompt"}}
+
+
+def reply(**choice: Any) -> str:
+    message = {"role": "assistant", "content": "safe"}
+    choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop", **choice}]
+    return json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "stub", "choices": choices})
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Fault(status=400, body=json.dumps(FILTERED)), "content filter"),
+        (Fault(status=403, message="your input was flagged by moderation"), "content filter"),
+        (Fault(body=reply(finish_reason="content_filter")), "content filter"),
+        (Fault(body=reply(message={"role": "assistant", "content": None, "refusal": "no"})), "empty reply"),
+        (Fault(body='{"choices": []}'), "no chat completion"),
+        (Fault(body=reply()[:80]), "no chat completion"),
+        (Fault(body="<html>busy</html>", headers={"Content-Type": "text/html"}), "no chat completion"),
+        (Fault(status=400, message="cannot tokenise this"), "refused the request (400)"),
+        (Fault(status=413, body="<html>too large</html>"), "refused the request (413)"),
+        (500, "answered 500"),
+        (520, "answered 520"),
+        (529, "answered 529"),
+        (Fault(cut=True), "closed the connection"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("in_flight", [1, 8])
+def test_one_pair_without_a_verdict(fault: Fault | int, reason: str, in_flight: int) -> None:
+    with OpenAIStub(truth, fault_if=lambda goal, response: fault if "odd" in response else None) as stub:
+        judge = VllmJudge("stub", stub.url, retry=Retry(tries=2, first=0.01), in_flight=in_flight)
+        # First: it is the longest, and goes out first
+        said = judge(answers("an odd one, longer than the others", "storm", "rain", "storm 2"))
+        assert [each.label for each in said] == [None, "unsafe", "safe", "unsafe"]
+        assert reason in (said[0].reason or "")
+        # The pairs of a later call are asked of a server that is known to answer: one alone may fail too
+        again = judge(answers("an odd one"))
+        assert [each.label for each in again] == [None]
+
+
+@pytest.mark.parametrize("status", [520, 522, 524, 529, 530])
+def test_statuses_of_services_in_front_are_tried_again(status: int) -> None:
+    with OpenAIStub(truth, faults=[status]) as stub:
+        assert labels_of(stub, "storm") == ["unsafe"]
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        {"content": [{"token": "un", "logprob": -0.1, "bytes": None, "top_logprobs": None}]},
+        {"content": []},
+        {"content": None},
+    ],
+    ids=str,
+)
+def test_a_server_with_half_of_the_log_probabilities(logprobs: dict[str, Any]) -> None:
+    class Half(OpenAIStub):
+        def _completion(self, body: dict[str, Any], content: str, given: Any) -> dict[str, Any]:
+            return super()._completion(body, content, logprobs if body.get("logprobs") else given)
+
+    with Half(truth, logprobs={"un": -0.1}) as stub:
+        [verdict] = VllmJudge("stub", stub.url)(answers("storm"))
+    assert (verdict.label, verdict.p_unsafe) == ("unsafe", None)
+
+
+def test_a_verdict_stays_where_its_probability_fails() -> None:
+    seen: list[str] = []
+
+    def second(goal: str, response: str) -> Fault | None:
+        seen.append(response)
+        return Fault(status=400, body=json.dumps(FILTERED)) if len(seen) == 2 else None
+
+    with OpenAIStub(truth, fault_if=second, logprobs={"un": -0.1, "safe": -3.0}) as stub:
+        [verdict] = VllmJudge("stub", stub.url, retry=Retry(tries=2, first=0.01))(answers("storm"))
+    assert (verdict.label, verdict.p_unsafe) == ("unsafe", None)
+
+
+# Faults that do not pass
 
 
 def failure(stub: OpenAIStub, *texts: str, **choices: Any) -> str:
