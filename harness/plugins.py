@@ -7,7 +7,6 @@ left to them.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import inspect
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -28,8 +27,10 @@ def announced(kind: Kind, own: Collection[str] = ()) -> Mapping[str, tuple[str, 
     own: names that are ASABench's, which nobody else's take the place of. A name has several paths where packages
     disagree.
     """
+    from importlib.metadata import entry_points  # it takes its time, and the command line imports this module
+
     found: dict[str, dict[str, None]] = {}
-    for entry in importlib.metadata.entry_points(group=f"asabench.{kind}s"):
+    for entry in entry_points(group=f"asabench.{kind}s"):
         if entry.name not in own:
             path = entry.value.partition("[")[0].replace(" ", "")
             found.setdefault(entry.name, {})[path] = None
