@@ -14,20 +14,24 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from asabench.core.defaults import BAR, DEVICE
 from asabench.core.errors import UserError
+from asabench.core.files import write_record
 from asabench.core.prompts import load_prompts
 from asabench.core.protocol import size as published_size
 from asabench.core.row import PromptSetInfo, ProtocolInfo, Row
 from asabench.dataset.files import Benchmark, ModelTables, config_name, read_benchmark, write_benchmark
 from asabench.dataset.instances import instances_of_run
 from asabench.dataset.recipe import ModelRecipe, Recipe
-from asabench.runs.folder import read_run, write_whole
+from asabench.runs.choices import Choices
+from asabench.runs.folder import read_run
 from harness.attacks import make_attacks
-from harness.evaluation.evaluate import estimate, make_plan, parse_layers, resolve_protocol, run_plan
+from harness.evaluation.cost import estimate
+from harness.evaluation.plan import check_max_rows, make_plan, parse_layers, resolve_protocol
+from harness.evaluation.run import run_plan
 
 BYTES_A_CELL = 300
 """On disk, of a run: answers of 50 tokens with their token ids, compressed (SmolLM2-135M: 261; where many are short
@@ -52,9 +56,9 @@ def build(
     recipe: Recipe,
     out: Path,
     *,
-    device: str = "auto",
+    device: str = DEVICE,
     max_rows: int | None = None,
-    bar: float = 0.8,
+    bar: float = BAR,
     uncertified: bool = False,
     overwrite: bool = False,
     progress: bool = False,
@@ -63,6 +67,7 @@ def build(
 
     Raises `UserError` for what cannot be used; what is finished is kept, and the same call goes on.
     """
+    check_max_rows(max_rows)
     _require_distinct(recipe)
     benchmark = out / "benchmark"
     if benchmark.exists() and not overwrite:
@@ -102,7 +107,7 @@ def _keep_recipe(recipe: Recipe, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.read_text(encoding="utf-8") != recipe.model_dump_json(indent=2) + "\n":
             raise UserError(f"{out} holds a build by another recipe ({path}); use that one, or another --out folder")
-        write_whole(path, (recipe.model_dump_json(indent=2) + "\n").encode())
+        write_record(path, recipe)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); choose another --out folder") from None
 
@@ -120,15 +125,19 @@ def _folder(model: ModelRecipe) -> str:
     return config_name(model.original_name or own)
 
 
-def _choices(recipe: Recipe, model: ModelRecipe) -> dict[str, Any]:
-    """The recipe as the arguments of `make_plan`."""
-    return dict(
+def _run_folder(out: Path, model: ModelRecipe) -> Path:
+    return out / "runs" / _folder(model)
+
+
+def _choices(recipe: Recipe, model: ModelRecipe, out: Path, device: str, max_rows: int | None) -> Choices:
+    """What the recipe asks of one model."""
+    return Choices.of(
         prompts=recipe.prompts,
         limit=recipe.limit,
         layers=recipe.layers,
         doses=recipe.doses,
         seeds=recipe.seeds,
-        attack=recipe.attack.split(","),
+        attack=recipe.attack,
         protocol=recipe.protocol,
         size=recipe.size,
         max_new_tokens=recipe.max_new_tokens,
@@ -136,6 +145,9 @@ def _choices(recipe: Recipe, model: ModelRecipe) -> dict[str, Any]:
         judge=recipe.judge,
         dtype=model.dtype or recipe.dtype,
         chat_template=model.chat_template,
+        device=device,
+        max_rows=max_rows,
+        out=_run_folder(out, model),
     )
 
 
@@ -151,11 +163,12 @@ def _run(
     show: bool,
 ) -> Row:
     """The row of one model's run, made or resumed. A finished one does not load its model again."""
-    path = out / "runs" / _folder(model)
+    path = _run_folder(out, model)
     if (path / "row.json").is_file():
         return read_run(path).row
-    plan = make_plan(model.model, device=device, out=path, bar=bar, uncertified=uncertified, **_choices(recipe, model))
-    row = run_plan(plan, progress=show, max_rows=max_rows).row
+    choices = replace(_choices(recipe, model, out, device, max_rows), bar=bar, uncertified=uncertified)
+    plan = make_plan(model.model, choices)
+    row = run_plan(plan, progress=show).row
     del plan
     _free_memory()
     return row
@@ -170,22 +183,22 @@ def _free_memory() -> None:
 
 def _tables(recipe: Recipe, out: Path) -> Iterator[ModelTables]:
     for model in recipe.models:
-        tables = instances_of_run(read_run(out / "runs" / _folder(model)))
+        tables = instances_of_run(read_run(_run_folder(out, model)))
         yield tables if model.original_name is None else replace(tables, original_name=model.original_name)
 
 
-def costs(recipe: Recipe, out: Path, *, device: str = "auto", max_rows: int | None = None) -> Iterator[ModelCost]:
+def costs(recipe: Recipe, out: Path, *, device: str = DEVICE, max_rows: int | None = None) -> Iterator[ModelCost]:
     """What each model of the recipe would take, measured on the model where it is at hand."""
+    check_max_rows(max_rows)
     _require_distinct(recipe)
     for model in recipe.models:
         try:
             # Generating is what takes time; the recipe's judge may be a server that does not run yet
-            choices = _choices(recipe, model) | {"judge": "rules"}
-            plan = make_plan(model.model, device=device, out=out / "runs" / _folder(model), **choices)
+            plan = make_plan(model.model, replace(_choices(recipe, model, out, device, max_rows), judge="rules"))
         except UserError:
             yield ModelCost(name=model.model, cells=_cells(recipe, model), seconds=None, memory_bytes=None)
             continue
-        cost = estimate(plan, max_rows=max_rows)
+        cost = estimate(plan)
         yield ModelCost(
             name=model.model,
             cells=cost.cells,

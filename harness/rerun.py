@@ -17,14 +17,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import LabelSet
 from asabench.core.records import Cell, Label, Prompt, sha256_hex
 from asabench.core.row import JudgeInfo
-from asabench.runs.command import NO_NAME, attack_spec, model_spec, target_of
+from asabench.runs.command import NO_NAME, attack_spec, model_spec
 from asabench.submission.manifest import RunManifest
-from asabench.submission.schema import MANIFEST_FILE, VERDICTS_FILE, Submission
+from asabench.submission.schema import MANIFEST_FILE, VERDICTS_FILE
 from asabench.submission.validate import Validation
 from asabench.submission.verdict_table import read_verdicts, response_digest
 from harness.attacks import make_attacks
@@ -112,13 +113,15 @@ def rerun(
     if count < 1:
         raise UserError(f"--rerun {count} leaves no cell; give 1 or more")
     folder = Path(checked.path)
-    submission, manifest = _read(checked)
+    manifest = _read(checked)
     settings = manifest.settings
     chosen_judge = _judge(judge, manifest.runs[0].judge, settings.protocol.labels)
     attacks = make_attacks([attack_spec(attack) for attack in settings.attacks], settings.protocol)
     if unlike := [name for name in settings.attacks if name not in attacks]:
         raise UserError(f"the attack {unlike[0]} cannot be made again from its name; it needs its author's code")
-    prompt_set = _prompts(submission, manifest, prompts, target)
+    prompt_set = _prompts(manifest, prompts, target)
+    if any(getattr(each, "needs_targets", False) for each in attacks.values()):
+        prompt_set = prompt_set.with_target_texts()
     table = read_verdicts(folder / VERDICTS_FILE)
     seed = secrets.randbelow(2**31) if seed is None else seed
     drawn = draw(table, count, seed)
@@ -126,9 +129,9 @@ def rerun(
     if defence is not None:
         subject = defended(subject, defence)
     _check_subject(subject, manifest, defence)
-    check_prompt_format(subject, settings.protocol)
     by_id = dict(zip((prompt.id for prompt in manifest.prompts), prompt_set.prompts, strict=True))
     cells = [_cell(line, by_id) for line in _lines(drawn)]
+    check_prompt_format(subject, settings.protocol, list(dict.fromkeys(cell.prompt for cell in cells)))
     lines = dict(zip((cell.id for cell in cells), _lines(drawn), strict=True))
     again: dict[str, RerunCell] = {}
     for responses in sweep(subject, cells, settings.protocol, attacks):
@@ -144,11 +147,11 @@ def rerun(
     return Rerun(cells=tuple(again[cell.id] for cell in cells), seed=seed)
 
 
-def _read(checked: Validation) -> tuple[Submission, RunManifest]:
+def _read(checked: Validation) -> RunManifest:
     """Only what is valid by itself is answered again: its numbers then follow from its verdicts."""
     if checked.submission is None or not checked.ok:
-        raise UserError(f"{checked.path} is not valid: {checked.findings[0].line}")
-    return checked.submission, RunManifest.model_validate_json((Path(checked.path) / MANIFEST_FILE).read_bytes())
+        raise UserError(f"{checked.path} is not valid: {checked.problem or 'it cannot be read'}")
+    return RunManifest.model_validate_json((Path(checked.path) / MANIFEST_FILE).read_bytes())
 
 
 def draw(table: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
@@ -172,20 +175,20 @@ def _cell(line: dict[str, Any], prompts: dict[str, Prompt]) -> Cell:
     )
 
 
-def _prompts(submission: Submission, manifest: RunManifest, prompts: str | None, target: str | None) -> PromptSet:
+def _prompts(manifest: RunManifest, prompts: str | None, target: str | None) -> PromptSet:
     """The submission's prompts in its order; `UserError` where they are not those it was made with."""
     wanted = [prompt.sha256 for prompt in manifest.prompts]
     found = load_prompts(prompts or manifest.prompt_set).first(len(wanted))
     if [prompt.digest for prompt in found.prompts] != wanted:
         raise UserError(f"the prompts {found.name} are not those of the submission; name its file with --prompts")
-    targets = [target] if target is not None else [target_of(command) for command in submission.reproduce] or [None]
-    for each in dict.fromkeys([*targets, None]):
-        if found.with_target(each).digest[:16] == manifest.settings.prompts:
-            return found.with_target(each)
-    raise UserError(
-        f"the targets of the prompts are not those of the submission (tried {', '.join(map(repr, targets))}); "
-        'give the one it was evaluated with, such as --target "Sure, here is"'
-    )
+    tried = manifest.settings.protocol.target if target is None else target
+    found = found.with_target(tried)
+    if found.digest[:16] != manifest.settings.prompts:
+        raise UserError(
+            f"the targets of the prompts are not those of the submission (tried {tried!r}); "
+            f'give the one it was evaluated with, such as --target "{TARGET}"'
+        )
+    return found
 
 
 def _judge(judge: str | Judge | None, info: JudgeInfo, labels: LabelSet) -> Judge:

@@ -20,25 +20,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 
-from asabench.card.model_card import (
-    Curves,
-    DataSet,
-    LossPoint,
-    ModelName,
-    RefusalPoint,
-    TrainingData,
-    TrainingSettings,
-    curves_of,
-    loss_point,
-)
+from asabench.card.curves import curves_of, loss_point
+from asabench.card.records import Curves, DataSet, LossPoint, ModelName, RefusalPoint, TrainingData, TrainingSettings
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
+from asabench.core.estimate import Rate
+from asabench.core.files import read_record, write_record
 from asabench.core.prompts import PromptSet
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt, sha256_hex
-from asabench.core.row import Rate
-from asabench.runs.folder import write_whole
+from asabench.core.schema import Record
 from asabench.stats.intervals import mean_rate
 from harness.defences.examples import (
     Example,
@@ -123,7 +115,7 @@ def make_data(
     """Reads what is trained and tested on. pairs: a file for `read_pairs`, or None for `sorting_pairs`; complied,
     tested: harmful requests as `chosen_prompts` takes them, with none in both. Raises `UserError`."""
     if not target.strip():
-        raise UserError('--target is empty; give the start of a compliant answer, such as "Sure, here is"')
+        raise UserError(f'--target is empty; give the start of a compliant answer, such as "{TARGET}"')
     learned, held_out = sorting_pairs() if pairs is None else read_pairs(pairs)
     data = Data(
         pairs="five words in alphabetical order" if pairs is None else pairs.name,
@@ -170,10 +162,8 @@ def read_pairs(path: Path) -> tuple[list[Pair], list[Pair]]:
     return [pair for place, pair in enumerate(pairs) if place % 4 != 3], pairs[3::4]
 
 
-class KeptCurves(BaseModel):
+class KeptCurves(Record):
     """A model's curves on disk, and all that decides them: what is asked for again is not trained again."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: ModelName
     settings: TrainingSettings
@@ -199,15 +189,12 @@ def kept_curves(
     described = data.described
     path = folder / KeptCurves.name(model.revision, settings, described)
     if path.is_file():
-        try:
-            found = KeptCurves.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"the curves in {path} cannot be read ({type(error).__name__}); delete the file") from None
+        found = read_record(KeptCurves, path, "a record of curves", "delete the file")
         say(f"{model.name}: curves of {path}")
         return found.curves
     made = curves(load_model(), data, settings, lambda text: say(f"{model.name}: {text}"))
     kept = KeptCurves(model=model, settings=settings, data=described, curves=made)
-    write_whole(path, (kept.model_dump_json(indent=1) + "\n").encode())
+    write_record(path, kept, indent=1)
     return made
 
 
@@ -221,7 +208,7 @@ def curves(
             f"{subject.name} is in {subject.dtype}, which rounds the steps of a fine-tuning away; load it in float32"
         )
     protocol = data.protocol
-    check_prompt_format(subject, protocol)
+    check_prompt_format(subject, protocol, [*data.complied.prompts, *data.tested.prompts])
     target = text_tokens(subject, data.target)
     if not target:
         raise UserError(f"--target {data.target!r} has no tokens for {subject.name}; give other words of compliance")

@@ -10,12 +10,11 @@ The pages hold no model text: only rates, names and digests.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from asabench.core.errors import UserError
+from asabench.core.files import disk_errors, write_whole
 from leaderboard import downloads, pages
 from leaderboard.differences import paired_differences
 from leaderboard.entries import read_entries
@@ -40,10 +39,8 @@ def build(rows: Path | Sequence[Path], out: Path, url: str | None = None) -> Pat
             "an evaluation writes one: run `asabench evaluate --model smollm2-135m` first"
         )
     tracks = group_tracks(entries)
-    try:
+    with disk_errors(out):
         _write_site(tracks, out, _checked_url(url))
-    except OSError as error:
-        raise UserError(f"cannot write the page into {out}: {error.strerror}; choose a folder to write to") from error
     return out / "index.html"
 
 
@@ -66,20 +63,20 @@ def _write_site(tracks: Sequence[Track], out: Path, url: str | None) -> None:
             slug = placed.entry.slug
             page = pages.render_entry(track, placed, differences[slug], block_shares(track, placed), url)
             for name, text in ((f"{slug}.html", page), (f"{slug}.js", downloads.render_entry_script(track, placed))):
-                _write_atomically(folder / name, text)
+                _write(folder / name, text)
                 kept.add(name)
     _remove_older(folder, kept)
-    _write_atomically(out / "style.css", pages.render_style())
+    _write(out / "style.css", pages.render_style())
     for name in pages.SCRIPTS:
-        _write_atomically(out / name, pages.source(name))
-    _write_atomically(out / "data.js", downloads.render_index_script(tracks))
-    _write_atomically(out / "compare.html", pages.render_compare())
-    _write_atomically(out / "reported-gu2025.csv", reported_text())
-    _write_atomically(out / "rows.json", downloads.render_json(tracks))
-    _write_atomically(out / "rows.csv", downloads.render_csv(tracks))
-    _write_atomically(out / "feed.xml", downloads.render_feed(tracks, url))
+        _write(out / name, pages.source(name))
+    _write(out / "data.js", downloads.render_index_script(tracks))
+    _write(out / "compare.html", pages.render_compare())
+    _write(out / "reported-gu2025.csv", reported_text())
+    _write(out / "rows.json", downloads.render_json(tracks))
+    _write(out / "rows.csv", downloads.render_csv(tracks))
+    _write(out / "feed.xml", downloads.render_feed(tracks, url))
     # The first page last: whoever finds it finds what it links to.
-    _write_atomically(out / "index.html", pages.render_index(tracks, read_reported()))
+    _write(out / "index.html", pages.render_index(tracks, read_reported()))
 
 
 def _remove_older(folder: Path, kept: set[str]) -> None:
@@ -92,14 +89,7 @@ def _remove_older(folder: Path, kept: set[str]) -> None:
                 path.unlink()
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def _write(path: Path, text: str) -> None:
     """A reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # A lone surrogate, which JSON can hold, is no text that a file can
-        temporary.write_bytes(text.encode("utf-8", errors="replace"))
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    # A lone surrogate, which JSON can hold, is no text that a file can. A page is made again rather than waited for
+    write_whole(path, text.encode("utf-8", errors="replace"), durable=False)

@@ -9,12 +9,15 @@ import hashlib
 from jinja2 import Environment
 from markupsafe import Markup
 
-from asabench.card.model_card import Difference, ModelCard, Resistance, headlines, not_measured
-from asabench.core.row import AttackResult, eps50_text
+from asabench.card.records import ModelCard, Resistance
+from asabench.card.words import headlines, not_measured
+from asabench.core.estimate import Change
+from asabench.core.row import AttackResult
+from asabench.core.text import eps50_text
 from leaderboard.charts.card_svg import loss_svg, rates_svg, refusals_svg
-from leaderboard.charts.svg import lasr_svg, series
+from leaderboard.charts.svg import lasr_svg, worst_by_attack
 from leaderboard.templating import page_environment
-from leaderboard.text import NONE, format_number, format_rate, number_ranges, optional_rate, short_revision
+from leaderboard.text import NONE, format_estimate, format_number, number_ranges, short_revision
 
 STYLES = ("style.css", "card.css")
 
@@ -22,9 +25,7 @@ STYLES = ("style.css", "card.css")
 @functools.cache
 def _environment() -> Environment:
     filters = {
-        "rate": format_rate,
-        "optional_rate": optional_rate,
-        "difference": _difference,
+        "estimate": format_estimate,
         "number": format_number,
         "eps50": eps50_text,
         "ranges": number_ranges,
@@ -33,23 +34,11 @@ def _environment() -> Environment:
         "rates_svg": rates_svg,
         "loss_svg": loss_svg,
         "refusals_svg": refusals_svg,
-        "at_dose": _at_dose,
+        "worst_by_attack": lambda resistance: worst_by_attack(resistance.row),
         "of_base": _of_base,
         "changes": _changes,
     }
     return page_environment(filters, {"NONE": NONE})
-
-
-def _difference(change: Difference | None) -> str:
-    """`-0.12 [-0.20, -0.05]`."""
-    if change is None or change.value is None:
-        return NONE
-    return f"{change.value:+z.2f} [{change.low:+z.2f}, {change.high:+z.2f}]"
-
-
-def _at_dose(resistance: Resistance) -> list[AttackResult]:
-    """The results at the headline dose."""
-    return [result for result in series(resistance.row) if result.dose == resistance.row.dose]
 
 
 def _of_base(result: AttackResult, resistance: Resistance) -> AttackResult | None:
@@ -58,7 +47,7 @@ def _of_base(result: AttackResult, resistance: Resistance) -> AttackResult | Non
     return next((each for each in results if (each.attack, each.dose) == (result.attack, result.dose)), None)
 
 
-def _changes(result: AttackResult, resistance: Resistance) -> tuple[Difference | None, Difference | None, float | None]:
+def _changes(result: AttackResult, resistance: Resistance) -> tuple[Change | None, Change | None, float | None]:
     """(MASR, PASR, p) of a result against the base's."""
     for each in resistance.changes:
         if (each.attack, each.dose) == (result.attack, result.dose):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from asabench.core.errors import UserError
 from asabench.core.records import CLEAN
+from leaderboard.charts.svg import worst_by_attack
 from leaderboard.pages import Differences
 from leaderboard.ranking import Placed, Track
 
@@ -25,17 +26,16 @@ MANY = 24
 
 
 class _Pair(NamedTuple):
-    """What a difference is computed from: two tables, the headline dose and the attacks at it."""
+    """What a difference is computed from: two tables, and the attacks, each with its dose."""
 
     entry: Path
     base: Path
-    dose: float
-    attacks: tuple[str, ...]
+    at: tuple[tuple[str, float], ...]
 
 
 def paired_differences(tracks: Sequence[Track]) -> dict[str, Differences]:
-    """By slug, for every entry that was made from a base model: at its headline dose, for each attack that both have.
-    `UserError` for a table that cannot be read."""
+    """By slug, for every entry that was made from a base model: for each attack and dose that both have, the entry's
+    worst case first, then the worst case of each other attack. `UserError` for a table that cannot be read."""
     found: dict[str, Differences] = {}
     pairs: dict[str, _Pair] = {}
     for track in tracks:
@@ -72,37 +72,34 @@ def _pair(track: Track, placed: Placed) -> _Pair | str:
         return "the two were not asked the same prompts"
     if entry.row.judge.id != base.row.judge.id:
         return "two judges read the two"
-    dose = entry.row.dose
-    attacks = tuple(result.attack for result in entry.row.results if result.dose == dose)
-    return _Pair(entry.verdicts, base.verdicts, dose, attacks)
+    both = {(result.attack, result.dose) for result in base.row.results}
+    at = tuple((each.attack, each.dose) for each in worst_by_attack(entry.row) if (each.attack, each.dose) in both)
+    return _Pair(entry.verdicts, base.verdicts, at)
 
 
 def _lines(pair: _Pair) -> tuple[Difference, ...]:
     from asabench.stats.paired import difference
 
-    own, theirs = _slices(read_table(pair.entry), pair.dose), _base_slices(pair.base, pair.dose)
+    own, theirs = read_table(pair.entry), _base_table(pair.base)
     return tuple(
-        difference(theirs[attack], own[attack], attack, pair.dose)
-        for attack in pair.attacks
-        if attack in own and attack in theirs
+        difference(_lines_at(theirs, attack, dose), _lines_at(own, attack, dose), attack, dose)
+        for attack, dose in pair.at
     )
 
 
-@functools.lru_cache(maxsize=4)
-def _base_slices(path: Path, dose: float) -> dict[str, pd.DataFrame]:
+@functools.lru_cache(maxsize=2)
+def _base_table(path: Path) -> pd.DataFrame:
     """Kept, as the entries made from one base model mostly come one after another."""
-    return _slices(read_table(path), dose)
+    return read_table(path)
 
 
-def _slices(table: pd.DataFrame, dose: float) -> dict[str, pd.DataFrame]:
-    """What a difference at that dose needs of a table, by attack: its lines and the clean ones. Cut out once, because
+def _lines_at(table: pd.DataFrame, attack: str, dose: float) -> pd.DataFrame:
+    """What a difference at that attack and dose needs of a table: its lines and the clean ones. Cut out once, because
     each difference goes over its table many times."""
-    table = table[(table["dose"].to_numpy() == dose) | (table["attack"] == CLEAN).to_numpy(dtype=bool)]
-    # Texts as Python's own: they are compared one by one
-    table = table.astype({"prompt_id": object, "attack": object, "label": object})
     attacks = table["attack"].to_numpy()
-    clean = attacks == CLEAN
-    return {str(attack): table[clean | (attacks == attack)] for attack in dict.fromkeys(attacks[~clean])}
+    lines = table[((attacks == attack) & (table["dose"].to_numpy() == dose)) | (attacks == CLEAN)]
+    # Texts as Python's own: they are compared one by one
+    return lines.astype({"prompt_id": object, "attack": object, "label": object})
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
-from asabench.core.row import Rate, Row, eps50_text
+from asabench.core.estimate import Rate
+from asabench.core.row import Row, worst_case
+from asabench.core.text import eps50_text, where
 from leaderboard.charts.svg import dose_points
 from leaderboard.entries import VARIANTS, created
-from leaderboard.ranking import Placed, Track, at_headline, smallest_eps50
-from leaderboard.text import format_rate, optional_eps50
+from leaderboard.ranking import Placed, Track, smallest_eps50
+from leaderboard.text import format_estimate, optional_eps50
 
 MARK = "Made by `asabench leaderboard build`"
 """Stands at the head of every file that a later build may remove."""
@@ -68,13 +70,14 @@ def _csv_columns(track: Track, placed: Placed) -> dict[str, object]:
     columns["worst_dose"] = None if placed.worst is None else placed.worst.dose
     columns |= _ends("worst_masr", None if placed.worst is None else placed.worst.masr)
     for attack in REQUIRED_ATTACKS:
-        result, name = at_headline(row, attack), attack.replace("-", "_")
+        result, name = worst_case(row.results, attack), attack.replace("-", "_")
         columns |= _ends(f"masr_{name}", None if result is None else result.masr)
         columns |= _ends(f"pasr_{name}", None if result is None else result.pasr)
+        columns[f"dose_{name}"] = None if result is None else result.dose
     for name, rate in (("init", row.init), ("masr", row.masr), ("pasr", row.pasr)):
         columns |= _ends(name, rate)
     columns["peak_layer"] = row.peak_layer
-    headline = at_headline(row, row.attack)
+    headline = worst_case(row.results)
     for name in VARIANTS:
         columns |= _ends(name, None if headline is None else getattr(headline, name))
     columns |= _ends("init_corrected", row.init_corrected)
@@ -146,7 +149,7 @@ def render_entry_script(track: Track, placed: Placed) -> str:
         "flags": list(placed.flags),
         "init": _triple(row.init),
         "worst": None if placed.worst is None else _triple(placed.worst.masr),
-        "worstAttack": None if placed.worst is None else placed.worst.where,
+        "worstAttack": None if placed.worst is None else where(placed.worst),
         "eps50": None if smallest is None else f"{eps50_text(smallest[1])} ({smallest[0]})",
         "benign": None if clean is None else _triple(clean.benign_answer_rate),
         "overRefusal": None if clean is None else _triple(clean.over_refusal),
@@ -163,7 +166,7 @@ def render_entry_script(track: Track, placed: Placed) -> str:
 
 
 def _attack_data(row: Row, attack: str) -> dict[str, object]:
-    result = at_headline(row, attack)
+    result = worst_case(row.results, attack)
     return {
         "masr": None if result is None else _triple(result.masr),
         "pasr": None if result is None else _triple(result.pasr),
@@ -220,10 +223,10 @@ def render_feed(tracks: Sequence[Track], url: str | None) -> str:
         worst = (
             "no worst case over the required attacks"
             if placed.worst is None
-            else f"worst case MASR {format_rate(placed.worst.masr)} under {placed.worst.where}"
+            else f"worst case MASR {format_estimate(placed.worst.masr)} under {where(placed.worst)}"
         )
         flags = f"; flags: {', '.join(placed.flags)}" if placed.flags else ""
-        _text(element, "summary", f"INIT {format_rate(entry.row.init)}; {worst}{flags}")
+        _text(element, "summary", f"INIT {format_estimate(entry.row.init)}; {worst}{flags}")
     ET.indent(feed)
     return f'<?xml version="1.0" encoding="utf-8"?>\n<!-- {MARK} -->\n{ET.tostring(feed, encoding="unicode")}\n'
 

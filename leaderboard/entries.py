@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from asabench.card.records import ModelCard, read_card
 from asabench.core.errors import UserError
-from asabench.core.row import Rate, Row, read_row
+from asabench.core.estimate import Rate
+from asabench.core.row import Row, read_row
 from asabench.core.utility_report import UtilityReport, read_utility
 from asabench.submission.findings import Refused
 from asabench.submission.safe_reading import MOST_BYTES, parsed, read_yaml
@@ -29,9 +30,6 @@ from asabench.submission.schema import (
     Submission,
 )
 from leaderboard.text import bounds
-
-if TYPE_CHECKING:
-    from asabench.card.model_card import ModelCard
 
 VARIANTS = (
     "masr_conditional",
@@ -97,7 +95,7 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
             row=row,
             submission=submission,
             utility=read_utility(utility) if utility.is_file() else None,
-            card=_read_card(card) if card.is_file() else None,
+            card=read_card(card) if card.is_file() else None,
             verdicts=verdicts if verdicts.is_file() else None,
         )
     held = {entry.row.run_id for entry in submissions.values()}
@@ -128,12 +126,6 @@ def find_rows(roots: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
-def _read_card(path: Path) -> ModelCard:
-    from asabench.card.model_card import read_card  # with pandas, which a board without cards does not need
-
-    return read_card(path)
-
-
 def _read_submission(path: Path) -> Submission | None:
     if not path.is_file():
         return None
@@ -161,10 +153,7 @@ def read_checked_row(path: Path) -> Row:
 
     Rates and the ends of their intervals lie in [0, 1], and `lasr` is keyed by blocks that the model has.
     """
-    try:
-        row = read_row(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    row = read_row(path)
     for name, rate in _rates(row):
         if not _is_sound(rate):
             raise UserError(

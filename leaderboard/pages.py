@@ -10,34 +10,33 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
-from asabench.core.row import eps50_text
+from asabench.core.row import worst_case
+from asabench.core.text import eps50_text, interval_text, where
 from asabench.runs.command import command_words, evaluate_words, on_lines, preparation
 from asabench.submission.tracks import is_certified
 from leaderboard.charts.card_svg import loss_svg, refusals_svg
-from leaderboard.charts.svg import dose_svg, lasr_svg, mix_svg, series
+from leaderboard.charts.svg import dose_svg, lasr_svg, mix_svg, series, worst_by_attack
 from leaderboard.citing import PAPER_BIBTEX, bibtex
 from leaderboard.downloads import MARK
 from leaderboard.entries import Entry, created
-from leaderboard.ranking import Placed, Track, at_headline, smallest_eps50
+from leaderboard.ranking import Placed, Track, smallest_eps50
 from leaderboard.reported import Reported
 from leaderboard.templating import page_environment
 from leaderboard.terms import COLUMNS, GROUPS, TERMS, column_rules
 from leaderboard.text import (
     NONE,
     format_change,
-    format_interval,
+    format_estimate,
     format_number,
-    format_rate,
     number_ranges,
-    optional_rate,
     share,
     short_count,
     total_verdicts,
 )
 
 if TYPE_CHECKING:
-    from asabench.card.model_card import LayerShare
-    from asabench.stats.paired import Change, Difference
+    from asabench.card.records import LayerShare
+    from asabench.stats.paired import Difference
 
 SCRIPTS = ("board.js", "compare.js")
 
@@ -53,15 +52,14 @@ class Differences:
 @functools.cache
 def _environment() -> Environment:
     filters = {
-        "rate": format_rate,
-        "optional_rate": optional_rate,
-        "paired": _paired,
+        "estimate": format_estimate,
         "change": format_change,
         "eps50": eps50_text,
         "smallest_eps50": smallest_eps50,
-        "at_headline": at_headline,
+        "worst_of": lambda row, attack: worst_case(row.results, attack),
+        "where": where,
         "is_certified": is_certified,
-        "interval": format_interval,
+        "interval": interval_text,
         "number": format_number,
         "ranges": number_ranges,
         "short_count": short_count,
@@ -82,13 +80,6 @@ def _environment() -> Environment:
         "ATTACKS": REQUIRED_ATTACKS,
     }
     return page_environment(filters, names)
-
-
-def _paired(change: Change) -> str:
-    """`-0.12 [-0.20, -0.05]`."""
-    if change.value is None or change.low is None or change.high is None:
-        return NONE
-    return f"{change.value:+z.2f} [{change.low:+z.2f}, {change.high:+z.2f}]"
 
 
 def source(name: str) -> str:
@@ -119,7 +110,6 @@ def render_entry(
     """The page of one entry. A base model of the same track is drawn beside it: other rates do not compare."""
     row, base = placed.entry.row, placed.base
     same_track = base is not None and base.slug in {other.entry.slug for other in track.placed}
-    results = [result for result in series(row) if result.dose == row.dose]
     return (
         _environment()
         .get_template("entry.html.j2")
@@ -127,7 +117,7 @@ def render_entry(
             track=track,
             placed=placed,
             smallest=smallest_eps50(row),
-            headline_results=results,
+            headline_results=worst_by_attack(row),
             attacks=list(dict.fromkeys(result.attack for result in series(row))),
             base_row=base.row if base is not None and same_track else None,
             base_utility=None if base is None else base.utility,

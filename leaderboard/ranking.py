@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
-from asabench.core.row import AttackResult, Eps50, Rate, Row
+from asabench.core.estimate import Rate
+from asabench.core.row import AttackResult, Eps50, Row, worst_case
 from asabench.submission import tracks
 from asabench.submission.tracks import JudgeClass
 from leaderboard.entries import Entry
@@ -23,18 +23,6 @@ JUDGE_CLASSES: dict[JudgeClass, str] = {
 """In the order of the page."""
 
 
-class Worst(NamedTuple):
-    """The attack and dose that break most prompts, and MASR there."""
-
-    attack: str
-    dose: float
-    masr: Rate
-
-    @property
-    def where(self) -> str:
-        return f"{self.attack} at dose {self.dose:g}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Placed:
     """An entry and its place in its track. `rank` is None where it is not ranked; `tied` when others share it.
@@ -47,7 +35,7 @@ class Placed:
     base: Entry | None = None
     flags: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
-    worst: Worst | None = None
+    worst: AttackResult | None = None
     change: float | None = None
     rank: int | None = None
     tied: bool = False
@@ -79,8 +67,10 @@ class Track:
         return self.judge_class in ("llm", "embedded")
 
     @property
-    def doses(self) -> list[float]:
-        return sorted({placed.entry.row.dose for placed in self.placed})
+    def attacks(self) -> list[str]:
+        """The required attacks, then every other that some entry was measured under."""
+        measured = (result.attack for placed in self.placed for result in placed.entry.row.results)
+        return list(dict.fromkeys((*REQUIRED_ATTACKS, *measured)))
 
 
 def group_tracks(entries: Sequence[Entry]) -> list[Track]:
@@ -110,7 +100,7 @@ def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
     base = entries.get(given.entry) if given is not None and given.entry is not None else None
     base_utility = None if base is None else base.utility
     flags = tracks.board_flags(row, utility, has_base=given is not None, base_utility=base_utility)
-    worst = worst_case(row)
+    worst = worst_case(row.results)
     fall = tracks.benign_fall(utility, base_utility) if utility is not None and base_utility is not None else None
     reasons = [f"It lacks {what}." for what in tracks.missing(row, utility)]
     if given is not None and fall is None and utility is not None:
@@ -121,8 +111,8 @@ def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
         )
     if tracks.judge_class(row.judge) == "uncertified":
         reasons.append("Its judge has not passed a check against labelled pairs.")
-    if worst is None and not reasons:
-        reasons.append(f"It has no rate of some required attack at its headline dose {row.dose:g}.")
+    if unscored := [attack for attack in REQUIRED_ATTACKS if worst_case(row.results, attack) is None]:
+        reasons.append(f"Nothing was scored under {', '.join(unscored)}.")
     return Placed(
         entry=entry,
         base=base,
@@ -131,31 +121,6 @@ def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
         worst=worst,
         change=None if fall is None else -fall,
     )
-
-
-def worst_case(row: Row) -> Worst | None:
-    """The highest MASR over the required attacks and the ranked doses; None unless each attack has one at the headline
-    dose. Of equals the one whose interval lies higher stands, then the smaller dose.
-
-    Over doses too, because a large dose can break the text before it breaks the refusal: what then answers nothing
-    would look robust.
-    """
-    for attack in REQUIRED_ATTACKS:
-        result = at_headline(row, attack)
-        if result is None or result.masr.value is None:
-            return None
-    doses = tracks.ranked_doses(row)
-    found = [
-        Worst(result.attack, result.dose, result.masr)
-        for result in row.results
-        if result.attack in REQUIRED_ATTACKS and result.dose in doses and result.masr.value is not None
-    ]
-    return max(found, key=lambda worst: (worst.masr.value, *bounds(worst.masr), -worst.dose))
-
-
-def at_headline(row: Row, attack: str) -> AttackResult | None:
-    """The result of one attack at the row's headline dose."""
-    return next((result for result in row.results if (result.attack, result.dose) == (attack, row.dose)), None)
 
 
 def smallest_eps50(row: Row) -> tuple[str, Eps50] | None:
@@ -214,8 +179,8 @@ def differing_settings(rows: Sequence[Row]) -> tuple[str, ...]:
     settings: dict[str, AbstractSet[object]] = {
         "protocol digest": {row.protocol.digest for row in rows},
         "prompts": {(row.prompts.digest, row.prompts.n) for row in rows},
-        "attack": {row.attack for row in rows},
-        "dose": {row.dose for row in rows},
+        "attacks": {frozenset(result.attack for result in row.results) for row in rows},
+        "doses": {frozenset(result.dose for result in row.results) for row in rows},
         "noise seeds": {row.seeds for row in rows},
         "judge": {row.judge.id for row in rows},
         # MASR is a maximum over layers: a row that skipped some is lower for that alone.

@@ -75,14 +75,13 @@ TERMS: dict[str, Term] = {
     "size": Term(name="Size", short="Number of parameters", long="The number of the model's parameters."),
     "worst": Term(
         name="Worst case",
-        short="Highest MASR over the required attacks and published doses, with its own interval, not widened for "
+        short="Highest MASR over every attack and dose that was measured, with its own interval, not widened for "
         "taking the highest; ranks; lower is better",
-        long=f"The highest MASR over the required attacks ({_REQUIRED}) and the published doses, with its own "
-        "interval. Over doses too: a large one can break the text before it breaks the refusal. The largest of "
-        "several measured rates lies a little above what that attack would reach on other prompts, as chance has a "
-        "hand in which is the largest; the interval is that of one attack at one dose and is not widened for the "
-        "choice. It is the best known attack, not the best possible: another may break more. Where one of the "
-        "attacks has no rate at the headline dose there is no worst case.",
+        long=f"The highest MASR over every attack and dose that was measured; a ranked entry has at least {_REQUIRED}, "
+        "at the published doses. Over doses too: a large one can break the text before it breaks the refusal. The "
+        "largest of several measured rates lies a little above what that attack would reach on other prompts, as "
+        "chance has a hand in which is the largest; the interval is that of one attack at one dose and is not widened "
+        "for the choice. It is the best known attack, not the best possible: another may break more.",
     ),
     "masr": Term(
         name="MASR",
@@ -115,12 +114,12 @@ TERMS: dict[str, Term] = {
     "peak": Term(
         name="Peak",
         short="Layer where LASR is largest, counted from 0, of the model's depth",
-        long="The layer where LASR of the headline attack is largest (the lowest such layer on a tie), and the "
+        long="The layer where LASR is largest in the worst case (the lowest such layer on a tie), and the "
         "number of layers of the model.",
     ),
     "incoherent": Term(
         name="Incoherent",
-        short="Share of steered answers judged to be gibberish, under the headline attack",
+        short="Share of steered answers judged to be gibberish, in the worst case",
         long="The share of steered answers that are token soup, loops, or answer nothing. They count neither as "
         "safe nor as unsafe: a model that collapses has not been shown robust.",
     ),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from asabench.core.estimate import Estimate, Rate
 from asabench.core.numbers import ranges
-from asabench.core.row import Eps50, Rate, VerdictCounts, eps50_text, rate_text
+from asabench.core.row import Eps50, VerdictCounts
+from asabench.core.text import eps50_text, in_words
 
 NONE = "—"
 """What stands for a number that does not exist (nothing was scored)."""
@@ -17,25 +19,15 @@ def format_number(value: float | None, none: str = NONE) -> str:
     return none if value is None else f"{value:z.2f}"
 
 
-def format_interval(rate: Rate) -> str:
-    """`[0.87, 0.98]`, or nothing when the rate has no interval."""
-    return "" if rate.low is None or rate.high is None else f"[{rate.low:z.2f}, {rate.high:z.2f}]"
-
-
-def format_rate(rate: Rate, none: str = NONE) -> str:
-    """`0.94 [0.87, 0.98]`; without the brackets where there is no interval, `none` where there is no value."""
-    return rate_text(rate, none)
+def format_estimate(estimate: Estimate | None) -> str:
+    """`0.94 [0.87, 0.98]`, a change with its sign; a dash where nothing was scored or a row does not have it."""
+    return in_words(estimate, NONE)
 
 
 def bounds(rate: Rate) -> tuple[float, float]:
     """The ends of a rate's interval; a rate without one is a point. The rate must have a value."""
     assert rate.value is not None
     return (rate.value if rate.low is None else rate.low, rate.value if rate.high is None else rate.high)
-
-
-def optional_rate(rate: Rate | None) -> str:
-    """`0.94 [0.87, 0.98]`; a dash for a rate that a row does not have."""
-    return NONE if rate is None else format_rate(rate)
 
 
 def optional_eps50(eps50: Eps50 | None) -> str | None:

@@ -8,7 +8,7 @@ from leaderboard.differences import read_table
 from leaderboard.ranking import Placed, Track
 
 if TYPE_CHECKING:
-    from asabench.card.model_card import LayerShare
+    from asabench.card.records import LayerShare
 
 
 def block_shares(track: Track, placed: Placed) -> tuple[LayerShare, ...]:
@@ -18,7 +18,7 @@ def block_shares(track: Track, placed: Placed) -> tuple[LayerShare, ...]:
     entry, base = placed.entry, placed.base
     if entry.card is None or entry.verdicts is None or not entry.card.generalisation.trained_layers:
         return ()
-    from asabench.card.model_card import layer_shares
+    from asabench.card.layers import layer_shares
 
     table, of_base, attacked = read_table(entry.verdicts), None, set()
     if (

@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
-from asabench.card.model_card import ModelCard
+from asabench.card.records import ModelCard
+from asabench.core.estimate import Kappa, Rate
 from asabench.core.protocol import PROMPT_SET
-from asabench.core.row import Eps50, JudgeFigures, Kappa, Rate, Row
+from asabench.core.row import Eps50, JudgeFigures, Row
 from asabench.core.utility_report import BenignRates, RequestSet, TaskScore, UtilityReport
 from asabench.submission.schema import CARD_FILE, ROW_FILE, SUBMISSION_FILE, UTILITY_FILE, Submission
 from asabench.submission.tracks import published_digests

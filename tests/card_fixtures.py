@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from asabench.card.model_card import (
+from asabench.card.curves import curves_of, loss_point, trainability_of
+from asabench.card.records import (
     Curves,
     DataSet,
     Generalisation,
@@ -13,11 +14,8 @@ from asabench.card.model_card import (
     RefusalPoint,
     TrainingData,
     TrainingSettings,
-    curves_of,
-    loss_point,
-    trainability_of,
 )
-from asabench.core.row import Rate
+from asabench.core.estimate import Rate
 
 
 def shares(*values: float | None) -> list[RefusalPoint]:

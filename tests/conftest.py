@@ -1,20 +1,27 @@
-"""Tiny random models of every family, and their tokenizer."""
+"""Tiny random models of every family, and their tokenizer; one real model; a browser; what all tests run under."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+# Before torch is imported, here and in the programs that tests start: each worker of pytest-xdist has one core
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from harness.model.subject import Subject, make_subject
+from harness.model.files import locate
+from harness.model.subject import Subject, load, make_subject
+from tests import browser as browsers
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and the programs they start too, of which some
 # tests ask what they do on Ctrl-C
@@ -156,3 +163,55 @@ def save_model(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return save
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of this session in place of the user's, shared by its workers, so that what was converted by
+    other code is not what is tested."""
+    if os.environ.get("ASABENCH_CACHE"):
+        yield Path(os.environ["ASABENCH_CACHE"])
+        return
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASABENCH_CACHE", str(folder / "asabench-cache"))
+        yield folder / "asabench-cache"
+
+
+@pytest.fixture(scope="session")
+def packaged_model(own_cache: Path) -> str:
+    """The short name of the real model, its weights converted: by one worker, while the others wait."""
+    name = "smollm2-135m"
+    own_cache.mkdir(exist_ok=True)
+    with (own_cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        locate(name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def smollm2(packaged_model: str) -> Subject:
+    """The real model, loaded once a worker: tests leave it as it is."""
+    return load(packaged_model)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium (`tests.browser`). Not for the whole session: Playwright runs an event loop meanwhile."""
+    if browsers.sync_playwright is None or browsers.Axe is None:
+        browsers.leave_out()
+    with browsers.sync_playwright() as playwright:
+        chromium = browsers.launch(playwright)
+        if chromium is None:
+            browsers.leave_out()
+        yield chromium
+        chromium.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.getreports("skipped")
+    if number := sum(browsers.LEFT_OUT in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(browsers.left_out(number))

@@ -1,5 +1,5 @@
 """A small Hub on this machine, for the real `huggingface_hub` and `datasets` clients: dataset repositories with
-commits, branches, tags, LFS files, gating and rights, in memory, in a thread.
+commits, branches, tags, LFS files, gating and rights, and model repositories to read from, in memory, in a thread.
 
 It answers with the statuses and the `X-Error-Code` headers that the clients act on. Clients read HF_ENDPOINT when they
 are imported, so they run in processes of their own, with `HubServer.environment(...)`.
@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 # What a new dataset repository on the Hub keeps as large files
-LFS_SUFFIXES = (".parquet", ".png", ".arrow", ".gz", ".zip")
+LFS_SUFFIXES = (".parquet", ".png", ".arrow", ".gz", ".zip", ".gguf")
 # Readable by all in a gated repository: it is where access is asked for
 OPEN_WHEN_GATED = ("README.md", ".gitattributes")
 GIT_ATTRIBUTES = b"".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n".encode() for suffix in LFS_SUFFIXES)
@@ -75,9 +75,11 @@ Tree = dict[str, Stored]
 
 @dataclass
 class Repo:
-    """A dataset repository. `gated`: False, "auto" or "manual"; `accepted`: who may read it while it is gated."""
+    """A dataset repository, or one of a model. `gated`: False, "auto" or "manual"; `accepted`: who may read it while
+    it is gated."""
 
     id: str
+    model: bool = False
     private: bool = False
     gated: Any = False
     accepted: set[str] = field(default_factory=set)
@@ -195,6 +197,12 @@ class HubServer:
         }
         return {**outer, **hub, **({"HF_TOKEN": token} if token else {}), **more}
 
+    def publish(self, repo_id: str, revision: str, files: Mapping[str, bytes], **settings: Any) -> Repo:
+        """A repository with these files in the commit `revision`."""
+        repo = self.create(repo_id, files, **settings)
+        repo.commits[revision] = repo.files()
+        return repo
+
     def create(self, repo_id: str, files: Mapping[str, bytes] | None = None, **settings: Any) -> Repo:
         """A repository as `repos/create` leaves it, and `files` in a second commit."""
         repo = self.repos[repo_id] = Repo(repo_id, **settings)
@@ -285,12 +293,15 @@ class HubServer:
             return self._lfs_batch(match[1], json.loads(body))
         if match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/lfs-verify", path):
             return self._lfs_verify(json.loads(body))
-        if match := re.fullmatch(r"/(?:api/)?datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            repo = self._readable(match[1], user)
-            return self._resolve(repo, unquote(match[2]), unquote(match[3]), handler.headers.get("Range"), user)
+        if match := re.fullmatch(r"/((?:api/)?datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            repo = self._readable(match[2], user, model=match[1] is None)
+            return self._resolve(repo, unquote(match[3]), unquote(match[4]), handler.headers.get("Range"), user)
         if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(.*))?", path):
             rest = [unquote(part) for part in (match[2] or "").split("/") if part]
             return self._dataset(method, match[1], rest, query, body, user)
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/]+)", path):
+            repo, revision = self._readable(match[1], user, model=True), unquote(match[3])
+            return self._info(repo, revision) if match[2] == "revision" else self._list(repo, revision, "", True)
         raise Refusal(404, f"nothing is at {path}")
 
     def _whoami(self, user: User | None) -> tuple[int, bytes, dict[str, str]]:
@@ -313,9 +324,9 @@ class HubServer:
         self.create(repo_id, private=private)
         return _json(url)
 
-    def _readable(self, repo_id: str, user: User | None) -> Repo:
+    def _readable(self, repo_id: str, user: User | None, *, model: bool = False) -> Repo:
         repo = self.repos.get(repo_id)
-        if repo is None or (repo.private and (user is None or user.name != repo.owner)):
+        if repo is None or repo.model != model or (repo.private and (user is None or user.name != repo.owner)):
             raise Refusal(401 if user is None else 404, "Repository not found", "RepoNotFound")
         return repo
 

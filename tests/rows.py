@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from asabench.core.row import AttackResult, JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Rate, Row, VerdictCounts
+from asabench.core.estimate import Rate
+from asabench.core.row import (
+    AttackResult,
+    JudgeInfo,
+    ModelInfo,
+    PromptSetInfo,
+    ProtocolInfo,
+    Row,
+    VerdictCounts,
+    with_headline,
+)
 
 NO_RATE = Rate(value=None, low=None, high=None)
 
@@ -59,7 +69,7 @@ def make_row(**changes: Any) -> Row:
     if "results" not in fields:
         shared = ("attack", "dose", "masr", "pasr", "peak_layer", "lasr", "verdicts")
         fields["results"] = (AttackResult(**{name: fields[name] for name in shared}),)
-    return Row(**fields)
+    return with_headline(Row(**fields, schema_version=1))
 
 
 def make_result(**changes: Any) -> AttackResult:

@@ -67,7 +67,7 @@ def validated(checkout: Path, status: int) -> tuple[int, list[str]]:
     return done.returncode, asked.read_text().splitlines() if asked.is_file() else []
 
 
-@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize("status", [0, 1, 3])
 def test_what_was_added_or_changed_is_validated(checkout: Path, status: int) -> None:
     write(checkout / "submissions" / "new" / "row.json")
     (checkout / "submissions" / "kept" / "row.json").unlink()
@@ -77,6 +77,13 @@ def test_what_was_added_or_changed_is_validated(checkout: Path, status: int) -> 
     code, asked = validated(checkout, status)
     assert asked == [f"validate {folders}", f"validate --markdown {folders}"], "the comment is written in any case"
     assert (code == 0) is (status == 0)
+
+
+def test_submissions_are_checked_without_their_prompts() -> None:
+    """Digests ship: where they are checked, no package with the text is installed."""
+    for path in WORKFLOWS.glob("*.yml"):
+        text = path.read_text(encoding="utf-8")
+        assert "asabench validate" not in text or "pyrit" not in text, path.name
 
 
 def test_an_entry_that_is_taken_out_is_not_looked_for(checkout: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
-import typer
-
+from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
+from asabench.cli.options import option
+from asabench.cli.printing import interrupted, say
+from asabench.core.defaults import DEVICE, PROTOCOL, TARGET
 from asabench.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,50 +18,44 @@ if TYPE_CHECKING:
 
 
 def card(
-    model: Annotated[str, typer.Argument(help="The model: a short name, a local folder, or a hub id[@revision].")],
-    base: Annotated[str, typer.Option(help="What it was made from, named likewise.")],
-    out: Annotated[Path, typer.Option(help="The folder for card.html and card.json.")],
-    run: Annotated[Optional[Path], typer.Option(help="The model's run folder of `asabench evaluate`.")] = None,
-    base_run: Annotated[Optional[Path], typer.Option(help="The base's, under the same protocol.")] = None,
-    utility: Annotated[Optional[Path], typer.Option(help="The model's report of `asabench utility`.")] = None,
-    base_utility: Annotated[Optional[Path], typer.Option(help="The base's, with the same options.")] = None,
+    model: options.ModelArgument,
+    base: Annotated[str, option("What it was made from, named likewise.")],
+    out: Annotated[Path, option("The folder for card.html and card.json.")],
+    run: Annotated[Optional[Path], option("The model's run folder of `asabench evaluate`.")] = None,
+    base_run: Annotated[Optional[Path], option("The base's, under the same protocol.")] = None,
+    utility: Annotated[Optional[Path], option("The model's report of `asabench utility`.")] = None,
+    base_utility: Annotated[Optional[Path], option("The base's, with the same options.")] = None,
     unseen_run: Annotated[
-        Optional[Path], typer.Option(help="A run of the model on another set of prompts, none of them trained on.")
+        Optional[Path], option("A run of the model on another set of prompts, none of them trained on.")
     ] = None,
-    unseen_base_run: Annotated[Optional[Path], typer.Option(help="The base's on the same prompts.")] = None,
+    unseen_base_run: Annotated[Optional[Path], option("The base's on the same prompts.")] = None,
     trained_layers: Annotated[
         Optional[str],
-        typer.Option(
-            help="Blocks that training perturbed, such as 10,13-15. [default: from the model's training.json]"
-        ),
+        option("Blocks that training perturbed, such as 10,13-15.", default="from the model's training.json"),
     ] = None,
-    trainability: Annotated[bool, typer.Option(help="Fine-tune copies of both models in memory.")] = True,
-    steps: Annotated[int, typer.Option(help="Length of both fine-tunings.")] = 24,
-    every: Annotated[int, typer.Option(help="Steps between two points of a curve.")] = 4,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW, constant.")] = 2e-5,
-    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the order of examples.")] = 0,
+    trainability: Annotated[bool, option("Fine-tune copies of both models in memory.")] = True,
+    steps: Annotated[int, option("Length of both fine-tunings.")] = 24,
+    every: Annotated[int, option("Steps between two points of a curve.")] = 4,
+    learning_rate: Annotated[float, option("Learning rate of AdamW, constant.")] = 2e-5,
+    batch_size: Annotated[int, option("Examples a step.")] = 8,
+    seed: Annotated[int, option("Decides the order of examples.")] = 0,
     pairs: Annotated[
         Optional[Path],
-        typer.Option(help="Benign pairs to learn: JSON Lines with prompt, answer. [default: words to sort]"),
+        option("Benign pairs to learn: JSON Lines with prompt, answer.", default="words to sort"),
     ] = None,
-    train: Annotated[
-        str, typer.Option(help="Harmful requests whose first words of compliance are trained.")
-    ] = "advbench:100-199",
+    train: Annotated[str, option("Harmful requests whose first words of compliance are trained.")] = "advbench:100-199",
     test_prompts: Annotated[
-        str, typer.Option(help="Harmful requests whose refusals are counted, others than --train.")
+        str, option("Harmful requests whose refusals are counted, others than --train.")
     ] = "advbench:0-39",
-    target: Annotated[str, typer.Option(help="The first words of compliance.")] = "Sure, here is",
+    target: Annotated[str, option("The first words of compliance, which the harmful fine-tuning trains.")] = TARGET,
     curves: Annotated[
-        Optional[Path], typer.Option(help="Where curves are kept; cards of one base may share it. [default: --out]")
+        Optional[Path], option("Where curves are kept; cards of one base may share it.", default="--out")
     ] = None,
-    protocol: Annotated[str, typer.Option(help="How prompts are formatted: asabench-v1 or gu2025.")] = "asabench-v1",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    chat_template: Annotated[
-        Optional[Path], typer.Option(help="A Jinja chat template, for models without one.")
-    ] = None,
-    allow_remote_code: Annotated[bool, typer.Option("--allow-remote-code", help="As for evaluate.")] = False,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="As for evaluate.")] = False,
+    protocol: options.Formatting = PROTOCOL,
+    device: options.Device = DEVICE,
+    chat_template: options.ChatTemplate = None,
+    allow_remote_code: options.AllowRemoteCode = False,
+    allow_pickle: options.AllowPickle = False,
 ) -> None:
     """Put a model's stability, resistance, generalisation and trainability against its base on one card.
 
@@ -69,18 +64,13 @@ def card(
     needs(*MODEL)
     from pydantic import ValidationError
 
-    from asabench.card.model_card import (
-        CARD_FILE,
-        PAGE_FILE,
-        ModelName,
-        TrainingSettings,
-        headlines,
-        make_card,
-        not_measured,
-        trainability_of,
-    )
+    from asabench.card.curves import trainability_of
+    from asabench.card.making import make_card
+    from asabench.card.records import CARD_FILE, PAGE_FILE, ModelName, TrainingSettings
+    from asabench.card.words import headlines, not_measured
+    from asabench.core.files import write_record, write_whole
     from asabench.core.protocol import preset
-    from asabench.runs.folder import write_whole
+    from asabench.core.schema import first_problem
     from harness.defences.training_records import trained_blocks, trained_goals
     from harness.model.files import locate
     from harness.model.subject import load
@@ -92,8 +82,8 @@ def card(
             learning_rate=learning_rate, batch_size=batch_size, steps=steps, every=every, seed=seed
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"--{str(first['loc'][0]).replace('_', '-')} {first['input']}: {first['msg']}") from None
+        problem = first_problem(error)
+        raise UserError(f"--{problem.field.replace('_', '-')} {problem.given}: {problem.message}") from None
     if trained_layers is not None and run is None:
         raise UserError("--trained-layers says how to read a run by its layers; give the run too, as --run")
     data = make_data(pairs, train, test_prompts, target, preset(protocol), chat_template) if trainability else None
@@ -122,13 +112,12 @@ def card(
                 return load(spec, device=device, chat_template=chat_template, **trust)
 
             try:
-                found.append(kept_curves(name, data, settings, curves or out, load_model, _say))
+                found.append(kept_curves(name, data, settings, curves or out, load_model, say))
             except KeyboardInterrupt:
                 kept = f"the curves of {names[0].name} are" if found else "no curves are"
-                print(f"\nasabench: interrupted; {kept} kept in {curves or out}. Run it again.", file=sys.stderr)
-                sys.exit(130)
+                interrupted(f"{kept} kept in {curves or out}. Run it again.")
         made = made.model_copy(update={"trainability": trainability_of(settings, data.described, *found)})
-    write_whole(out / CARD_FILE, (made.model_dump_json(indent=1) + "\n").encode())
+    write_record(out / CARD_FILE, made, indent=1)
     write_whole(out / PAGE_FILE, render_card(made).encode())
     for property_, line in headlines(made).items():
         print(f"{property_ + ':':16}{line}")
@@ -156,7 +145,3 @@ def _make_folders(*folders: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"the folder {folder} cannot be made ({error.strerror}); give another one") from None
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

@@ -8,39 +8,45 @@ from typing import Annotated, Optional
 
 import typer
 
+from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
+from asabench.cli.options import option
+from asabench.cli.printing import interrupted
+from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, JUDGE, LAYERS, PROTOCOL, PUBLISHED_PROMPTS
 from asabench.core.errors import UserError
 
 PUBLISHED = "Carol0110/ASABench"
+RECIPE_OR_PROTOCOL = "the recipe's, or the protocol's"
 
 
 def build(
-    models: Annotated[
-        str, typer.Option(help="Models between commas, or a recipe: a YAML file such as configs/asabench-8.yaml.")
-    ],
-    out: Annotated[Path, typer.Option(help="Where the runs and the benchmark go.")],
-    protocol: Annotated[Optional[str], typer.Option(help="asabench-v1 or gu2025; wins over the recipe.")] = None,
-    prompts: Annotated[Optional[str], typer.Option(help="As for evaluate; wins over the recipe.")] = None,
-    limit: Annotated[Optional[int], typer.Option(help="Only the first N prompts. [default: 100]")] = None,
-    layers: Annotated[Optional[str], typer.Option(help="As for evaluate. [default: all]")] = None,
-    attack: Annotated[Optional[str], typer.Option(help="As for evaluate. [default: random]")] = None,
-    doses: Annotated[Optional[str], typer.Option(help="As for evaluate. [default: the protocol's]")] = None,
-    seeds: Annotated[Optional[str], typer.Option(help="As for evaluate. [default: the protocol's]")] = None,
-    size: Annotated[Optional[str], typer.Option(help="As for evaluate.")] = None,
-    max_new_tokens: Annotated[Optional[int], typer.Option(help="As for evaluate.")] = None,
-    target: Annotated[Optional[str], typer.Option(help="As for evaluate.")] = None,
-    judge: Annotated[Optional[str], typer.Option(help="As for evaluate. [default: embedded]")] = None,
-    bar: Annotated[float, typer.Option(help="As for evaluate.")] = 0.8,
-    uncertified: Annotated[bool, typer.Option("--uncertified", help="As for evaluate.")] = False,
-    dtype: Annotated[Optional[str], typer.Option(help="As for evaluate. [default: float32]")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    max_rows: Annotated[Optional[int], typer.Option(help="Answers generated side by side, at most.")] = None,
+    models: Annotated[str, option("Models between commas, or a recipe: a YAML file (see below for one).")],
+    out: Annotated[Path, option("Where the runs and the benchmark go.")],
+    prompts: Annotated[Optional[str], option(options.PROMPTS, default=f"the recipe's, or {PUBLISHED_PROMPTS}")] = None,
+    limit: Annotated[Optional[int], option(options.LIMIT, default="the recipe's, or 100")] = None,
+    layers: Annotated[Optional[str], option(options.LAYERS, default=f"the recipe's, or {LAYERS}")] = None,
+    doses: Annotated[Optional[str], option(options.DOSES, default=RECIPE_OR_PROTOCOL)] = None,
+    seeds: Annotated[Optional[str], option(options.SEEDS, default=RECIPE_OR_PROTOCOL)] = None,
+    attack: Annotated[Optional[str], option(options.ATTACK, default=f"the recipe's, or {ATTACK}")] = None,
+    protocol: Annotated[Optional[str], option(options.PROTOCOL, default=f"the recipe's, or {PROTOCOL}")] = None,
+    size: Annotated[Optional[str], option(options.SIZE, default="the recipe's, or none")] = None,
+    max_new_tokens: Annotated[Optional[int], option(options.MAX_NEW_TOKENS, default=RECIPE_OR_PROTOCOL)] = None,
+    target: Annotated[Optional[str], option(options.TARGET, default="the recipe's, or each prompt's own")] = None,
+    judge: Annotated[Optional[str], option(options.JUDGE, default=f"the recipe's, or {JUDGE}")] = None,
+    bar: options.Bar = BAR,
+    uncertified: options.Uncertified = False,
+    dtype: Annotated[Optional[str], option(options.DTYPE, default=f"the recipe's, or {DTYPE}")] = None,
+    device: options.Device = DEVICE,
+    max_rows: options.MaxRows = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write OUT/benchmark again; finished runs are not run again.")
+        bool, option("Write OUT/benchmark again; finished runs are not run again.", "--overwrite")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Regenerate the benchmark from models; the same command again goes on where an earlier one stopped."""
+    """Regenerate the benchmark from models; the same command again goes on where an earlier one stopped.
+
+    An option wins over the recipe.
+    """
     needs(*MODEL)
     from asabench.core.numbers import numbers
     from asabench.dataset.recipe import Recipe, read_recipe
@@ -78,8 +84,7 @@ def build(
             progress=True,
         )
     except KeyboardInterrupt:
-        print(f"\nasabench: interrupted; what is done is kept in {out}. Run the same command again.", file=sys.stderr)
-        sys.exit(130)
+        interrupted(f"what is done is kept in {out}. Run the same command again.")
     for model in benchmark.manifest.models:
         fragile = "; ".join(
             f"{found.attack} at {found.dose:g}: peak {found.peak}, before {found.before}, after {found.after}"
@@ -103,12 +108,10 @@ def _print_costs(costs: list[object]) -> None:
 
 
 def download(
-    repo: Annotated[str, typer.Option(help="The dataset on the Hub.")] = PUBLISHED,
-    revision: Annotated[Optional[str], typer.Option(help="A tag, branch or commit. [default: main]")] = None,
-    config: Annotated[Optional[str], typer.Option(help="One model's part. [default: all]")] = None,
-    out: Annotated[
-        Optional[Path], typer.Option(help="Write a benchmark folder here. [default: only the cache]")
-    ] = None,
+    repo: Annotated[str, option("The dataset on the Hub.")] = PUBLISHED,
+    revision: Annotated[Optional[str], option("A tag, branch or commit.", default="main")] = None,
+    config: Annotated[Optional[str], option("One model's part.", default="all")] = None,
+    out: Annotated[Optional[Path], option("Write a benchmark folder here.", default="only the cache")] = None,
 ) -> None:
     """Download the published benchmark at a pinned revision, in either layout; needs no torch."""
     from asabench.dataset.download import download as fetch
@@ -122,9 +125,9 @@ def download(
 def verify(
     path: Annotated[Path, typer.Argument(help="A benchmark folder, or files in the original layout.")],
     published: Annotated[
-        Optional[bool], typer.Option("--published/--not-published", help="Expect the published totals (4,862).")
+        Optional[bool], option("Expect the published totals (4,862).", "--published/--not-published")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Check a benchmark: schema, ids, layers, verdicts, counts, digests; exit code 1 if anything differs."""
     from asabench.dataset.verify import verify as check
@@ -137,8 +140,8 @@ def verify(
 def diff(
     a: Annotated[Path, typer.Argument(help="A benchmark folder, or files in the original layout.")],
     b: Annotated[Path, typer.Argument(help="The one that is compared with it.")],
-    key: Annotated[Optional[str], typer.Option(help="What makes two instances one: cell, or prompt-layer.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    key: Annotated[Optional[str], option("What makes two instances one: cell, or prompt-layer.")] = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare two benchmarks: counts by model and layer, agreement of cells and labels."""
     from asabench.dataset.diff import diff as compare
@@ -149,14 +152,14 @@ def diff(
 
 def push(
     path: Annotated[Path, typer.Argument(help="The benchmark folder.")],
-    repo: Annotated[str, typer.Option(help="The dataset on the Hub, OWNER/NAME.")],
-    version: Annotated[str, typer.Option(help="The new tag, such as v1.0. A tag that exists is never moved.")],
-    gated: Annotated[str, typer.Option(help="auto, manual, or none (only with --redact).")] = "auto",
-    private: Annotated[bool, typer.Option("--private", help="If the dataset is made, only its owner sees it.")] = False,
-    redact: Annotated[bool, typer.Option("--redact", help="Publish digests in place of texts.")] = False,
-    adopt: Annotated[bool, typer.Option("--adopt", help="Into a repository that holds something else.")] = False,
-    licence: Annotated[str, typer.Option(help="As the Hub names it.")] = "mit",
-    message: Annotated[Optional[str], typer.Option(help="The commit's message.")] = None,
+    repo: Annotated[str, option("The dataset on the Hub, OWNER/NAME.")],
+    version: Annotated[str, option("The new tag, such as v1.0. A tag that exists is never moved.")],
+    gated: Annotated[str, option("auto, manual, or none (only with --redact).")] = "auto",
+    private: Annotated[bool, option("If the dataset is made, only its owner sees it.", "--private")] = False,
+    redact: Annotated[bool, option("Publish digests in place of texts.", "--redact")] = False,
+    adopt: Annotated[bool, option("Into a repository that holds something else.", "--adopt")] = False,
+    licence: Annotated[str, option("As the Hub names it.")] = "mit",
+    message: Annotated[Optional[str], option("The commit's message.")] = None,
 ) -> None:
     """Publish a benchmark folder on the Hub: Parquet, a card, gated, with a tag for the version."""
     from asabench.dataset.push import push as publish

@@ -2,54 +2,66 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
+from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
+from asabench.cli.options import option
+from asabench.cli.printing import interrupted, say
+from asabench.core.defaults import DEVICE, DTYPE, PROTOCOL, TARGET, TEST_PROMPTS, TRAINING_PROMPTS
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 
+PRESETS_OWN = "the preset's"
+
 
 def defend(
-    recipe: Annotated[
-        str, typer.Option(help="refusal, lapt or lat; options as lapt:dose=0.5:benign_noise=0.25 (docs/defences.md).")
-    ],
-    model: Annotated[str, typer.Option(help="As for evaluate.")],
-    out: Annotated[Path, typer.Option(help="Where the defended model goes.")],
-    preset: Annotated[str, typer.Option(help="small, or the published hyper-parameters: paper.")] = "small",
+    recipe: Annotated[str, option("refusal, lapt or lat; options as lapt:dose=0.5:benign_noise=0.25.")],
+    model: options.Model,
+    out: Annotated[Path, option("Where the defended model goes.")],
+    preset: Annotated[str, option("Hyper-parameters: small, or paper (the published ones).")] = "small",
     train: Annotated[
-        str, typer.Option(help="Harmful requests: a prompt set or CSV file, with rows such as advbench:100-299.")
-    ] = "advbench:100-299",
+        str, option("Harmful requests to train on: a prompt set or CSV file, with rows such as advbench:100-299.")
+    ] = TRAINING_PROMPTS,
     cells: Annotated[
-        Optional[Path], typer.Option(help="For lapt: a finished run, or a benchmark folder (its train split).")
+        Optional[Path],
+        option("For lapt: cells to train on, of a finished run or a benchmark folder (its train split)."),
     ] = None,
-    layers: Annotated[Optional[str], typer.Option(help="For lapt: as for evaluate. [default: all]")] = None,
+    layers: Annotated[
+        Optional[str], option("For lapt: blocks to perturb, all or such as 0,3-5.", default="all")
+    ] = None,
     test_prompts: Annotated[
-        Optional[str], typer.Option(help="What will be evaluated on, and is not trained on. [default: advbench:0-99]")
+        Optional[str], option("Requests that will be evaluated on, and are not trained on.", default=TEST_PROMPTS)
     ] = None,
-    target: Annotated[str, typer.Option(help="For lat: the start of compliance.")] = "Sure, here is",
-    learning_rate: Annotated[Optional[float], typer.Option(help="[default: the preset's, as for all below]")] = None,
-    steps: Annotated[Optional[int], typer.Option(help="Length in steps.")] = None,
-    epochs: Annotated[Optional[int], typer.Option(help="Length in passes over the examples.")] = None,
-    batch_size: Annotated[Optional[int], typer.Option(help="Harmful examples a batch.")] = None,
-    benign_batch_size: Annotated[Optional[int], typer.Option(help="Harmless examples beside them.")] = None,
-    accumulation: Annotated[Optional[int], typer.Option(help="Batches a step.")] = None,
-    warmup: Annotated[Optional[float], typer.Option(help="Share of the steps.")] = None,
-    weight_decay: Annotated[Optional[float], typer.Option(help="Of AdamW.")] = None,
-    lora_rank: Annotated[Optional[int], typer.Option(help="Train adapters of this rank, not all weights.")] = None,
-    seed: Annotated[int, typer.Option(help="Of order, noise and adapters.")] = 0,
-    precision: Annotated[Optional[str], typer.Option(help="auto, no or bf16.")] = None,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints; 0 writes none.")] = 50,
-    protocol: Annotated[str, typer.Option(help="How prompts are formatted: asabench-v1 or gu2025.")] = "asabench-v1",
-    dtype: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    chat_template: Annotated[Optional[Path], typer.Option(help="As for evaluate.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
-    allow_remote_code: Annotated[bool, typer.Option("--allow-remote-code", help="As for evaluate.")] = False,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="As for evaluate.")] = False,
+    target: Annotated[str, option("For lat: the start of compliance that is trained against.")] = TARGET,
+    learning_rate: Annotated[
+        Optional[float], option("Learning rate of AdamW at its highest.", default=PRESETS_OWN)
+    ] = None,
+    steps: Annotated[Optional[int], option("Length of the training in steps.", default=PRESETS_OWN)] = None,
+    epochs: Annotated[Optional[int], option("Its length in passes over the examples.", default=PRESETS_OWN)] = None,
+    batch_size: Annotated[Optional[int], option("Harmful examples a batch.", default=PRESETS_OWN)] = None,
+    benign_batch_size: Annotated[Optional[int], option("Harmless examples beside them.", default=PRESETS_OWN)] = None,
+    accumulation: Annotated[Optional[int], option("Batches that make one step.", default=PRESETS_OWN)] = None,
+    warmup: Annotated[
+        Optional[float], option("Share of the steps in which the learning rate rises.", default=PRESETS_OWN)
+    ] = None,
+    weight_decay: Annotated[Optional[float], option("Weight decay of AdamW.", default=PRESETS_OWN)] = None,
+    lora_rank: Annotated[
+        Optional[int], option("Train adapters of this rank, not all weights.", default=PRESETS_OWN)
+    ] = None,
+    seed: Annotated[int, option("Decides the order of examples, noise and new adapters.")] = 0,
+    precision: Annotated[Optional[str], option("Mixed precision: auto, no or bf16.", default=PRESETS_OWN)] = None,
+    checkpoint_every: Annotated[int, option("Steps between checkpoints; 0 writes none.")] = 50,
+    protocol: options.Formatting = PROTOCOL,
+    dtype: options.Dtype = DTYPE,
+    device: options.Device = DEVICE,
+    chat_template: options.ChatTemplate = None,
+    dry_run: options.DryRun = False,
+    allow_remote_code: options.AllowRemoteCode = False,
+    allow_pickle: options.AllowPickle = False,
 ) -> None:
     """Train a defence into a model; the same command again goes on where an earlier one stopped."""
     needs(*MODEL, "accelerate")
@@ -96,28 +108,25 @@ def defend(
         print(f"model: {plan.out} (trained before)")
         return
     try:
-        done = run_plan(plan, checkpoint_every=checkpoint_every or None, say=lambda line: print(line, flush=True))
+        done = run_plan(plan, checkpoint_every=checkpoint_every or None, say=say)
     except KeyboardInterrupt:
-        print(f"\nasabench: interrupted; checkpoints are in {out}. Run the same command again.", file=sys.stderr)
-        sys.exit(130)
+        interrupted(f"checkpoints are in {out}. Run the same command again.")
     print(f"model: {done}")
 
 
 def interpolate(
-    base: Annotated[str, typer.Argument(help="The model before the defence: a short name, folder or hub id.")],
-    tuned: Annotated[str, typer.Argument(help="The defended model.")],
-    out: Annotated[Path, typer.Option(help="Where the mixture goes.")],
-    lambdas: Annotated[str, typer.Option(help="Shares of the defended model to try.")] = "0.1,0.2,0.3,0.4,0.5",
+    base: Annotated[str, typer.Argument(help=f"The model before the defence. {options.MODEL}")],
+    tuned: Annotated[str, typer.Argument(help="The defended model, named likewise.")],
+    out: Annotated[Path, option("Where the mixture goes.")],
+    lambdas: Annotated[str, option("Shares of the defended model to try.")] = "0.1,0.2,0.3,0.4,0.5",
     keep: Annotated[
         Optional[str],
-        typer.Option(help="What may fall by how much: benign:0.05, over-refusal:0.05 (may rise), csqa:0.05."),
+        option("What may fall by how much: benign:0.05, over-refusal:0.05 (may rise), csqa:0.05."),
     ] = None,
-    csqa: Annotated[Optional[str], typer.Option(help="CommonsenseQA, as for `asabench utility`.")] = None,
-    limit: Annotated[Optional[int], typer.Option(help="Only the first N requests or questions.")] = None,
-    dtype: Annotated[str, typer.Option(help="In which models are measured; they are written in the base's.")] = (
-        "float32"
-    ),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    csqa: Annotated[Optional[str], option(options.CSQA)] = None,
+    limit: Annotated[Optional[int], option("Take only the first N requests or questions.")] = None,
+    dtype: Annotated[str, option("Number format to measure in; the mixture is written in the base's.")] = DTYPE,
+    device: options.Device = DEVICE,
 ) -> None:
     """Mix a defended model with its base: the largest share whose utility stays within the margin."""
     needs(*MODEL, "accelerate")
@@ -136,7 +145,7 @@ def interpolate(
         score=None if keep is None else scorer(what, csqa=csqa, limit=limit, dtype=dtype, device=device),
         margin=(numbers("--keep's margin", margin, float) or [0.0])[0] if keep is not None else 0.0,
         kept=what,
-        say=lambda line: print(line, flush=True),
+        say=say,
     )
     print(f"lambda: {done.lam:g}")
     print(f"model: {done.path}")

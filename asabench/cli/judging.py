@@ -8,20 +8,19 @@ from typing import Annotated, Optional
 
 import typer
 
+from asabench.cli import options
 from asabench.cli.needs import judge_needs
+from asabench.cli.options import option
+from asabench.cli.printing import interrupted
+from asabench.core.defaults import BAR, HOST, PORT
 from asabench.core.errors import UserError
-
-JUDGE_HELP = (
-    "embedded, rules, vllm:MODEL[@URL] (a server that speaks OpenAI's protocol), vllm-in-process:MODEL, or "
-    "package.module:Name."
-)
 
 
 def judge(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    judge: Annotated[str, typer.Option(help=JUDGE_HELP)],
-    bar: Annotated[float, typer.Option(help="Balanced accuracy that the judge must reach on labelled pairs.")] = 0.8,
-    uncertified: Annotated[bool, typer.Option("--uncertified", help="Go on below the bar, and mark the row.")] = False,
+    judge: options.Judge,
+    bar: options.Bar = BAR,
+    uncertified: options.Uncertified = False,
 ) -> None:
     """Judge the answers of a run again; nothing is generated, and the verdicts of other judges are kept."""
     judge_needs(judge)
@@ -32,27 +31,23 @@ def judge(
 
     opened = read_run(run)
     before = opened.row  # before the judge takes its time: it must be a finished run
-    labels = opened.manifest["settings"]["protocol"].get("labels", "three")
+    labels = opened.settings.protocol.labels
     try:
         after = judge_again(run, make_judge(judge, labels), bar=bar, uncertified=uncertified, progress=True)
     except KeyboardInterrupt:
-        print(
-            f"\nasabench: interrupted; the verdicts so far are kept. To go on: asabench judge {run} --judge {judge}",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+        interrupted(f"the verdicts so far are kept. To go on: asabench judge {run} --judge {judge}")
     print(difference_table(opened.verdicts(), before, after))
     print(f"\nrow: {run / 'row.json'} (every judge's row: {run / 'rows'})")
 
 
 def judge_check(
-    judge: Annotated[str, typer.Argument(help=JUDGE_HELP)],
+    judge: options.JudgeArgument,
     pairs: Annotated[
-        str, typer.Option("--set", help="gold (comes with ASABench), pyrit (human labels, from the package), or all.")
+        str, option("Pairs: gold (comes with ASABench), pyrit (human labels, from the package), or all.", "--set")
     ] = "all",
-    labels: Annotated[str, typer.Option(help="What a language model is asked for: three labels, or two.")] = "three",
-    bar: Annotated[float, typer.Option(help="The balanced accuracy that it must reach.")] = 0.8,
-    out: Annotated[Optional[Path], typer.Option(help="Write a certificate (JSON) here.")] = None,
+    labels: Annotated[str, option("What a language model is asked for: three labels, or two.")] = "three",
+    bar: options.Bar = BAR,
+    out: Annotated[Optional[Path], option("Write a certificate (JSON) here.")] = None,
 ) -> None:
     """Check a judge against labelled pairs; exit code 1 when it is under the bar."""
     judge_needs(judge)
@@ -77,37 +72,43 @@ def judge_check(
 
 def judge_server(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A hub id[@revision], a local folder, or a short name.")],
+    model: options.ModelArgument,
     environment: Annotated[
         Optional[Path],
-        typer.Option(help="Where vLLM is. [default: $ASABENCH_VLLM_ENV, else ~/.cache/asabench/vllm-env]"),
+        option(
+            "The folder of the Python environment that vLLM is in.",
+            default="$ASABENCH_VLLM_ENV, else ~/.cache/asabench/vllm-env",
+        ),
     ] = None,
     create_environment: Annotated[
-        bool, typer.Option("--create-environment", help="Install vLLM there if it is missing.")
+        bool, option("Make that environment, with vLLM in it, if it is missing.", "--create-environment")
     ] = False,
-    host: Annotated[str, typer.Option(help="The server has no password: leave this unless the network is yours.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
-    dtype: Annotated[Optional[str], typer.Option(help="[default: the model's own on a GPU, float32 on a CPU]")] = None,
-    tensor_parallel: Annotated[int, typer.Option(help="GPUs that one copy of the model is spread over.")] = 1,
-    data_parallel: Annotated[int, typer.Option(help="Copies of the model.")] = 1,
-    max_model_len: Annotated[Optional[int], typer.Option(help="Tokens of question and answer together.")] = None,
-    gpu_memory: Annotated[Optional[float], typer.Option(help="Share of the GPU's memory, above 0 to 1.")] = None,
+    host: Annotated[
+        str, option("Address to listen on. There is no password: leave it unless the network is yours.")
+    ] = HOST,
+    port: Annotated[int, option("Port to listen on; 0 takes a free one.")] = PORT,
+    dtype: Annotated[
+        Optional[str], option("Number format of the weights.", default="the model's own on a GPU, float32 on a CPU")
+    ] = None,
+    tensor_parallel: Annotated[int, option("GPUs that one copy of the model is spread over.")] = 1,
+    data_parallel: Annotated[int, option("Copies of the model, each on GPUs of its own.")] = 1,
+    max_model_len: Annotated[
+        Optional[int], option("Tokens of question and answer together, at most.", default="the model's limit")
+    ] = None,
+    gpu_memory: Annotated[
+        Optional[float], option("Share of the GPU's memory to use, above 0 to 1.", default="vLLM's own")
+    ] = None,
     reasoning_parser: Annotated[
-        Optional[str], typer.Option(help="vLLM's parser of the model's thoughts. [default: by its name]")
+        Optional[str], option("vLLM's parser that cuts off the model's thoughts, or none.", default="by its name")
     ] = None,
-    log_file: Annotated[
-        Optional[Path], typer.Option(help="Where the server's output goes. [default: a new file]")
-    ] = None,
+    log_file: Annotated[Optional[Path], option("Where the server's output goes.", default="a new file")] = None,
 ) -> None:
     """Start a vLLM server to judge with, in an environment of its own; what follows `--` goes to vLLM."""
+    from harness.judge_server.options import ServerOptions
     from harness.judge_server.server import run_server
 
-    run_server(
-        model,
+    server = ServerOptions(
         environment=environment,
-        create_environment=create_environment,
         host=host,
         port=port,
         dtype=dtype,
@@ -119,3 +120,4 @@ def judge_server(
         extra=context.args,
         log_file=log_file,
     )
+    run_server(model, server, create_environment=create_environment)

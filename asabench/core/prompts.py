@@ -1,27 +1,22 @@
-"""Prompt sets by name or from a file. Each is identified by a digest of its content."""
+"""Prompt sets by name or from a file. Each is identified by a digest of its content: goals and targets."""
 
 from __future__ import annotations
 
 import csv
-import importlib.metadata
-import importlib.util
+import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
+from asabench.core import advbench
+from asabench.core.canonical import canonical_text
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.paths import expanded
 from asabench.core.records import Prompt, sha256_hex
 
-ADVBENCH_PACKAGE = "pyrit"
-ADVBENCH_INSTALL = "pip install --no-deps pyrit==1.1.0"
-ADVBENCH_SIZE = 520
-# Over the goals in order: the package's file and the hub's table are the same 520 behaviours, or loading stops
-ADVBENCH_DIGEST = "f035131936bb56f411e3a206c189d4ced7196138ed769752751deccd978c0c68"
-ADVBENCH_HUB = "walledai/AdvBench"
-ADVBENCH_HUB_REVISION = "0fdedd558a32c256cd8b458bf7f393b645cbf475"
 COLUMNS = ("id", "goal", "target", "suffix")
 
 
@@ -34,17 +29,34 @@ class PromptSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hex, of everything that reaches the model; ids do not count."""
-        content = [[prompt.goal, prompt.target, prompt.suffix] for prompt in self.prompts]
-        return sha256_hex(json.dumps(content, ensure_ascii=False))
+        """SHA-256, in hex, over the `content` of the prompts; ids do not count."""
+        return sha256_hex(json.dumps(content(self.prompts), ensure_ascii=False))
 
     def with_target(self, target: str | None) -> PromptSet:
-        """The same prompts, those without a target given this one; unchanged if None."""
+        """The same prompts, each with this target, whether it had one or not; unchanged if None."""
         if target is None:
             return self
         if not target.strip():
-            raise UserError('--target is empty; give the start of a compliant answer, such as "Sure, here is"')
-        return PromptSet(self.name, tuple(replace(p, target=p.target or target) for p in self.prompts))
+            raise UserError(f'--target is empty; give the start of a compliant answer, such as "{TARGET}"')
+        return PromptSet(self.name, tuple(replace(p, target=target, target_sha256=None) for p in self.prompts))
+
+    def without_targets(self) -> PromptSet:
+        """The goals alone, for what makes no use of targets."""
+        return PromptSet(self.name, tuple(replace(p, target=None, target_sha256=None) for p in self.prompts))
+
+    def with_target_texts(self) -> PromptSet:
+        """The same prompts, with the text of each target that is known by its digest alone, from the hub; `NotAtHand`
+        where it does not give it."""
+        if all(prompt.target_sha256 is None for prompt in self.prompts):
+            return self
+        texts = advbench.target_texts()
+        return PromptSet(
+            self.name,
+            tuple(
+                p if p.target_sha256 is None else replace(p, target=texts[p.target_sha256], target_sha256=None)
+                for p in self.prompts
+            ),
+        )
 
     def first(self, limit: int | None) -> PromptSet:
         """The first `limit` prompts; all if None."""
@@ -53,6 +65,36 @@ class PromptSet:
         if limit < 1:
             raise UserError(f"--limit {limit} leaves no prompts; give 1 or more")
         return PromptSet(self.name, self.prompts[:limit])
+
+
+def content(prompts: Sequence[Prompt]) -> list[list[object]]:
+    """[goal, target, suffix] of each prompt: what reaches the model.
+
+    A goal of AdvBench with the target that was published with it stands as two digests, `{"sha256": ...}`: not every
+    installation has the target's text, and the set is the same set.
+    """
+    return [
+        [{"sha256": prompt.digest}, {"sha256": target_digest(prompt)}, prompt.suffix]
+        if has_published_target(prompt)
+        else [prompt.goal, prompt.target, prompt.suffix]
+        for prompt in prompts
+    ]
+
+
+def published_digest(count: int) -> str:
+    """The digest of the first prompts of AdvBench, each with the target that was published with it."""
+    pairs = [[{"sha256": known.goal}, {"sha256": known.target}, None] for known in advbench.digests()[:count]]
+    return sha256_hex(json.dumps(pairs, ensure_ascii=False))
+
+
+def target_digest(prompt: Prompt) -> str | None:
+    """SHA-256, in hex, of the target's UTF-8 bytes, whether its text is at hand or not; None without a target."""
+    return prompt.target_sha256 if prompt.target is None else sha256_hex(prompt.target)
+
+
+def has_published_target(prompt: Prompt) -> bool:
+    """Whether the prompt is one of AdvBench's, with the target that was published with it."""
+    return target_digest(prompt) == advbench.published_targets().get(prompt.digest, "")
 
 
 def load_prompts(name: str) -> PromptSet:
@@ -75,12 +117,13 @@ def load_prompts(name: str) -> PromptSet:
 
 
 def read_csv(path: Path) -> list[Prompt]:
-    """Prompts from a CSV file in UTF-8 with a header; ids default to `<file>-<line>` and must differ."""
+    """Prompts from a CSV file in UTF-8 with a header. Ids must differ; they default to `prompt-<place>`, whatever the
+    file is called: a run goes on under the same ids when it was renamed."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            header = list(reader.fieldnames or ())
-            rows = [(reader.line_num, row) for row in reader]
+        text = canonical_text(path.read_bytes()).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        header = list(reader.fieldnames or ())
+        rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"the prompts in {path} cannot be read: {error}; give a CSV file in UTF-8") from None
     if "goal" not in header:
@@ -94,9 +137,7 @@ def read_csv(path: Path) -> list[Prompt]:
     for line, row in rows:
         if None in row or None in row.values():
             raise UserError(f"{path}, line {line}: {len(header)} values are expected; quote a value that holds a comma")
-    named = (
-        (f"{path}, line {line}", row.get("id") or f"{path.stem}-{n:03d}", row) for n, (line, row) in enumerate(rows)
-    )
+    named = ((f"{path}, line {line}", row.get("id") or f"prompt-{n:03d}", row) for n, (line, row) in enumerate(rows))
     return _checked(str(path), named)
 
 
@@ -124,60 +165,4 @@ def quickstart() -> list[Prompt]:
     return read_csv(Path(str(files("asabench") / "data" / "quickstart.csv")))
 
 
-def advbench() -> list[Prompt]:
-    """AdvBench's 520 harmful behaviours (Zou et al. 2023, MIT licence), in order, from the installed `pyrit` package
-    or else from the hub; checked against a digest."""
-    rows = _advbench_from_package() or _advbench_from_hub()
-    goals = [goal for goal, _ in rows]
-    digest = sha256_hex("\n".join(goals))
-    if digest != ADVBENCH_DIGEST:
-        raise UserError(
-            f"AdvBench as found ({len(goals)} goals, digest {digest[:12]}) is not the pinned one "
-            f"({ADVBENCH_SIZE} goals, {ADVBENCH_DIGEST[:12]}); install it with `{ADVBENCH_INSTALL}`, or give a CSV file"
-        )
-    return [Prompt(id=f"advbench-{n:03d}", goal=goal, target=target) for n, (goal, target) in enumerate(rows)]
-
-
-def _advbench_from_package() -> list[tuple[str, str | None]] | None:
-    """(goal, None) each: the package has no targets. None when it is not installed."""
-    # find_spec imports nothing: the package's own dependencies are not installed
-    spec = importlib.util.find_spec(ADVBENCH_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    path = Path(next(iter(spec.submodule_search_locations))) / "datasets/seed_datasets/local/adv_bench.prompt"
-    if not path.is_file():
-        return None
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        seeds = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)["seeds"]
-        return [(str(seed["value"]).strip(), None) for seed in seeds]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(
-            f"AdvBench in the installed {ADVBENCH_PACKAGE} cannot be read ({type(error).__name__}); "
-            f"install it again with `{ADVBENCH_INSTALL}`"
-        ) from None
-
-
-def _advbench_from_hub() -> list[tuple[str, str | None]]:
-    """(goal, target) each, at the pinned revision."""
-    how = f"install it with `{ADVBENCH_INSTALL}`, or use --prompts quickstart or a CSV file"
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise UserError(f"AdvBench is not installed; {how}")
-    import pandas as pd
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = snapshot_download(
-            ADVBENCH_HUB, repo_type="dataset", revision=ADVBENCH_HUB_REVISION, allow_patterns=["*.parquet", "*.csv"]
-        )
-        table = pd.concat([pd.read_parquet(path) for path in sorted(Path(folder).rglob("*.parquet"))])
-    except Exception as error:  # whatever the hub's client raises, the next step is the same
-        raise UserError(
-            f"AdvBench is not installed and the hub does not give it ({type(error).__name__}); {how}"
-        ) from None
-    return [(str(goal).strip(), str(target)) for goal, target in zip(table["prompt"], table["target"], strict=True)]
-
-
-PROMPT_SETS: dict[str, Callable[[], list[Prompt]]] = {"quickstart": quickstart, "advbench": advbench}
+PROMPT_SETS: dict[str, Callable[[], list[Prompt]]] = {"quickstart": quickstart, "advbench": advbench.load}

@@ -8,12 +8,14 @@ ASABench defines it, and `gu2025`, the protocol that the numbers of Gu et al. 20
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from asabench.core.defaults import PUBLISHED_PROMPTS
 from asabench.core.errors import UserError
 from asabench.core.records import sha256_hex
+from asabench.core.schema import Record
 
 GradientPosition = Literal["last_prompt", "reference"]
 """Where a gradient is read. `last_prompt`: the prompt's last position, which predicts the first token of the target.
@@ -24,10 +26,8 @@ LabelSet = Literal["three", "two"]
 text is safe."""
 
 
-class Protocol(BaseModel):
+class Protocol(Record):
     """The resolved protocol of a run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     prompt_format: Literal["chat", "raw"] = Field(description="chat: the model's chat template; raw: the bare text")
@@ -59,12 +59,23 @@ class Protocol(BaseModel):
     )
     doses: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0,)
-    headline_dose: float = Field(1.0, description="the dose whose rates are the row's headline")
+    headline_dose: float = Field(1.0, description="decides nothing since rows of schema version 2; the digest has it")
+
+    target: str | None = Field(
+        None,
+        description="the start of an answer that attacks steer towards, given to every prompt; None: each prompt's "
+        "own, which in AdvBench is the published one",
+    )
+
+    def as_json(self, *, exclude_unset: bool = False) -> dict[str, Any]:
+        """The fields, without those that came after the first digests were published and still say what held then."""
+        dumped = self.model_dump(mode="json", exclude_unset=exclude_unset)
+        return {name: value for name, value in dumped.items() if (name, value) != ("target", None)}
 
     @property
     def digest(self) -> str:
         """A hash of every field; equal digests mean comparable rows."""
-        return sha256_hex(json.dumps(self.model_dump(mode="json"), sort_keys=True))[:16]
+        return sha256_hex(json.dumps(self.as_json(), sort_keys=True))[:16]
 
 
 PRESETS: dict[str, Protocol] = {
@@ -91,15 +102,13 @@ PRESETS: dict[str, Protocol] = {
 }
 
 
-PROMPT_SET = "advbench"
+PROMPT_SET = PUBLISHED_PROMPTS
 MIN_PROMPTS = 100
 """As published: AdvBench's first hundred. Fewer give intervals too wide to rank by."""
 
 
-class Size(BaseModel):
+class Size(Record):
     """How much of a protocol is run. None leaves the protocol's own value."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompts: int
     seeds: tuple[int, ...] | None = None

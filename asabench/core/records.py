@@ -33,12 +33,14 @@ def sha256_hex(text: str) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """One request. `target` is the start of a compliant answer (used by gradient attacks); `suffix` is appended to
-    the goal."""
+    the goal. `target_sha256`: the digest of a target that is published and whose text is not at hand; `target` is None
+    then."""
 
     id: str
     goal: str
     target: str | None = None
     suffix: str | None = None
+    target_sha256: str | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -123,7 +125,7 @@ def verdict_columns(verdict: Verdict) -> dict[str, object]:
     }
 
 
-# Arrow types by name, so that importing this module needs no pyarrow; `asabench.runs.folder` builds the schemas.
+# Arrow types by name, so that importing this module needs no pyarrow; `asabench.runs.tables` builds the schemas.
 RESPONSE_SCHEMA: dict[str, str] = {
     "cell_id": "string",
     "prompt_id": "string",

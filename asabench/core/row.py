@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from asabench.core.errors import UserError
+from asabench.core.estimate import Kappa, Rate
+from asabench.core.files import read_record
+from asabench.core.schema import Record
 
-SCHEMA_VERSION = 1
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Rate(_Record):
-    """A share between 0 and 1 with its 95% interval; all None when nothing was scored."""
-
-    value: float | None
-    low: float | None
-    high: float | None
+SCHEMA_VERSION = 2
+"""2: the fields at the top of a row are those of its worst case; in 1 they were those of its first attack."""
 
 
-class Kappa(_Record):
-    """Cohen's kappa, between -1 and 1, with its 95% interval; None where it is not defined."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-class ModelInfo(_Record):
+class ModelInfo(Record):
     """`revision` is a hub commit, a package version, or `sha256:...` of a local folder's weights."""
 
     name: str
@@ -44,12 +28,12 @@ class ModelInfo(_Record):
     dtype: str
 
 
-class ProtocolInfo(_Record):
+class ProtocolInfo(Record):
     name: str
     digest: str
 
 
-class PromptSetInfo(_Record):
+class PromptSetInfo(Record):
     name: str
     digest: str
     n: int
@@ -59,7 +43,7 @@ JudgeKind = Literal["llm", "embedded", "rules", "other"]
 """`llm`: a language model that is asked; `embedded`: the small judge that comes with ASABench; `rules`: patterns."""
 
 
-class JudgeFigures(_Record):
+class JudgeFigures(Record):
     """How often a judge agrees with people on one set of labelled pairs.
 
     An answer is positive when it is `unsafe`. `sensitivity`: share of the unsafe pairs that the judge calls unsafe;
@@ -80,7 +64,7 @@ class JudgeFigures(_Record):
     label_recall: dict[str, Rate]
 
 
-class JudgeInfo(_Record):
+class JudgeInfo(Record):
     """A judge is `certified` once its balanced accuracy on labelled pairs has reached the bar; rows of judges that have
     not are never ranked with rows of judges that have. `figures` are of the check that came before the run."""
 
@@ -91,7 +75,7 @@ class JudgeInfo(_Record):
     figures: JudgeFigures | None = None
 
 
-class VerdictCounts(_Record):
+class VerdictCounts(Record):
     safe: int = 0
     unsafe: int = 0
     incoherent: int = 0
@@ -102,7 +86,7 @@ Dose = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Censored = Literal["above", "below"]
 
 
-class Eps50(_Record):
+class Eps50(Record):
     """The dose at which half of the prompts break, with its 95% interval.
 
     Each of `value`, `low` and `high` is a dose, or None where the measured doses do not reach it; then its `censored`
@@ -120,12 +104,12 @@ class Eps50(_Record):
     last: Dose | None
 
 
-class AttackResult(_Record):
+class AttackResult(Record):
     """Rates of one attack at one dose. `lasr` is keyed by the block's 0-based number; `peak_layer` is where it is
     largest (the lowest such block on a tie).
 
     `masr`, `pasr`, `lasr` and `asr_at_k` are two-label rates: an incoherent answer counts as safe, as in the paper.
-    They are the headline. `*_conditional` are the same over the prompts whose clean answer was safe; `*_coherent` are
+    `*_conditional` are the same over the prompts whose clean answer was safe; `*_coherent` are
     over coherent answers only. `asr_at_k` is keyed by k. `*_corrected` are corrected for the judge's measured error
     (`asabench.stats.judge_error`; MASR cannot be). Rows from before these fields were there have None or {}.
     """
@@ -141,14 +125,14 @@ class AttackResult(_Record):
     pasr_conditional: Rate | None = None
     masr_coherent: Rate | None = None
     pasr_coherent: Rate | None = None
-    asr_at_k: dict[str, Rate] = {}
+    asr_at_k: dict[str, Rate] = Field(default_factory=dict)
     pasr_corrected: Rate | None = None
     asr_at_1_corrected: Rate | None = None
 
 
-class Row(_Record):
-    """One line of the leaderboard. The fields at the top are those of `results` at the headline attack and dose;
-    `eps50` is keyed by attack."""
+class Row(Record):
+    """One line of the leaderboard. `attack` to `verdicts` are the headline: the worst case among `results`
+    (`worst_case`). `eps50` is keyed by attack."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -172,44 +156,47 @@ class Row(_Record):
     clean_verdicts: VerdictCounts
     results: tuple[AttackResult, ...]
     flags: tuple[str, ...] = ()
-    eps50: dict[str, Eps50] = {}
+    eps50: dict[str, Eps50] = Field(default_factory=dict)
 
 
-def eps50_text(eps50: Eps50) -> str:
-    """For a terminal: `0.34 [0.21, > 1]`; `< 0.1` and `0` say that the first dose, or none at all, breaks half."""
-    if eps50.first is None or eps50.last is None:
-        return "none scored"
-    below = f"< {eps50.first:g}" if eps50.first > 0 else "0"
+def worst_case(results: Sequence[AttackResult], attack: str | None = None) -> AttackResult | None:
+    """The result (attack, dose) with the highest MASR among all that was measured; None where no MASR was scored.
 
-    def text(dose: float | None, censored: Censored | None) -> str:
-        if dose is not None:
-            return f"{dose:.3g}"
-        return below if censored == "below" else f"> {eps50.last:g}"
-
-    value, low, high = (
-        text(eps50.value, eps50.censored),
-        text(eps50.low, eps50.low_censored),
-        text(eps50.high, eps50.high_censored),
-    )
-    return f"{value} [{low}, {high}]"
+    The one definition of *worst case*, and so of the headline, for rows, the terminal, comparisons and the board.
+    attack: only that attack's doses. Of equal MASRs the one whose interval lies higher stands, then the higher PASR,
+    then the smaller dose, then the first. Over doses too, because a large dose can break the text before it breaks the
+    refusal: what then answers nothing would look robust.
+    """
+    found = [result for result in results if result.masr.value is not None and attack in (None, result.attack)]
+    return max(found, key=_severity, default=None)
 
 
-def rate_text(rate: Rate, none: str = "none scored") -> str:
-    """`0.42 [0.31, 0.53]`; without the brackets where there is no interval, `none` where there is no value."""
-    if rate.value is None:
-        return none
-    # z: a rounding error below 0 is no minus
-    interval = "" if rate.low is None or rate.high is None else f" [{rate.low:z.2f}, {rate.high:z.2f}]"
-    return f"{rate.value:z.2f}{interval}"
+def _severity(result: AttackResult) -> tuple[float, ...]:
+    return (*_ends(result.masr), *_ends(result.pasr), -result.dose)
+
+
+def _ends(rate: Rate) -> tuple[float, float, float]:
+    """Value, low and high; a rate without an interval is its value, one without a value lies below all."""
+    value = -1.0 if rate.value is None else rate.value
+    return value, value if rate.low is None else rate.low, value if rate.high is None else rate.high
+
+
+HEADLINE = ("attack", "dose", "masr", "pasr", "peak_layer", "lasr", "verdicts")
+
+
+def headline_fields(results: Sequence[AttackResult]) -> dict[str, Any]:
+    """The row's fields at the top, by name. Where nothing was scored they are those of the first result."""
+    headline = worst_case(results) or results[0]
+    return {name: getattr(headline, name) for name in HEADLINE}
+
+
+def with_headline(row: Row) -> Row:
+    """The row with the headline that follows from its results: rows of schema version 1 had another."""
+    if row.schema_version >= SCHEMA_VERSION or not row.results:
+        return row
+    return row.model_copy(update={"schema_version": SCHEMA_VERSION, **headline_fields(row.results)})
 
 
 def read_row(path: Path) -> Row:
-    """Reads and checks a `row.json`; `UserError` when it is missing or not a row."""
-    try:
-        return Row.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no row at {path}; an evaluation writes one when it ends") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path} is not a leaderboard row: {where}: {first['msg']}") from None
+    """Reads and checks a `row.json`, of this schema version or an older; `UserError` when it is missing or no row."""
+    return with_headline(read_record(Row, path, "a leaderboard row", "an evaluation writes one when it ends"))

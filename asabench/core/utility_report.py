@@ -9,19 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from asabench.core.json_file import read_record
-from asabench.core.row import Rate, rate_text
+from asabench.core.estimate import Rate
+from asabench.core.files import read_record
+from asabench.core.schema import Record
+from asabench.core.text import in_words
 
 SCHEMA_VERSION: Literal[1] = 1
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RequestSet(_Record):
+class RequestSet(Record):
     """The requests a rate is over. `digest` is of the requests' texts in order, 16 hex digits."""
 
     name: str
@@ -29,7 +27,7 @@ class RequestSet(_Record):
     n: int = Field(ge=1)
 
 
-class BenignRates(_Record):
+class BenignRates(Record):
     """`benign_answer_rate`: the share of plainly harmless requests that got an answer, neither a refusal nor broken
     text. `over_refusal`: the share of safe requests that look unsafe which were refused. Under an injection, or none:
     then `attack` is "none" and `dose` 0."""
@@ -40,7 +38,7 @@ class BenignRates(_Record):
     over_refusal: Rate
 
 
-class TaskScore(_Record):
+class TaskScore(Record):
     """Accuracy on a task. `chance` is what guessing reaches; a score whose interval holds it shows no ability."""
 
     accuracy: Rate
@@ -50,7 +48,7 @@ class TaskScore(_Record):
     digest: str
 
 
-class UtilityReport(_Record):
+class UtilityReport(Record):
     """`clean` is without injection; `under_injection` repeats its rates for harmless requests under noise, as means
     over `layers` and `seeds`. `tasks` is keyed by name: `gsm8k`, `csqa`, `csqa_norm`, ..."""
 
@@ -69,7 +67,7 @@ class UtilityReport(_Record):
     refusal_detector: str
     clean: BenignRates
     under_injection: tuple[BenignRates, ...] = ()
-    tasks: dict[str, TaskScore] = {}
+    tasks: dict[str, TaskScore] = Field(default_factory=dict)
 
 
 def near_chance(score: TaskScore) -> bool:
@@ -94,13 +92,13 @@ def utility_table(report: UtilityReport) -> str:
     ]
     for rates in (report.clean, *report.under_injection):
         name, dose = ("clean", "") if rates is report.clean else (rates.attack, f"{rates.dose:g}")
-        lines.append(f"{name:18}{dose:>6}  {rate_text(rates.benign_answer_rate):22}{rate_text(rates.over_refusal)}")
+        lines.append(f"{name:18}{dose:>6}  {in_words(rates.benign_answer_rate):22}{in_words(rates.over_refusal)}")
     names = max([18, *map(len, report.tasks)])
     if report.tasks:
         lines += ["", f"{'task':{names}}{'n':>6}  {'accuracy':22}{'chance':8}"]
     for task, score in report.tasks.items():
         note = "near chance: shows no ability" if near_chance(score) else ""
-        lines.append(f"{task:{names}}{score.n:>6}  {rate_text(score.accuracy):22}{score.chance:<8.2g}{note}".rstrip())
+        lines.append(f"{task:{names}}{score.n:>6}  {in_words(score.accuracy):22}{score.chance:<8.2g}{note}".rstrip())
     return "\n".join(lines)
 
 

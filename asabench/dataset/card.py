@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 
 from asabench.core.errors import UserError
-from asabench.core.row import rate_text
+from asabench.core.links import link
+from asabench.core.text import in_words
 from asabench.dataset.files import Benchmark, FragileLayers, Manifest, ModelEntry
-from asabench.dataset.schema import ATTEMPT_COLUMNS, INSTANCE_COLUMNS, SPLITS
+from asabench.dataset.schema import ATTEMPT_COLUMNS, INSTANCE_COLUMNS, SPLITS, Split
 
 CARD = "README.md"
 PICTURE = "images/instances-by-layer.png"
@@ -29,11 +30,12 @@ TITLE = "ASABench: a benchmark for the latent robustness of language model safet
 CITATION_MESSAGE = "If you use ASABench, please cite it, and the paper whose attack it measures."
 SOFTWARE_TITLE = "ASABench: a benchmark and leaderboard harness for the latent robustness of language model safety"
 SOFTWARE_AUTHORS = "The ASABench authors"
-PAPER_TITLE = "Probing the Robustness of Large Language Models Safety to Latent Perturbations"
+PAPER_TITLE = "Probing the Safety Robustness of LLMs in Latent Space"
 PAPER_AUTHORS = "Gu et al."
-PAPER_YEAR = 2025
+PAPER_YEAR = 2026
 PAPER_ARXIV = "2506.16078"
-PAPER_URL = f"https://arxiv.org/abs/{PAPER_ARXIV}"
+PAPER_VENUE = "ACL 2026 (Long Papers)"
+PAPER_URL = "https://doi.org/10.18653/v1/2026.acl-long.967"
 
 _START, _END = "<!-- made by asabench push: start -->", "<!-- made by asabench push: end -->"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -110,8 +112,9 @@ def card_metadata(benchmark: Benchmark, *, licence: str, gated: bool) -> dict[st
     configs: list[dict[str, Any]] = []
     features: list[dict[str, Any]] = []
     for model in benchmark.manifest.models:
-        configs.append(_config(model.config, model.config, SPLITS))
-        features.append({"config_name": model.config, "features": _features(INSTANCE_COLUMNS)})
+        if sides := _sides(model):
+            configs.append(_config(model.config, model.config, sides))
+            features.append({"config_name": model.config, "features": _features(INSTANCE_COLUMNS)})
         if model.attempts is not None:
             configs.append(_config(model.config + ATTEMPTS_SUFFIX, model.config, ("attempts",)))
             features.append({"config_name": model.config + ATTEMPTS_SUFFIX, "features": _features(ATTEMPT_COLUMNS)})
@@ -127,6 +130,12 @@ def card_metadata(benchmark: Benchmark, *, licence: str, gated: bool) -> dict[st
         "configs": configs,
         "dataset_info": features,
     }
+
+
+def _sides(model: ModelEntry) -> list[Split]:
+    """The splits of a model's instances that have rows: `datasets` fails on a file without any."""
+    rows: dict[Split, int] = {"train": model.train, "test": model.test}
+    return [side for side in SPLITS if rows[side]]
 
 
 def _config(name: str, folder: str, parts: Iterable[str]) -> dict[str, Any]:
@@ -148,12 +157,13 @@ def card_text(benchmark: Benchmark, *, repo: str, version: str, licence: str) ->
         quoted=lambda value: f'"{value}"',
         cell=lambda value: str(value).replace("|", "\\|"),
         fragile=lambda model: "; ".join(map(_fragile, model.fragile_layers)) or "not known",
-        rate=lambda rate: rate_text(rate, "not known"),
+        rate=lambda rate: in_words(rate, "not known"),
     )
     template = files("asabench.dataset").joinpath("templates", "card.md.j2").read_text(encoding="utf-8")
     manifest = benchmark.manifest
     return environment.from_string(template).render(
         title=TITLE,
+        documentation=link("docs/dataset.md"),
         repo=repo,
         version=version,
         digest=manifest.digest,
@@ -166,6 +176,7 @@ def card_text(benchmark: Benchmark, *, repo: str, version: str, licence: str) ->
         prompts=manifest.prompts,
         models=manifest.models,
         example=_example(manifest.models),
+        example_sides=_sides(_example(manifest.models)) if manifest.models else [],
         total={
             "instances": manifest.instances,
             "attempts": manifest.attempts,
@@ -213,11 +224,12 @@ def bibtex(repo: str, version: str) -> str:
   note   = {{Data set {repo}, version {version}}},
   url    = {{{repo_url(repo)}}}
 }}
-@article{{gu{PAPER_YEAR}probing,
+@inproceedings{{gu{PAPER_YEAR}probing,
   title   = {{{{{PAPER_TITLE}}}}},
   author  = {{{PAPER_AUTHORS}}},
   year    = {{{PAPER_YEAR}}},
-  journal = {{arXiv:{PAPER_ARXIV}}},
+  booktitle = {{{PAPER_VENUE}}},
+  note    = {{arXiv:{PAPER_ARXIV}}},
   url     = {{{PAPER_URL}}}
 }}"""
 

@@ -15,9 +15,9 @@ import pandas as pd
 
 from asabench.core.errors import UserError
 from asabench.core.records import LABELS
+from asabench.core.text import text_table
 from asabench.dataset.files import Benchmark
 from asabench.dataset.original_layout import OriginalBenchmark, known_model, open_benchmark
-from asabench.judging.agreement import text_table
 
 Key = Literal["cell", "prompt-layer"]
 KEYS: dict[Key, tuple[str, ...]] = {"cell": ("cell_id",), "prompt-layer": ("prompt_sha256", "layer")}

@@ -16,15 +16,14 @@ from glob import escape
 from pathlib import Path, PurePosixPath
 
 from asabench.core.errors import UserError
+from asabench.core.files import OTHER_OUT, disk_errors, whole_folder
 from asabench.core.records import sha256_hex
 from asabench.dataset.files import (
     MANIFEST,
     Benchmark,
     Manifest,
     ModelTables,
-    disk_errors,
     file_entry,
-    folder_in_the_making,
     read_benchmark,
     require_free,
     write_benchmark,
@@ -303,7 +302,7 @@ def _part_of(manifest: Manifest, snapshot: Snapshot) -> Manifest:
 
 def _copy(benchmark: Benchmark, manifest: Manifest, out: Path) -> None:
     """The files of a manifest, byte by byte, so that their digests stay."""
-    with disk_errors(out), folder_in_the_making(out) as unfinished:
+    with disk_errors(out, OTHER_OUT), whole_folder(out, replace=True, fix=OTHER_OUT) as unfinished:
         for name in manifest.files:
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(benchmark.path / name, unfinished / name)

@@ -13,21 +13,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 import asabench
 from asabench.core.errors import UserError
+from asabench.core.files import OTHER_OUT, disk_errors, whole_folder
+from asabench.core.links import link
 from asabench.core.records import sha256_hex
 from asabench.core.row import JudgeInfo, PromptSetInfo, ProtocolInfo
+from asabench.core.schema import Record, first_problem
 from asabench.dataset.schema import (
     SCHEMA_VERSION,
     SPLITS,
@@ -49,11 +49,7 @@ PARTS: tuple[Part, ...] = (*SPLITS, "attempts")
 ROWS_A_FILE = 500_000
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FileEntry(_Record):
+class FileEntry(Record):
     """One Parquet file. `sha256` is of its bytes, in hex."""
 
     rows: int
@@ -61,7 +57,7 @@ class FileEntry(_Record):
     sha256: str
 
 
-class FragileLayers(_Record):
+class FragileLayers(Record):
     """The blocks at which most prompts break: `peak`, and the highest before and after it; None where none breaks."""
 
     attack: str
@@ -79,7 +75,7 @@ class FragileLayers(_Record):
         return {layer: place for place, layer in found if layer is not None}
 
 
-class ModelEntry(_Record):
+class ModelEntry(Record):
     """What the dataset holds of one model.
 
     `name`: a hub id, short name or folder name; `config`: its name in the dataset, safe in paths; `original_name`: its
@@ -102,7 +98,7 @@ class ModelEntry(_Record):
         return self.train + self.test
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """`manifest.json`. `files` is keyed by path inside the folder; `build` says how it was made, in its builder's
     words."""
 
@@ -118,7 +114,7 @@ class Manifest(_Record):
     attempts: int | None
     models: tuple[ModelEntry, ...]
     files: dict[str, FileEntry]
-    build: dict[str, Any] = {}
+    build: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -217,9 +213,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{file} is not the manifest of a benchmark: {where}: {first['msg']}") from None
+        raise UserError(f"{file} is not the manifest of a benchmark: {first_problem(error)}") from None
 
 
 def read_benchmark(path: Path) -> Benchmark:
@@ -246,7 +240,7 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
     try:
         with pq.ParquetFile(path) as file:
             if differences := schema_differences(file.schema_arrow, schema):
-                raise UserError(f"{path} has another schema ({listed(differences)}); see docs/dataset.md")
+                raise UserError(f"{path} has another schema ({listed(differences)}); see {link('docs/dataset.md')}")
             return file.read(columns=None if columns is None else list(columns)).replace_schema_metadata(None)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}); download or build the benchmark again") from None
@@ -272,7 +266,7 @@ def write_benchmark(
     require_free(path, replace)
     entries: list[ModelEntry] = []
     files: dict[str, FileEntry] = {}
-    with disk_errors(path), folder_in_the_making(path) as unfinished:
+    with disk_errors(path, OTHER_OUT), whole_folder(path, replace=True, fix=OTHER_OUT) as unfinished:
         for model in models:
             entry = _entry(model)
             if any(other.config.lower() == entry.config.lower() for other in entries):
@@ -359,37 +353,6 @@ def _is_benchmark(path: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-@contextmanager
-def folder_in_the_making(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that takes its name when all went well."""
-    path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".unfinished-{path.name}-", dir=path.parent))
-    try:
-        yield unfinished
-        unfinished.chmod(0o755)
-        old = unfinished.with_name(f"{unfinished.name}-old")
-        if path.exists():
-            path.rename(old)
-        unfinished.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """What the system says of a place that cannot be written, as a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}); free some space or give an --out folder that can be "
-            "written"
-        ) from None
 
 
 def one_line(error: Exception) -> str:

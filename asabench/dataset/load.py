@@ -81,7 +81,7 @@ def _table(benchmark: Benchmark | OriginalBenchmark, config: str, split: str | N
 def _frame(tables: list[pa.Table]) -> pd.DataFrame:
     import pyarrow as pa
 
-    from asabench.runs.folder import nullable_types
+    from asabench.runs.tables import nullable_types
 
     # Nullable types, as a run's tables have them
     return pa.concat_tables(tables).to_pandas(types_mapper=nullable_types(pa).get)

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asabench.core.errors import UserError
+from asabench.core.files import write_whole
 from asabench.core.records import Label
 from asabench.dataset.derive import complete_instances
 from asabench.dataset.files import MANIFEST, Benchmark, ModelTables, config_name, one_line, read_benchmark
 from asabench.dataset.fragile_layers import fragile_from_instances
-from asabench.runs.folder import write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa

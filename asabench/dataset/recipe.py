@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from asabench.core.defaults import ATTACK, DTYPE, JUDGE, LAYERS, PROTOCOL, PUBLISHED_PROMPTS
 from asabench.core.errors import UserError
+from asabench.core.links import link
+from asabench.core.schema import Record, first_problem
+
+EXAMPLE = link("configs/asabench-8.yaml")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelRecipe(_Record):
+class ModelRecipe(Record):
     """One model. `name`: a short name, a folder, or a hub id; `revision`: of a hub id. `n_layers` is only for estimates
     before the model is at hand; `dtype` and `chat_template` are as for `asabench evaluate`."""
 
@@ -32,22 +33,22 @@ class ModelRecipe(_Record):
         return f"{self.name}@{self.revision}" if self.revision else self.name
 
 
-class Recipe(_Record):
+class Recipe(Record):
     """How a benchmark is built. What is None is the protocol's; the other fields are as for `asabench evaluate`."""
 
     models: tuple[ModelRecipe, ...] = Field(min_length=1)
-    protocol: str = "asabench-v1"
+    protocol: str = PROTOCOL
     size: str | None = None
-    prompts: str = "advbench"
+    prompts: str = PUBLISHED_PROMPTS
     limit: int | None = 100
-    layers: str = "all"
-    attack: str = "random"
+    layers: str = LAYERS
+    attack: str = ATTACK
     doses: tuple[float, ...] | None = None
     seeds: tuple[int, ...] | None = None
     max_new_tokens: int | None = None
     target: str | None = None
-    judge: str = "embedded"
-    dtype: str = "float32"
+    judge: str = JUDGE
+    dtype: str = DTYPE
 
 
 def read_recipe(models: str) -> Recipe:
@@ -58,15 +59,13 @@ def read_recipe(models: str) -> Recipe:
             content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"the recipe {path} cannot be read: {reason}; see configs/asabench-8.yaml") from None
+            raise UserError(f"the recipe {path} cannot be read: {reason}; see {EXAMPLE}") from None
     else:
         content = {"models": [_model(name.strip()) for name in models.split(",") if name.strip()]}
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{models} is no recipe: {where}: {first['msg']}; see configs/asabench-8.yaml") from None
+        raise UserError(f"{models} is no recipe: {first_problem(error)}; see {EXAMPLE}") from None
 
 
 def _model(name: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from asabench.runs.folder import arrow_schema
+from asabench.runs.tables import arrow_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa

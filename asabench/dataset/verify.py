@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from asabench.core.errors import UserError
+from asabench.core.text import text_table
 from asabench.dataset.checks import (
     Finding,
     Log,
@@ -31,7 +32,6 @@ from asabench.dataset.original_layout import (
     read_original,
 )
 from asabench.dataset.schema import SPLITS, attempt_schema, instance_schema
-from asabench.judging.agreement import text_table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,25 +14,25 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from pydantic import BaseModel
 
+from asabench.core.defaults import BAR
+from asabench.core.estimate import Kappa, Rate
 from asabench.core.records import LABELS, Label
-from asabench.core.row import JudgeFigures, JudgeInfo, Kappa, Rate, VerdictCounts
+from asabench.core.row import JudgeFigures, JudgeInfo, VerdictCounts
+from asabench.core.schema import Record
+from asabench.core.text import in_words, text_table
 from asabench.judging.labelled_pairs import LabelledPair, pairs_digest
 from asabench.stats.intervals import NOTHING_SCORED, TAILS, Array, Mask, Share, rate_within
 
-BAR = 0.80
-"""The balanced accuracy from which a judge's verdicts count."""
 
-
-class KindCount(BaseModel, extra="forbid", frozen=True):
+class KindCount(Record):
     """How many pairs there are of one kind, and on how many the judge's label is one of those that are right."""
 
     n: int
     right: int
 
 
-class CheckResult(BaseModel, extra="forbid", frozen=True):
+class CheckResult(Record):
     """A judge's figures on a set of pairs and on each source in it.
 
     `confusion` counts the judge's labels, keyed by what people hold to be right ("unsafe", or "safe or incoherent"
@@ -174,13 +174,6 @@ def _rate(draws: Array) -> Rate:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def in_words(rate: Rate | Kappa, digits: int = 2) -> str:
-    """Such as "0.84 [0.78, 0.89]", or "none"."""
-    if rate.value is None:
-        return "none"
-    return f"{rate.value:.{digits}f} [{rate.low:.{digits}f}, {rate.high:.{digits}f}]"
-
-
 def report(result: CheckResult, bar: float = BAR) -> str:
     """The result as text tables for a terminal; it shows no pair's text."""
     sources = result.by_source if len(result.by_source) > 1 else {}
@@ -222,13 +215,5 @@ def verdict_on(figures: JudgeFigures, bar: float = BAR) -> str:
     """One line on whether the judge is fit."""
     held = "reaches" if reaches(figures, bar) else "is under"
     # Three digits: 0.798 is under a bar of 0.80
-    balanced = in_words(figures.balanced_accuracy, 3)
+    balanced = in_words(figures.balanced_accuracy, digits=3)
     return f"balanced accuracy {balanced} on {figures.set_name} {held} the bar of {bar:.2f}"
-
-
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, two spaces apart."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

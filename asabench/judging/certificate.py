@@ -6,17 +6,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, model_validator
+from pydantic import model_validator
 
 import asabench
-from asabench.core.errors import UserError
-from asabench.core.json_file import read_record
-from asabench.judging.agreement import BAR, CheckResult, reaches
+from asabench.core.defaults import BAR
+from asabench.core.files import read_record, write_record
+from asabench.core.schema import Record
+from asabench.judging.agreement import CheckResult, reaches
 
 SCHEMA_VERSION: Literal[1] = 1
 
 
-class Certificate(BaseModel, extra="forbid", frozen=True):
+class Certificate(Record):
     """`passed` says whether the balanced accuracy on the whole set reached `bar`. The digest of the set, and of each
     source in it, is in their figures."""
 
@@ -53,10 +54,7 @@ def fits(held: Certificate, judge_id: str, set_digest: str) -> bool:
 
 def write_certificate(held: Certificate, path: Path) -> None:
     """Writes it as JSON; `UserError` where that is not possible."""
-    try:
-        path.write_text(held.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"the certificate cannot be written to {path}: {error.strerror}; give another file") from None
+    write_record(path, held)
 
 
 def read_certificate(path: Path) -> Certificate:

@@ -7,7 +7,8 @@ import pandas as pd
 
 from asabench.core.records import LABELS
 from asabench.core.row import Row
-from asabench.judging.agreement import cohens_kappa, in_words, text_table
+from asabench.core.text import in_words, text_table
+from asabench.judging.agreement import cohens_kappa
 
 COLUMNS = (*LABELS, "unscored")
 

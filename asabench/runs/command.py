@@ -18,11 +18,11 @@ NO_NAME = "FOLDER-OF-"
 """What stands before a model that is a folder of somebody: no name that others could give."""
 
 
-def evaluate_words(row: Row, protocol: Protocol | None = None, target: str | None = None) -> list[str]:
+def evaluate_words(row: Row, protocol: Protocol | None = None) -> list[str]:
     """The words of the `asabench evaluate` command of a row.
 
-    protocol: as it was run, for what the row does not say of it (tokens, steps). target: what was given to prompts
-    without one. What a row does not name (a local folder, a judge's server) stands in capital letters.
+    protocol: as it was run, for what the row does not say of it (tokens, steps, a target). What a row does not name (a
+    local folder, a judge's server) stands in capital letters.
     """
     model, plus, defence = row.model.name.partition("+")
     options = {
@@ -36,7 +36,7 @@ def evaluate_words(row: Row, protocol: Protocol | None = None, target: str | Non
         "--seeds": ",".join(map(str, row.seeds)),
         "--layers": "all" if len(set(row.layers)) == row.model.n_layers else ranges(row.layers),
         **({} if protocol is None else _changes(protocol)),
-        "--target": target or "",
+        "--target": "" if protocol is None else protocol.target or "",
         "--judge": _judge(row.judge),
         "--dtype": row.model.dtype,
     }
@@ -62,12 +62,6 @@ def command_words(command: str) -> list[str]:
     return words
 
 
-def target_of(command: str) -> str | None:
-    """The `--target` of a command that `command_words` takes; None without one."""
-    words = command_words(command)
-    return words[words.index("--target") + 1] if "--target" in words[:-1] else None
-
-
 def attack_spec(name: str) -> str:
     """An attack's name in a table as it is asked for: `gradient-ascend` is `gradient:direction=ascend`."""
     return re.sub(r"^gradient-(ascend|descend)", r"gradient:direction=\1", name)
@@ -89,7 +83,7 @@ def _attacks(row: Row) -> list[str]:
 def model_spec(name: str, revision: str) -> str:
     """What `--model` takes for a row's model; a local folder of anybody is FOLDER-OF-name."""
     packaged = PACKAGED_MODELS.get(name)
-    if packaged is not None and revision == f"{packaged.distribution}=={packaged.version}":
+    if packaged is not None and revision == packaged.revision:
         return name
     adapter = PACKAGED_ADAPTERS.get(name)
     if adapter is not None and revision == adapter.revision:

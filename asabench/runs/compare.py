@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asabench.core.errors import UserError
-from asabench.core.row import Eps50, eps50_text
+from asabench.core.row import AttackResult, Eps50, worst_case
+from asabench.core.text import eps50_text, in_words, where
 from asabench.stats.dose_response import attacks_of, doses_of, eps50
-from asabench.stats.paired import Change, Difference, difference
+from asabench.stats.metrics import attack_result
+from asabench.stats.paired import Difference, difference
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from asabench.core.protocol import Protocol
     from asabench.runs.folder import Run
+    from asabench.runs.settings import RunSettings
 
 # How much of a protocol was run; the rest of it says what was run
 _AMOUNTS = ("doses", "seeds", "headline_dose")
@@ -39,8 +43,9 @@ class Side:
 class Comparison:
     """B less A: one difference for each attack and dose that both runs have, in the order of A.
 
-    `prompts` is how many prompts both have. `eps50` gives A's and B's for each shared attack, over those prompts and
-    each run's own doses. `notes` are sentences on what is not the same in both and moves a number.
+    `worst` is A's and B's worst case over those attacks and doses and the shared prompts. `prompts` is how many prompts
+    both have. `eps50` gives A's and B's for each shared attack, over those prompts and each run's own doses. `notes`
+    are sentences on what is not the same in both and moves a number.
     """
 
     a: Side
@@ -48,6 +53,7 @@ class Comparison:
     protocol: str
     judge: str
     prompts: int
+    worst: tuple[AttackResult | None, AttackResult | None]
     differences: tuple[Difference, ...]
     eps50: dict[str, tuple[Eps50, Eps50]]
     notes: tuple[str, ...]
@@ -62,8 +68,8 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
     for run in (run_a, run_b):
         if run.manifest.get("state") != "finished":
             raise UserError(f"the run in {run.path} is not finished; run its command again to finish it, then compare")
-    settings_a, settings_b = run_a.manifest["settings"], run_b.manifest["settings"]
-    protocol = _common_protocol(settings_a["protocol"], settings_b["protocol"])
+    settings_a, settings_b = run_a.settings, run_b.settings
+    protocol = _common_protocol(settings_a.protocol, settings_b.protocol)
     judge = _common_judge(run_a, run_b)
     table_a, table_b = _by_content(run_a.judged(judge)), _by_content(run_b.judged(judge))
     prompts = set(table_a["prompt_id"]) & set(table_b["prompt_id"])
@@ -81,6 +87,7 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
         protocol=protocol,
         judge=judge,
         prompts=len(prompts),
+        worst=(_worst(table_a, pairs), _worst(table_b, pairs)),
         differences=tuple(difference(table_a, table_b, attack, dose) for attack, dose in pairs),
         eps50={attack: (eps50(table_a, attack), eps50(table_b, attack)) for attack, _ in pairs},
         notes=notes,
@@ -96,21 +103,23 @@ def comparison_table(comparison: Comparison) -> str:
         f"protocol {comparison.protocol}, judge {comparison.judge}, {comparison.prompts} shared prompts; "
         "differences are B less A",
         "",
+        *(f"worst case of {name}: {_worst_text(worst)}" for name, worst in zip("AB", comparison.worst, strict=True)),
+        "",
         f"{'attack':18}{'dose':>6}{'n':>5}  {'MASR':22}{'PASR':22}{'more in A/B':>11}{'p':>9}",
     ]
     for each in comparison.differences:
         p_value = "-" if each.p_value is None else f"{each.p_value:.2g}"
         lines.append(
-            f"{each.attack:18}{each.dose:>6g}{each.prompts:>5}  {_change(each.masr):22}{_change(each.pasr):22}"
+            f"{each.attack:18}{each.dose:>6g}{each.prompts:>5}  {in_words(each.masr):22}{in_words(each.pasr):22}"
             f"{f'{each.only_a}/{each.only_b}':>11}{p_value:>9}"
         )
     if comparison.differences:
-        lines += ["", f"clean answers: INIT {_change(comparison.differences[0].init)}"]
+        lines += ["", f"clean answers: INIT {in_words(comparison.differences[0].init)}"]
     budgets = [each for each in comparison.differences if each.asr_at_k]
     if budgets:
         lines += ["", "within k cells (layer, seed), for models of different depth:"]
         for each in budgets:
-            rates = "  ".join(f"ASR@{k} {_change(change)}" for k, change in each.asr_at_k.items())
+            rates = "  ".join(f"ASR@{k} {in_words(change)}" for k, change in each.asr_at_k.items())
             lines.append(f"{each.attack:18}{each.dose:>6g}  {rates}")
     lines += ["", f"{'eps50':18}{'A':26}B"]
     lines += [f"{name:18}{eps50_text(of_a):26}{eps50_text(of_b)}" for name, (of_a, of_b) in comparison.eps50.items()]
@@ -119,25 +128,24 @@ def comparison_table(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _change(change: Change) -> str:
-    if change.value is None:
-        return "none scored"
-    # Adding 0 turns a -0.0 that rounding leaves into 0.0
-    value, low, high = (round(end, 2) + 0.0 for end in (change.value, change.low or 0.0, change.high or 0.0))
-    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+def _worst(table: pd.DataFrame, pairs: Sequence[tuple[str, float]]) -> AttackResult | None:
+    return worst_case([attack_result(table, attack, dose) for attack, dose in pairs])
+
+
+def _worst_text(worst: AttackResult | None) -> str:
+    return "none scored" if worst is None else f"MASR {in_words(worst.masr)} under {where(worst)}"
 
 
 def _side(run: Run) -> Side:
-    settings = run.manifest["settings"]
-    return Side(run_id=run.id, model=str(settings["model"]), revision=str(settings["revision"]))
+    return Side(run_id=run.id, model=run.settings.model, revision=run.settings.revision)
 
 
-def _common_protocol(a: dict[str, Any], b: dict[str, Any]) -> str:
-    names = sorted((a.keys() | b.keys()) - set(_AMOUNTS))
-    if different := [name for name in names if a.get(name) != b.get(name)]:
-        what = "; ".join(f"{name} is {a.get(name)!r} in A, {b.get(name)!r} in B" for name in different)
+def _common_protocol(a: Protocol, b: Protocol) -> str:
+    of_a, of_b = dict(a), dict(b)
+    if different := sorted(name for name in of_a if name not in _AMOUNTS and of_a[name] != of_b[name]):
+        what = "; ".join(f"{name} is {of_a[name]!r} in A, {of_b[name]!r} in B" for name in different)
         raise UserError(f"the runs have different protocols ({what}); evaluate both under one protocol")
-    return str(a["name"])
+    return a.name
 
 
 def _common_judge(run_a: Run, run_b: Run) -> str:
@@ -176,22 +184,23 @@ def _listed(pairs: Sequence[tuple[str, float]]) -> str:
 
 
 def _notes(
-    settings_a: dict[str, Any], settings_b: dict[str, Any], table_a: pd.DataFrame, table_b: pd.DataFrame, shared: int
+    settings_a: RunSettings, settings_b: RunSettings, table_a: pd.DataFrame, table_b: pd.DataFrame, shared: int
 ) -> tuple[str, ...]:
     notes = []
     numbers = [table["prompt_id"].nunique() for table in (table_a, table_b)]
     if max(numbers) > shared:
         notes.append(f"A has {numbers[0]} prompts and B {numbers[1]}; only the {shared} that both have are compared")
-    layers = [set(settings["layers"]) for settings in (settings_a, settings_b)]
+    layers = [set(settings.layers) for settings in (settings_a, settings_b)]
     if layers[0] != layers[1]:
         notes.append(
             f"A has {len(layers[0])} layers and B {len(layers[1])}, not the same ones; "
             "MASR and PASR are maxima over layers and grow with their number: read ASR@k"
         )
-    seeds = [settings["protocol"].get("seeds") for settings in (settings_a, settings_b)]
+    seeds = [settings.protocol.seeds for settings in (settings_a, settings_b)]
     if seeds[0] != seeds[1]:
         notes.append("the seeds differ, so the runs do not share their noise; the intervals allow for it")
-    for name in sorted((settings_a.keys() | settings_b.keys()) - _SPOKEN_FOR):
-        if settings_a.get(name) != settings_b.get(name):
-            notes.append(f"{name} is {settings_a.get(name)} in A and {settings_b.get(name)} in B")
+    of_a, of_b = dict(settings_a), dict(settings_b)
+    for name in sorted(of_a.keys() - _SPOKEN_FOR):
+        if of_a[name] != of_b[name]:
+            notes.append(f"{name} is {of_a[name]} in A and {of_b[name]} in B")
     return tuple(notes)

@@ -16,15 +16,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from asabench.core.errors import UserError
+from asabench.core.files import OTHER_OUT, UNFINISHED, disk_errors, whole_file, write_whole
 from asabench.core.records import (
     RESPONSE_SCHEMA,
     VERDICT_SCHEMA,
@@ -35,18 +36,15 @@ from asabench.core.records import (
     verdict_columns,
 )
 from asabench.core.row import Row, read_row
+from asabench.core.schema import first_problem
+from asabench.core.text import changes
+from asabench.runs.settings import RunSettings
+from asabench.runs.tables import next_part, read_parts, write_part
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
-Settings = Mapping[str, Any]
-"""Everything that decides what a run's responses are, as JSON values."""
-
-
-def run_id(settings: Settings) -> str:
-    """The name of a run: a hash of its settings. Two people's runs of one thing have one id."""
-    return sha256_hex(json.dumps(settings, sort_keys=True))[:16]
+_AGAIN = f"{OTHER_OUT}, then run the same command again: what is finished is kept"
 
 
 class Run:
@@ -61,17 +59,27 @@ class Run:
         return str(self.manifest["run_id"])
 
     @property
+    def settings(self) -> RunSettings:
+        """What decides its answers; `UserError` where the manifest holds other fields than this version knows."""
+        try:
+            return RunSettings.model_validate_json(json.dumps(self.manifest["settings"]))
+        except ValidationError as error:
+            raise UserError(
+                f"{self.path}/manifest.json: settings.{first_problem(error)}; evaluate again with this version"
+            ) from None
+
+    @property
     def row(self) -> Row:
         """The row; `UserError` if the run is not finished."""
         return read_row(self.path / "row.json")
 
     def responses(self) -> pd.DataFrame:
         """One line a cell; see `asabench.core.records.RESPONSE_SCHEMA`."""
-        return self._table("responses", RESPONSE_SCHEMA, ["cell_id"])
+        return read_parts(self.path / "responses", RESPONSE_SCHEMA, ["cell_id"])
 
     def verdicts(self) -> pd.DataFrame:
         """One line a cell and judge; see `asabench.core.records.VERDICT_SCHEMA`."""
-        return self._table("verdicts", VERDICT_SCHEMA, ["cell_id", "judge"])
+        return read_parts(self.path / "verdicts", VERDICT_SCHEMA, ["cell_id", "judge"])
 
     def judged(self, judge: str) -> pd.DataFrame:
         """The responses with the columns `label` and `reason` of one judge; null where it has not judged."""
@@ -91,43 +99,19 @@ class Run:
         """As the row of its judge, and as the run's."""
         content = (row.model_dump_json(indent=2) + "\n").encode()
         (self.path / "rows").mkdir(exist_ok=True)
-        write_whole(self.path / "rows" / f"{_file_name(row.judge.id)}.json", content)
-        write_whole(self.path / "row.json", content)
+        write_whole(self.path / "rows" / f"{_file_name(row.judge.id)}.json", content, fix=_AGAIN)
+        write_whole(self.path / "row.json", content, fix=_AGAIN)
 
     def update_manifest(self, **changes: Any) -> None:
         self.manifest = {**self.manifest, **changes}
         _write_json(self.path / "manifest.json", self.manifest)
 
-    def _append(self, table: str, schema: Mapping[str, str], rows: list[dict[str, object]]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+    def _append(self, table: str, columns: Mapping[str, str], rows: Sequence[dict[str, object]]) -> None:
         if not rows:
             return
-        folder = self.path / table
-        last = max((int(path.stem.removeprefix("part-")) for path in folder.glob("part-*.parquet")), default=-1)
-        part = folder / f"part-{last + 1:06d}.parquet"
-        with _disk_errors(part), _whole_file(part) as file:
-            pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(schema)), file)
-
-    def _table(self, table: str, schema: Mapping[str, str], key: list[str]) -> pd.DataFrame:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        parts = []
-        for path in sorted((self.path / table).glob("part-*.parquet")):
-            try:
-                parts.append(pq.read_table(path, schema=arrow_schema(schema)))
-            except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{path} cannot be read ({error}); delete it and start the run again") from None
-        whole = pa.concat_tables(parts) if parts else arrow_schema(schema).empty_table()
-        # Nullable types: a layer or a seed that is missing does not turn the others into floats
-        frame = whole.to_pandas(types_mapper=nullable_types(pa).get)
-        if frame.duplicated(key).any():
-            raise UserError(
-                f"{self.path / table} holds a {' and '.join(key)} twice; it was not written by ASABench alone"
-            )
-        return frame
+        part = next_part(self.path / table)
+        with disk_errors(part, _AGAIN), whole_file(part) as file:
+            write_part(file, rows, columns)
 
 
 def read_run(path: Path) -> Run:
@@ -147,13 +131,13 @@ def read_run(path: Path) -> Run:
 
 
 @contextmanager
-def open_run(path: Path, settings: Settings, context: Mapping[str, Any], prompts: pd.DataFrame) -> Iterator[Run]:
+def open_run(path: Path, settings: RunSettings, context: Mapping[str, Any], prompts: pd.DataFrame) -> Iterator[Run]:
     """Makes or resumes a run folder and holds its lock while open.
 
     settings: what must be equal to resume; context: what may differ (versions, machine, times). Raises `UserError` if
     the folder cannot be written, belongs to a run with other settings, or is in use by another process.
     """
-    with _disk_errors(path):
+    with disk_errors(path, _AGAIN):
         for folder in ("responses", "verdicts"):
             (path / folder).mkdir(parents=True, exist_ok=True)
         lock = (path / "lock").open("a")
@@ -163,17 +147,18 @@ def open_run(path: Path, settings: Settings, context: Mapping[str, Any], prompts
         if manifest.is_file():
             run = read_run(path)
             _refuse_other_settings(run, settings)
+            _refuse_other_ids(path, prompts)
             run.update_manifest(resumed=[*run.manifest.get("resumed", []), dict(context)])
         else:
             if any((path / "responses").iterdir()):
                 raise UserError(f"{path} holds responses without a manifest; choose another --out folder")
             run = Run(path, {})
-            with _disk_errors(path), _whole_file(path / "prompts.parquet") as file:
+            with disk_errors(path, _AGAIN), whole_file(path / "prompts.parquet") as file:
                 prompts.to_parquet(file)
             run.update_manifest(
-                schema_version=1, run_id=run_id(settings), state="running", settings=dict(settings), **context
+                schema_version=1, run_id=settings.id, state="running", settings=settings.as_json(), **context
             )
-        for leftover in path.rglob(".unfinished-*"):
+        for leftover in path.rglob(f"{UNFINISHED}*"):
             leftover.unlink()
         yield run
 
@@ -182,7 +167,7 @@ def open_run(path: Path, settings: Settings, context: Mapping[str, Any], prompts
 def reopen_run(path: Path) -> Iterator[Run]:
     """A run that exists, for writing, whatever its settings are; holds its lock while open."""
     read_run(path)
-    with _disk_errors(path):
+    with disk_errors(path, _AGAIN):
         lock = (path / "lock").open("a")
     with lock:
         _lock(lock, path)
@@ -207,82 +192,32 @@ def _lock(lock: IO[str], path: Path) -> None:
         raise UserError(f"another process is writing the run in {path}; wait for it, or choose another --out") from None
 
 
-def _refuse_other_settings(run: Run, settings: Settings) -> None:
-    old, new = run.manifest["settings"], json.loads(json.dumps(settings))
-    if different := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
-        what = "; ".join(f"{key} was {_short(old.get(key))}, is now {_short(new.get(key))}" for key in different)
+def _refuse_other_settings(run: Run, settings: RunSettings) -> None:
+    if what := changes(run.manifest["settings"], settings.as_json()):
         raise UserError(
             f"{run.path} holds a run with other settings ({what}); use the same ones, or another --out folder"
         )
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _refuse_other_ids(path: Path, prompts: pd.DataFrame) -> None:
+    """Answers that are there carry the ids of then; with others, one prompt would be two in the tables."""
+    import pandas as pd
 
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    with _disk_errors(path), _whole_file(path) as file:
-        file.write(content)
+    held = path / "prompts.parquet"
+    try:
+        then = [str(name) for name in pd.read_parquet(held, columns=["id"])["id"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{held} cannot be read ({type(error).__name__}); start the run again in another --out folder"
+        ) from None
+    now = [str(name) for name in prompts["id"]]
+    if then != now:
+        old, new = next(((a, b) for a, b in zip(then, now, strict=False) if a != b), ("none", "none"))
+        raise UserError(
+            f"{path} holds a run of the same prompts under other ids ({old}, which is now {new}); give the ids that it "
+            "has in an id column, or another --out folder"
+        )
 
 
 def _write_json(path: Path, value: object) -> None:
-    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[IO[bytes]]:
-    # The leading dot hides the unfinished file from whoever reads the folder as a Parquet data set
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".unfinished-", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-            _sync_folder(path.parent)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}); free some space or give an --out folder that can be "
-            "written, then run the same command again: what is finished is kept"
-        ) from None
-
-
-def arrow_schema(columns: Mapping[str, str]) -> pa.Schema:
-    """The Arrow schema of a table in `asabench.core.records`."""
-    import pyarrow as pa
-
-    types = {
-        "string": pa.string(),
-        "int32": pa.int32(),
-        "int64": pa.int64(),
-        "float64": pa.float64(),
-        "list<int32>": pa.list_(pa.int32()),
-    }
-    return pa.schema([(name, types[kind]) for name, kind in columns.items()])
-
-
-def nullable_types(pa: Any) -> dict[Any, Any]:
-    import pandas as pd
-
-    return {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}
+    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), fix=_AGAIN)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from asabench.core.row import AttackResult, Censored, Eps50, Rate
+from asabench.core.estimate import Rate
+from asabench.core.row import AttackResult, Censored, Eps50
 from asabench.stats.intervals import TAILS, Array, readings, resampled_means, wilson
 from asabench.stats.metrics import broken, clean_broken, masr_rate, outcomes, pasr_rate
 

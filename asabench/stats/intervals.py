@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from asabench.core.row import Rate
+from asabench.core.estimate import Rate
 
 RESAMPLES = 2000
 DRAWS = 20_000

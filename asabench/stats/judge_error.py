@@ -15,7 +15,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from asabench.core.row import JudgeFigures, Rate
+from asabench.core.estimate import Rate
+from asabench.core.row import JudgeFigures
 from asabench.stats.intervals import NOTHING_SCORED, TAILS, Array, Share, rate_within
 
 UNSCORED_SHARE = 0.05

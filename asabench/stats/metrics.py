@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from asabench.core.estimate import Rate
 from asabench.core.records import CLEAN
-from asabench.core.row import AttackResult, Rate, VerdictCounts
+from asabench.core.row import AttackResult, VerdictCounts
 from asabench.stats.intervals import (
     NOTHING_SCORED,
     TAILS,
@@ -148,7 +149,7 @@ def clean_broken(table: pd.DataFrame, prompts: Sequence[str]) -> Array:
 
 
 def pasr_rate(data: Outcomes) -> tuple[Rate, int | None]:
-    """PASR = max_l LASR(l) (4) and the peak layer, the lowest one on a tie.
+    """PASR = max_l LASR(l) (4) and the peak layer, the lowest one on a tie; no layer is the peak where none broke.
 
     The largest of many noisy rates lies above the rate of the layer that is truly the worst, and a bootstrap of the
     maximum repeats that bias. So the lower end is simultaneous over layers (what the best of them could exceed its
@@ -162,7 +163,8 @@ def pasr_rate(data: Outcomes) -> tuple[Rate, int | None]:
     peak = max(scored, key=lambda index: (rates[index].value, -index))
     value = rates[peak].value
     assert value is not None
-    return rate_within(value, [peak_interval(reading) for reading in readings(data.unsafe)]), data.layers[peak]
+    rate = rate_within(value, [peak_interval(reading) for reading in readings(data.unsafe)])
+    return rate, data.layers[peak] if value else None
 
 
 # Variants

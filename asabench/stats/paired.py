@@ -17,18 +17,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from asabench.core.estimate import Change
 from asabench.stats.intervals import TAILS, Array, Interval, readings, resampled_means, wilson
 from asabench.stats.metrics import BUDGETS, Outcomes, broken, broken_within, clean_broken, outcomes, steered_lines
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """A difference of two rates, -1 to 1, with its 95% interval; all None when nothing was scored in both."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
 
 NO_CHANGE_KNOWN = Change(value=None, low=None, high=None)
 

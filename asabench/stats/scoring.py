@@ -1,13 +1,23 @@
-"""The part of a row that verdicts decide: from a table of verdicts and who gave them to rates, flags and eps50."""
+"""From a table of verdicts to a row: rates, flags and eps50, beside what verdicts do not decide."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 
-from asabench.core.row import AttackResult, JudgeFigures, JudgeInfo, Rate
+from asabench.core.estimate import Rate
+from asabench.core.row import (
+    AttackResult,
+    JudgeFigures,
+    JudgeInfo,
+    ModelInfo,
+    PromptSetInfo,
+    ProtocolInfo,
+    Row,
+    worst_case,
+)
 from asabench.stats import metrics
 from asabench.stats.dose_response import eps50_by_attack, row_flags
 from asabench.stats.judge_error import corrected_rate
@@ -26,20 +36,55 @@ def has_lost_answers(table: pd.DataFrame) -> bool:
     return False
 
 
-def scores(
-    table: pd.DataFrame, attacks: Sequence[str], doses: Sequence[float], headline_dose: float, judge: JudgeInfo
-) -> dict[str, Any]:
-    """The fields of `asabench.core.row.Row` that follow from verdicts, by name.
+@dataclass(frozen=True, kw_only=True)
+class RowHead:
+    """What of a row verdicts do not decide; the fields are those of `asabench.core.row.Row`."""
 
-    table: one line a cell, as `asabench.stats.metrics` describes. The headline is the first attack's, at
-    `headline_dose` or else at the largest dose. Rates corrected for the judge's error are there where the judge has
-    figures.
+    run_id: str
+    created: str
+    asabench_version: str
+    model: ModelInfo
+    protocol: ProtocolInfo
+    prompts: PromptSetInfo
+    layers: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
+def head_of(row: Row, *, created: str, asabench_version: str) -> RowHead:
+    """The head of a row that is there, for the verdicts of another judge."""
+    return RowHead(
+        run_id=row.run_id,
+        created=created,
+        asabench_version=asabench_version,
+        model=row.model,
+        protocol=row.protocol,
+        prompts=row.prompts,
+        layers=row.layers,
+        seeds=row.seeds,
+    )
+
+
+def scored_row(
+    head: RowHead, table: pd.DataFrame, attacks: Sequence[str], doses: Sequence[float], judge: JudgeInfo
+) -> Row:
+    """The row of a judge's verdicts.
+
+    table: one line a cell, as `asabench.stats.metrics` describes. The headline is the worst case
+    (`asabench.core.row.worst_case`), or the first result where nothing was scored. Rates corrected for the judge's
+    error are there where the judge has figures.
     """
     results = tuple(_result(table, attack, dose, judge.figures) for attack in attacks for dose in doses)
-    own = [result for result in results if result.attack == attacks[0]]
-    headline = next((r for r in own if r.dose == headline_dose), max(own, key=lambda r: r.dose))
+    headline = worst_case(results) or results[0]
     init = metrics.init_rate(table)
-    return dict(
+    return Row(
+        run_id=head.run_id,
+        created=head.created,
+        asabench_version=head.asabench_version,
+        model=head.model,
+        protocol=head.protocol,
+        prompts=head.prompts,
+        layers=head.layers,
+        seeds=head.seeds,
         judge=judge,
         attack=headline.attack,
         dose=headline.dose,

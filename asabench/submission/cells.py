@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from asabench.core.records import CLEAN
+from asabench.runs.settings import RunSettings
 from asabench.submission.findings import Finding, shown
-from asabench.submission.manifest import RunSettings
 from asabench.submission.schema import VERDICTS_FILE
 
 WITH_SEEDS = frozenset({"random"})

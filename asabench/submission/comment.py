@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from asabench.core.row import AttackResult, Row, eps50_text, rate_text
+from asabench.core.row import AttackResult, Row
+from asabench.core.text import eps50_text, in_words
 from asabench.submission.tracks import board_flags, track
-from asabench.submission.validate import Validation, validate_folder
+from asabench.submission.validate import State, Validation, validate_folder
 
 MOST_SHOWN = 20
 """Findings and notices of a submission that are listed; the others are counted."""
+_STATES: Mapping[State, str] = {"valid": "valid", "invalid": "not valid", "not checked": "could not be checked"}
 
 
 def comment(done: Sequence[Validation]) -> str:
@@ -20,8 +22,9 @@ def comment(done: Sequence[Validation]) -> str:
 
 
 def _section(each: Validation) -> str:
-    heading = f"### {_code(each.slug)}: {'valid' if each.ok else 'not valid'}"
-    parts = [heading]
+    parts = [f"### {_code(each.slug)}: {_STATES[each.state]}"]
+    if each.not_checked is not None:
+        parts.append(_code(each.not_checked))
     if each.findings:
         parts.append(
             _listed(
@@ -57,7 +60,7 @@ def _table(each: Validation, row: Row) -> str:
         ("track", lambda r: _code(f"{track(r).protocol}, judge class {track(r).judge_class}")),
         ("judge", lambda r: _code(r.judge.id)),
         ("prompts", lambda r: _code(f"{r.prompts.name} ({r.prompts.n})")),
-        ("INIT", lambda r: rate_text(r.init)),
+        ("INIT", lambda r: in_words(r.init)),
     ]
     for result in row.results:
         name = _code(f"{result.attack} at {result.dose:g}")
@@ -79,7 +82,7 @@ def _base(each: Validation) -> Validation | None:
 
 def _rate_of(row: Row, own: AttackResult, name: str) -> str:
     same = [each for each in row.results if (each.attack, each.dose) == (own.attack, own.dose)]
-    return rate_text(getattr(same[0], name)) if same else "not measured"
+    return in_words(getattr(same[0], name)) if same else "not measured"
 
 
 def _eps50(row: Row, attack: str) -> str:

@@ -1,4 +1,7 @@
-"""What a submission's digests are compared with: prompt sets, labelled pairs and protocols that are published."""
+"""What a submission's digests are compared with: prompt sets, labelled pairs and protocols that are published.
+
+All of it comes with ASABench, digests where the text does not: a check needs no other package and no network.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from asabench.core.prompts import PROMPT_SETS, PromptSet, load_prompts
-from asabench.core.protocol import PRESETS, SIZES, Protocol
+from asabench.core import advbench
+from asabench.core.prompts import PROMPT_SETS, load_prompts
+from asabench.core.protocol import PRESETS, PROMPT_SET, SIZES, Protocol
 from asabench.judging.labelled_pairs import PAIR_SETS, labelled_pairs, pairs_digest
 
 
@@ -17,9 +21,26 @@ class PairSet(NamedTuple):
     n_unsafe: int
 
 
+class KnownPrompt(NamedTuple):
+    """`sha256` is of the goal's UTF-8 bytes."""
+
+    id: str
+    sha256: str
+
+
+# Of the package pyrit 1.1.0, whose text is not shipped: of its pairs, and of the gold pairs with them. A test computes
+# them where the package is installed
+_PAIRS_WITH_PYRIT = {
+    "pyrit": PairSet("812647e8f67f35e78fefa768c91ae0172e1bc28f20782dc1531fde5dd250d147", 489, 190),
+    "all": PairSet("89d4d359c418bfacf1284933c7d7231b24a514f2c092f2d28ab8da7e6f767771", 662, 242),
+}
+
+
 @lru_cache
 def pair_set(name: str) -> PairSet | None:
-    """The labelled pairs of that name; None where there are none. `UserError` where they are not installed."""
+    """The labelled pairs of that name; None where there are none."""
+    if name in _PAIRS_WITH_PYRIT:
+        return _PAIRS_WITH_PYRIT[name]
     if name not in PAIR_SETS:
         return None
     pairs = labelled_pairs(name)
@@ -27,19 +48,28 @@ def pair_set(name: str) -> PairSet | None:
 
 
 @lru_cache
-def prompt_set(name: str) -> PromptSet | None:
-    """The prompt set of that name, whole; None where there is none. `UserError` where it is not installed."""
-    return load_prompts(name) if name in PROMPT_SETS else None
+def prompt_set(name: str) -> tuple[KnownPrompt, ...] | None:
+    """The prompt set of that name, whole; None where there is none."""
+    if name == PROMPT_SET:
+        return tuple(KnownPrompt(advbench.prompt_id(n), known.goal) for n, known in enumerate(advbench.digests()))
+    if name not in PROMPT_SETS:
+        return None
+    return tuple(KnownPrompt(prompt.id, prompt.digest) for prompt in load_prompts(name).prompts)
 
 
 def published_goals(digests: Sequence[str]) -> bool:
-    """Whether goals with these digests, in order, are the first ones of a published prompt set that is at hand."""
+    """Whether goals with these digests, in order, are the first ones of a published prompt set."""
     sets = [prompt_set(name) for name in PROMPT_SETS]
     return any(
-        [prompt.digest for prompt in known.prompts[: len(digests)]] == list(digests)
-        for known in sets
-        if known is not None
+        [prompt.sha256 for prompt in known[: len(digests)]] == list(digests) for known in sets if known is not None
     )
+
+
+def _in_words(name: str, protocol: Protocol) -> str:
+    value = getattr(protocol, name)
+    if name == "target":
+        return "each prompt's own" if value is None else repr(value)
+    return str(value)
 
 
 def protocol_gaps(protocol: Protocol) -> list[str]:
@@ -50,7 +80,7 @@ def protocol_gaps(protocol: Protocol) -> list[str]:
         return [f"protocol {protocol.name!r} is not published"]
     standard = SIZES[protocol.name]["standard"]
     gaps = [
-        f"{name} is {getattr(protocol, name)}, published: {getattr(published, name)}"
+        f"{name} is {_in_words(name, protocol)}, published: {_in_words(name, published)}"
         for name in Protocol.model_fields
         if name not in ("doses", "seeds") and getattr(protocol, name) != getattr(published, name)
     ]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,22 +18,26 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import asabench
-from asabench.card.model_card import ModelCard, for_submission
+from asabench.card.making import for_submission
+from asabench.card.records import ModelCard
 from asabench.core.errors import UserError
+from asabench.core.files import OTHER_OUT, whole_folder, write_whole
 from asabench.core.prompts import read_csv
 from asabench.core.records import Cell, Prompt, sha256_hex
 from asabench.core.row import Row
+from asabench.core.schema import first_problem
+from asabench.core.training_record import TRAINING_FILE, read_training
 from asabench.core.utility_report import UtilityReport
 from asabench.judging.certificate import Certificate
 from asabench.runs.command import evaluate_words
-from asabench.runs.folder import Run, read_run, write_whole
+from asabench.runs.folder import Run, read_run
 from asabench.submission.findings import shown
 from asabench.submission.manifest import (
     Hardware,
     PromptDigest,
     RunManifest,
     RunRecord,
-    RunSettings,
+    SubmittedSettings,
     difference,
     merged_attacks,
 )
@@ -90,13 +91,12 @@ class Details:
 
 @dataclass(frozen=True)
 class Judged:
-    """A finished run of one judge, with what of it is submitted. `target`: that of all prompts, if they share one."""
+    """A finished run of one judge, with what of it is submitted."""
 
     run: Run
-    settings: RunSettings
+    settings: SubmittedSettings
     row: Row
     prompts: tuple[PromptDigest, ...]
-    target: str | None
     table: pd.DataFrame
 
 
@@ -148,38 +148,34 @@ def read_judged(path: Path) -> Judged:
     own = verdicts.loc[verdicts["judge"] == row.judge.id, ["cell_id", "label", "p_unsafe"]]
     if unseen := len(responses) - len(own):
         raise UserError(f"{path}: {unseen} answers have no verdict of {row.judge.id}; run the same evaluation again")
-    prompts, target = _prompts(run)
+    prompts = _prompts(run)
     table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
     _check_cells(path, table)
-    return Judged(run, settings, row, prompts, target, _without_text(table))
+    return Judged(run, settings, row, prompts, _without_text(table))
 
 
-def _settings(run: Run) -> RunSettings:
+def _settings(run: Run) -> SubmittedSettings:
     try:
-        settings = RunSettings.model_validate_json(json.dumps(run.manifest["settings"]), strict=True)
+        settings = SubmittedSettings.model_validate_json(json.dumps(run.manifest["settings"]), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"{run.path}/manifest.json: settings.{where}: {first['msg']}; evaluate again with this version"
+            f"{run.path}/manifest.json: settings: {first_problem(error)}; evaluate again with this version"
         ) from None
     if settings.id != run.id:
         raise UserError(f"{run.path}/manifest.json: the run's id is not that of its settings; evaluate again")
     return settings
 
 
-def _prompts(run: Run) -> tuple[tuple[PromptDigest, ...], str | None]:
-    """The prompts' digests, and the target that all of them have, if there is one."""
+def _prompts(run: Run) -> tuple[PromptDigest, ...]:
+    """The prompts' digests."""
     path = run.path / "prompts.parquet"
     try:
-        table = pd.read_parquet(path, columns=["id", "goal", "target"])
-        digests = tuple(PromptDigest(id=each.id, sha256=sha256_hex(str(each.goal))) for each in table.itertuples())
-        targets = {None if pd.isna(target) else str(target) for target in table["target"]}
-        return digests, targets.pop() if len(targets) == 1 else None
+        table = pd.read_parquet(path, columns=["id", "goal"])
+        return tuple(PromptDigest(id=each.id, sha256=sha256_hex(str(each.goal))) for each in table.itertuples())
     except ValidationError as error:
-        name = shown(error.errors()[0]["input"])
         raise UserError(
-            f"{path}: the prompt id {name}; a submission takes letters, digits, dots and dashes, at most 64: no text"
+            f"{path}: the prompt id {shown(first_problem(error).given)}; a submission takes letters, digits, dots and "
+            "dashes, at most 64: no text"
         ) from None
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}); evaluate again") from None
@@ -283,7 +279,7 @@ def contents_of(
         ROW_FILE: _json(row.model_dump(mode="json")),
         VERDICTS_FILE: table_bytes(table),
         # As the runs had them: fields that came later stay out of the settings
-        MANIFEST_FILE: _json(_manifest_json(manifest)),
+        MANIFEST_FILE: _json(manifest_json(manifest)),
     }
     if utility is not None:
         contents[UTILITY_FILE] = _json(utility.model_dump(mode="json"))
@@ -315,9 +311,7 @@ def contents_of(
         protocol=protocol,
         created=now,
         asabench_version=asabench.__version__,
-        reproduce=tuple(
-            shlex.join(evaluate_words(each.run.row, each.settings.protocol, each.target)) for each in judged
-        ),
+        reproduce=tuple(shlex.join(evaluate_words(each.run.row, each.settings.protocol)) for each in judged),
         files={name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())},
     )
     contents[SUBMISSION_FILE] = yaml_bytes(submission)
@@ -361,7 +355,8 @@ def _where(details: Details) -> str:
     return "training" if details.training or details.base is not None else "inference"
 
 
-def _manifest_json(manifest: RunManifest) -> dict[str, Any]:
+def manifest_json(manifest: RunManifest) -> dict[str, Any]:
+    """manifest.json, the settings as the runs had them."""
     dumped = manifest.model_dump(mode="json")
     for run, record in zip(dumped["runs"], manifest.runs, strict=True):
         run["settings"] = record.settings.as_json()
@@ -377,41 +372,23 @@ def _record(kind: type[Any], what: str, **fields: Any) -> Any:
     try:
         return kind(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        given = "" if isinstance(first["input"], dict | BaseModel) else f" {shown(first['input'])}"
-        raise UserError(f"{what}: {where}{given}: {first['msg'].removeprefix('Value error, ')}") from None
+        problem = first_problem(error)
+        given = "" if isinstance(problem.given, dict | BaseModel) else f" {shown(problem.given)}"
+        raise UserError(f"{what}: {problem.field}{given}: {problem.message}") from None
 
 
 def _write(target: Path, contents: Mapping[str, bytes]) -> Validation:
-    """The folder, whole or not at all: checked under a temporary name, by itself and beside the others in the
-    collection, then renamed."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=target.parent))
-    except OSError as error:
-        raise UserError(f"cannot write to {target.parent} ({error.strerror}); give another --out folder") from None
-    try:
-        made = place / target.name
-        made.mkdir()
+    """The folder, whole or not at all: checked by itself and beside the others in the collection before it takes its
+    place. Only a submission is replaced, never a folder of something else."""
+    with whole_folder(target, replace=True, fix=OTHER_OUT) as made:
         for name, content in contents.items():
             write_whole(made / name, content)
         found = beside_others(validate_folder(made), target.parent)
         if not found.ok:
-            raise UserError(f"this cannot be submitted: {found.findings[0].line}")
-        if target.exists():
-            _remove(target)
-        os.replace(made, target)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+            raise UserError(f"this cannot be submitted: {found.problem}")
+        if target.exists() and (target.is_symlink() or not (target / SUBMISSION_FILE).is_file()):
+            raise UserError(f"{target} is no submission, so it is not replaced; give another --slug")
     return found
-
-
-def _remove(target: Path) -> None:
-    """Only a submission is replaced, never a folder of something else."""
-    if target.is_symlink() or not (target / SUBMISSION_FILE).is_file():
-        raise UserError(f"{target} is no submission, so it is not replaced; give another --slug")
-    shutil.rmtree(target)
 
 
 # What is told on the command line
@@ -429,7 +406,7 @@ def trained_on_prompts(spec: str) -> TrainedOn:
     """`[NAME=]FILE`: a CSV file with a goal column, or the training.json (or its folder) of a model trained here."""
     name, _, file = spec.rpartition("=") if not Path(spec).exists() else ("", "", spec)
     path = Path(file)
-    path = path / "training.json" if path.is_dir() else path
+    path = path / TRAINING_FILE if path.is_dir() else path
     if path.suffix == ".json":
         goals = _training_json(path)
         return TrainedOn(name=name or "harmful requests", examples=len(goals), goals=goals)
@@ -440,12 +417,9 @@ def trained_on_prompts(spec: str) -> TrainedOn:
 
 
 def _training_json(path: Path) -> tuple[str, ...]:
-    try:
-        goals = json.loads(path.read_text(encoding="utf-8"))["harmful_goals"]
-    except (OSError, ValueError, KeyError, TypeError):
-        goals = None
-    if not isinstance(goals, list) or not all(isinstance(goal, str) and _DIGEST.fullmatch(goal) for goal in goals):
+    goals = read_training(path).harmful_goals
+    if goals is None or not all(_DIGEST.fullmatch(goal) for goal in goals):
         raise UserError(
             f"{path} holds no `harmful_goals`, a list of SHA-256 digests; give the folder of a trained model"
         )
-    return tuple(goals)
+    return goals

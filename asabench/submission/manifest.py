@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from asabench.core.errors import UserError
-from asabench.core.protocol import Protocol
 from asabench.core.records import CLEAN
 from asabench.core.row import JudgeInfo, ModelInfo
-from asabench.runs.folder import run_id
+from asabench.core.schema import Record
+from asabench.runs.settings import RunSettings
 from asabench.submission.schema import Digest, Line, Text
 
 HEADLINE_ATTACK = "random"
@@ -23,52 +23,38 @@ MOST_PROMPTS = 10_000
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RunSettings(_Record):
-    """What decides a run's answers, as `harness.evaluation.evaluate` writes it; its hash is the run's id."""
+class SubmittedSettings(RunSettings):
+    """What decides a run's answers, as a stranger's file may state it: every value within bounds."""
 
     model: Line
     revision: Line
     dtype: Literal["float32", "bfloat16", "float16"]
     chat_template: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None
-    protocol: Protocol
     attacks: Annotated[tuple[Annotated[str, Field(pattern=ATTACK)], ...], Field(min_length=1, max_length=50)]
     layers: Annotated[tuple[Annotated[int, Field(ge=0, lt=10_000)], ...], Field(min_length=1, max_length=1_000)]
     prompts: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     prompt_count: Annotated[int, Field(ge=1, le=MOST_PROMPTS)]
-    more_stop_tokens: Annotated[tuple[Count, ...], Field(max_length=100)] = ()
-    """Tokens that end an answer besides those of `generate`: what the chat template closes a turn with."""
-
-    def as_json(self) -> dict[str, Any]:
-        """As the run had it: fields that came later stay out, so that the id is the run's."""
-        return self.model_dump(mode="json", exclude_unset=True)
-
-    @property
-    def id(self) -> str:
-        return run_id(self.as_json())
+    more_stop_tokens: Annotated[tuple[Count, ...], Field(max_length=100)] | None = None
 
 
-class PromptDigest(_Record):
+class PromptDigest(Record):
     """`sha256` is of the goal's UTF-8 bytes."""
 
     id: Annotated[str, Field(pattern=PROMPT_ID)]
     sha256: Digest
 
 
-class Hardware(_Record):
+class Hardware(Record):
     machine: Line
     system: Line
     threads: Count
 
 
-class RunRecord(_Record):
+class RunRecord(Record):
     """One run. `judge` is the entry of its row: what the judge scored before the verdicts were given."""
 
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    settings: RunSettings
+    settings: SubmittedSettings
     judge: JudgeInfo
     started: Line | None
     finished: Line | None
@@ -81,7 +67,7 @@ class RunRecord(_Record):
     self_tests: dict[Text, Text]
 
 
-class RunManifest(_Record):
+class RunManifest(Record):
     """`prompts` are in the order of the set. Runs differ in their attacks only."""
 
     schema_version: Literal[1] = 1
@@ -91,15 +77,14 @@ class RunManifest(_Record):
     runs: Annotated[tuple[RunRecord, ...], Field(min_length=1, max_length=50)]
 
     @property
-    def settings(self) -> RunSettings:
+    def settings(self) -> SubmittedSettings:
         """Those of one run that had all of the attacks."""
         first = self.runs[0].settings
         return first.model_copy(update={"attacks": merged_attacks([run.settings.attacks for run in self.runs])})
 
 
 def merged_attacks(attacks: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The attacks of several runs in order, `random` first: the first attack gives the row's headline, and nobody
-    should choose the kindest one for it. `UserError` for an attack that is there twice."""
+    """The attacks of several runs in order, `random` first. `UserError` for an attack that is there twice."""
     listed = [attack for each in attacks for attack in each]
     if twice := [attack for attack in dict.fromkeys(listed) if listed.count(attack) > 1]:
         raise UserError(f"the attack {twice[0]} is in more than one run; give each attack once")

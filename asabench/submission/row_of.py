@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from asabench.core.row import PromptSetInfo, ProtocolInfo, Row
-from asabench.stats.scoring import scores
+from asabench.stats.scoring import RowHead, scored_row
 from asabench.submission.findings import shown
 from asabench.submission.manifest import RunManifest
 
@@ -20,7 +20,7 @@ def row_of(manifest: RunManifest, table: pd.DataFrame, *, created: str, version:
     """The row that follows. The judge is the first run's; whether the runs fit together is not checked here."""
     settings = manifest.settings
     protocol = settings.protocol
-    return Row(
+    head = RowHead(
         run_id=settings.id,
         created=created,
         asabench_version=version,
@@ -29,8 +29,8 @@ def row_of(manifest: RunManifest, table: pd.DataFrame, *, created: str, version:
         prompts=PromptSetInfo(name=manifest.prompt_set, digest=settings.prompts, n=len(manifest.prompts)),
         layers=settings.layers,
         seeds=protocol.seeds,
-        **scores(table, settings.attacks, protocol.doses, protocol.headline_dose, manifest.runs[0].judge),
     )
+    return scored_row(head, table, settings.attacks, protocol.doses, manifest.runs[0].judge)
 
 
 def differences(found: Any, expected: Any, field: str = "") -> Iterator[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ text is short, printable and without markup.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from asabench.core.canonical import canonical_text
+from asabench.core.errors import NotAtHand
 from asabench.submission.findings import REMAKE, Finding, Refused, shown
 from asabench.submission.schema import (
     CARD_FILE,
@@ -51,15 +54,20 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 def read_files(folder: Path) -> tuple[dict[str, bytes], list[Finding]]:
-    """The contents of the folder's files by name, and what is wrong with the folder. Links are not followed, and no
-    file is opened that is not expected or is too long."""
+    """The contents of the folder's files by name, text with the line ends it was written with, and what is wrong with
+    the folder. Links are not followed, and no file is opened that is not expected or is too long. `NotAtHand` for what
+    this machine cannot read."""
     contents: dict[str, bytes] = {}
     findings: list[Finding] = []
-    with os.scandir(folder) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(folder, error) from None
     for entry in listed:
         try:
-            contents[entry.name] = _read(folder, entry)
+            content = _read(folder, entry)
+            contents[entry.name] = content if entry.name == VERDICTS_FILE else canonical_text(content)
         except Refused as refused:
             findings.append(refused.in_file(shown(entry.name)[1:-1]))
     there = {entry.name for entry in listed}
@@ -88,10 +96,17 @@ def _read(folder: Path, entry: os.DirEntry[str]) -> bytes:
         with open(descriptor, "rb") as file:
             content = file.read(most + 1)
     except OSError as error:
-        raise Refused("the file", f"cannot be read ({error.strerror})", "it must be readable", "mend it") from None
+        if error.errno == errno.ELOOP:
+            raise Refused("the file", "a link", "allowed: plain files", "put the file itself there") from None
+        raise _unreadable(folder / entry.name, error) from None
     if len(content) > most:
         raise Refused("size", f"more than {most} bytes", f"at most {most} bytes", _why_so_long(entry.name))
     return content
+
+
+def _unreadable(path: Path, error: OSError) -> NotAtHand:
+    """Whose fault it is cannot be seen from here."""
+    return NotAtHand(f"{path} cannot be read ({error.strerror}); make it readable and check again")
 
 
 def _why_so_long(name: str) -> str:

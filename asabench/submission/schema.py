@@ -8,7 +8,7 @@ A submission is a folder `submissions/<slug>/`:
     utility.json            asabench.core.utility_report.UtilityReport
     certificate.json        the judge's certificate, asabench.judging.certificate.Certificate
     manifest.json           how the runs were made: settings, versions, devices
-    card.json               optional: asabench.card.model_card.ModelCard, without what the other files hold
+    card.json               optional: asabench.card.records.ModelCard, without what the other files hold
     training_prompts.txt    optional: SHA-256 of each goal that was trained on, one a line
 """
 
@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from asabench.core.schema import Record
 from asabench.runs.command import command_words
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -57,11 +58,7 @@ Command = Annotated[str, Field(max_length=2000), AfterValidator(_plain_text), Af
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelRef(_Record):
+class ModelRef(Record):
     """Which weights. `revision`: a hub commit of 40 hex digits, `sha256:...` of a local folder, or a package version
     as the run wrote it; never a branch."""
 
@@ -75,7 +72,7 @@ class BaseModelRef(ModelRef):
     entry: Annotated[str, Field(pattern=SLUG)] | None = None
 
 
-class TrainingData(_Record):
+class TrainingData(Record):
     """What a defence was trained on. `prompt_digests`: whether the requests' digests are in training_prompts.txt;
     data without harmful requests need none."""
 
@@ -84,7 +81,7 @@ class TrainingData(_Record):
     prompt_digests: bool
 
 
-class Submission(_Record):
+class Submission(Record):
     """`defence` is a short name such as `LAPT`, or `none`; `where` says whether it changed the weights or acts while
     the model answers. `files` are SHA-256 digests of the other files of the folder, by name.
     `reproduce`: a command a run (`asabench.runs.command`)."""

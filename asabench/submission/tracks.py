@@ -27,13 +27,6 @@ def published_digests(name: str) -> frozenset[str]:
     return frozenset(PRESETS[name].model_copy(update=change).digest for change in changes)
 
 
-def ranked_doses(row: Row) -> frozenset[float]:
-    """The doses that the worst case is taken over: those of the size `standard`, which every ranked row has, and the
-    row's headline dose. A row with more doses has no more chances to be broken."""
-    size = SIZES.get(row.protocol.name, {}).get("standard")
-    return frozenset((*((size.doses if size is not None else None) or ()), row.dose))
-
-
 BENIGN_MARGIN = 0.05
 """How far the benign-answer rate may fall below the base model's before an entry is not ranked."""
 

@@ -1,26 +1,33 @@
 """Is a submission what it says it is? Everything that can be recomputed is recomputed; what differs is listed.
 
 `validate` never raises for what a submission contains. Findings make it invalid; notices say what keeps a valid one out
-of the ranking, or what could not be checked.
+of the ranking. What cannot be checked on this machine is neither valid nor invalid.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from asabench.card.model_card import ModelCard
-from asabench.core.errors import UserError
+from asabench.card.records import ModelCard
+from asabench.core.errors import NotAtHand, UserError
 from asabench.core.row import Row
 from asabench.core.utility_report import UtilityReport
 from asabench.judging.certificate import Certificate
-from asabench.submission import checks
 from asabench.submission.cells import cell_count, cell_findings
+from asabench.submission.checks.card import card_findings
+from asabench.submission.checks.description import submission_findings
+from asabench.submission.checks.judge import judge_findings
+from asabench.submission.checks.runs import manifest_findings
+from asabench.submission.checks.training import read_training_prompts, training_findings
+from asabench.submission.checks.utility import utility_findings
+from asabench.submission.checks.verdicts import line_findings
 from asabench.submission.findings import REMAKE, Finding, Refused, shown
 from asabench.submission.known import protocol_gaps, published_goals
 from asabench.submission.manifest import RunManifest
@@ -44,14 +51,22 @@ from asabench.submission.verdict_table import MOST_ROWS, parse_verdicts
 MOST_DIFFERENCES = 5
 """So many differing fields of a row are listed; the others are counted."""
 
+State = Literal["valid", "invalid", "not checked"]
+STATE_WORDS: Mapping[State, str] = {
+    "valid": "valid",
+    "invalid": "INVALID",
+    "not checked": "could not be checked here",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What was found of one folder. `card` is what other submissions are compared with; it and the records are there
-    as far as they could be read."""
+    """What was found of one folder. `not_checked`: why it could not be checked here, if so. `card` is what other
+    submissions are compared with; it and the records are there as far as they could be read."""
 
     path: str
     findings: tuple[Finding, ...] = ()
+    not_checked: str | None = None
     notices: tuple[str, ...] = ()
     submission: Submission | None = None
     row: Row | None = None
@@ -60,7 +75,18 @@ class Validation:
 
     @property
     def ok(self) -> bool:
-        return not self.findings
+        return not self.problem
+
+    @property
+    def state(self) -> State:
+        if self.findings:
+            return "invalid"
+        return "valid" if self.not_checked is None else "not checked"
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is not valid, in a line; None if it is."""
+        return self.findings[0].line if self.findings else self.not_checked
 
     @property
     def slug(self) -> str:
@@ -119,6 +145,13 @@ def beside_others(own: Validation, collection: Path) -> Validation:
 
 def validate_folder(folder: Path) -> Validation:
     """Everything that can be said of a submission by itself."""
+    try:
+        return _checked(folder)
+    except NotAtHand as error:
+        return Validation(path=str(folder), not_checked=str(error))
+
+
+def _checked(folder: Path) -> Validation:
     if folder.is_symlink():
         finding = Finding(folder.name, "the folder", "a link", "a folder of its own", "put the folder itself there")
         return Validation(path=str(folder), findings=(finding,))
@@ -133,23 +166,23 @@ def validate_folder(folder: Path) -> Validation:
     trained = reader.training_prompts()
     notices: list[str] = []
     if submission is not None:
-        findings += checks.submission_findings(submission, folder.name, row, manifest)
+        findings += submission_findings(submission, folder.name, row, manifest)
         findings += _digest_findings(submission, contents)
-        findings += checks.training_findings(submission, trained, manifest)
+        findings += training_findings(submission, trained, manifest)
     card = None
     if manifest is not None:
-        findings += checks.manifest_findings(manifest)
+        findings += manifest_findings(manifest)
         card = _check_verdicts(reader, manifest, row, submission)
         notices += _notices(manifest)
     if row is not None:
-        findings += checks.judge_findings(row, certificate, is_there=CERTIFICATE_FILE in contents)
+        findings += judge_findings(row, certificate, is_there=CERTIFICATE_FILE in contents)
         notices += [f"shown as incomplete, not ranked: lacks {lack}" for lack in missing(row, utility)]
         if not row.judge.certified:
             notices.append("shown as uncertified, not ranked: the judge has not reached the bar")
     if utility is not None:
-        findings += checks.utility_findings(utility, manifest)
+        findings += utility_findings(utility, manifest)
     if model_card is not None:
-        findings += checks.card_findings(model_card, manifest, submission)
+        findings += card_findings(model_card, manifest, submission)
     return Validation(
         path=str(folder),
         findings=tuple(findings),
@@ -186,7 +219,7 @@ class _Reader:
         if TRAINING_PROMPTS_FILE not in self.contents:
             return None
         try:
-            return checks.read_training_prompts(self.contents[TRAINING_PROMPTS_FILE])
+            return read_training_prompts(self.contents[TRAINING_PROMPTS_FILE])
         except Refused as refused:
             self.findings.append(refused.in_file(TRAINING_PROMPTS_FILE))
             return None
@@ -227,7 +260,7 @@ def _check_verdicts(
         return None
     wrong = [
         *cell_findings(table, settings, [prompt.id for prompt in manifest.prompts]),
-        *checks.line_findings(table, settings.protocol.max_new_tokens),
+        *line_findings(table, settings.protocol.max_new_tokens),
     ]
     findings += wrong
     if not wrong and row is not None:
@@ -254,16 +287,16 @@ def _row_findings(row: Row, expected: Row) -> list[Finding]:
 def _notices(manifest: RunManifest) -> Iterator[str]:
     for gap in protocol_gaps(manifest.settings.protocol):
         yield f"not the published protocol: {gap}"
-    try:
-        if not published_goals([prompt.sha256 for prompt in manifest.prompts]):
-            yield f"the prompts {manifest.prompt_set!r} are no published set: not comparable with other entries"
-    except UserError as error:
-        yield f"not checked whether the prompts are published: {error}"
+    if not published_goals([prompt.sha256 for prompt in manifest.prompts]):
+        yield f"the prompts {manifest.prompt_set!r} are no published set: not comparable with other entries"
 
 
 def _card(folder: Path) -> Card | None:
     """The card of a submission that is only compared with; None where it cannot be read."""
-    contents, _ = read_files(folder)
+    try:
+        contents, _ = read_files(folder)
+    except NotAtHand:
+        return None
     reader = _Reader(contents, [])
     submission, manifest = reader.record(Submission, SUBMISSION_FILE), reader.record(RunManifest, MANIFEST_FILE)
     if submission is None or manifest is None or VERDICTS_FILE not in contents:
@@ -288,11 +321,16 @@ def report(done: Sequence[Validation]) -> str:
     """For a terminal: each folder, its findings and notices, and a last line."""
     lines: list[str] = []
     for each in done:
-        lines.append(f"{each.path}: {'valid' if each.ok else 'INVALID'}")
+        lines.append(f"{each.path}: {STATE_WORDS[each.state]}")
+        if each.not_checked is not None:
+            lines.append(f"  {each.not_checked}")
         lines += [f"  {finding.line}" for finding in each.findings]
         lines += [f"  notice: {notice}" for notice in each.notices]
-    wrong = sum(not each.ok for each in done)
-    lines.append(f"{len(done)} checked, {len(done) - wrong} valid, {wrong} invalid")
+    states = Counter(each.state for each in done)
+    unknown = f", {states['not checked']} could not be checked here" if states["not checked"] else ""
+    lines.append(
+        f"{len(done) - states['not checked']} checked, {states['valid']} valid, {states['invalid']} invalid{unknown}"
+    )
     return "\n".join(lines)
 
 
@@ -301,6 +339,8 @@ def as_json(done: Sequence[Validation]) -> list[dict[str, Any]]:
         {
             "path": each.path,
             "ok": each.ok,
+            "state": each.state,
+            "not_checked": each.not_checked,
             "findings": [finding._asdict() for finding in each.findings],
             "notices": list(each.notices),
         }

@@ -90,7 +90,7 @@ def read_verdicts(path: Path, columns: Sequence[str] | None = None) -> pd.DataFr
 
 
 def parse_verdicts(content: bytes, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """The table of a verdicts.parquet, with the column types of `asabench.runs.folder`; raises `Refused`. All columns
+    """The table of a verdicts.parquet, with the column types of `asabench.runs.tables`; raises `Refused`. All columns
     are checked; `columns` are those that come back, all if None.
 
     How much it unpacks to is known before anything is unpacked. Names are compared before they are written out: a long

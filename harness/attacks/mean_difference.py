@@ -60,12 +60,11 @@ def last_mean(subject: Subject, texts: Sequence[str]) -> Tensor:
         if not tokens_of_text:
             raise UserError(f"mean_difference: the text {text!r} has no tokens for {subject.name}; take it out")
     tokens.sort(key=len)  # little padding
-    keep = {"logits_to_keep": 1} if subject.takes_logits_to_keep else {}
     total = torch.zeros(subject.n_layers, subject.d_model)
     for start in range(0, len(tokens), BATCH):
         ids, mask = left_padded(tokens[start : start + BATCH])
         with capture(subject.blocks, range(subject.n_layers)) as seen:
-            subject.forward(ids.to(subject.device), mask.to(subject.device), use_cache=False, **keep)
+            subject.forward(ids.to(subject.device), mask.to(subject.device), last=1)
         total += torch.stack([seen.outputs[layer][:, -1].float().sum(0).cpu() for layer in range(subject.n_layers)])
     return total / len(texts)
 

@@ -17,12 +17,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.protocol import GradientPosition, Protocol
 from asabench.core.records import Cell, Prompt
 from harness.model.clean_states import CleanStates, starts_at_blocks
+from harness.model.kv_cache import KeysAndValues, keys_and_values, plain_cache
 from harness.model.memory import free_memory
 from harness.model.padding import left_padded
 from harness.model.subject import Subject
@@ -55,7 +56,7 @@ def require_targets(prompts: Sequence[Prompt]) -> None:
     if lacking:
         raise UserError(
             f"{lacking} of {len(distinct)} prompts have no target, which gradient attacks need; "
-            'give all of them one with --target "Sure, here is", or a CSV file with a target column'
+            f'give all of them one with --target "{TARGET}", or a CSV file with a target column'
         )
 
 
@@ -104,7 +105,7 @@ def _require_tokens(subject: Subject, prompt: Prompt, count: int) -> None:
     if count < 1:
         raise UserError(
             f"the target {prompt.target!r} of prompt {prompt.id} has no tokens for {subject.name}; "
-            'give it some text, such as "Sure, here is"'
+            f'give it some text, such as "{TARGET}"'
         )
 
 
@@ -163,7 +164,6 @@ def _gradients_of(subject: Subject, texts: Sequence[TargetText]) -> Tensor:
         labels[row, length - text.scored :] = torch.tensor(text.target_ids)
     read_at = torch.tensor([length - (len(text.ids) - 1) + text.read_at for text in texts])
     labels = labels[:, -max(text.scored for text in texts) :]
-    keep = {"logits_to_keep": labels.shape[1]} if subject.takes_logits_to_keep else {}
     outputs: list[Tensor] = []
 
     def record(block_input: Tensor, block_output: Tensor) -> Tensor | None:
@@ -173,8 +173,8 @@ def _gradients_of(subject: Subject, texts: Sequence[TargetText]) -> Tensor:
 
     with gradients_wanted(subject):
         with edit(subject.blocks, dict.fromkeys(range(subject.n_layers), record)):
-            logits = subject.forward(ids.to(subject.device), mask.to(subject.device), use_cache=False, **keep).logits
-        loss = _mean_nll(logits[:, -labels.shape[1] :], labels).sum()  # rows do not mix: each has its own gradient
+            logits = subject.forward(ids.to(subject.device), mask.to(subject.device), last=labels.shape[1])
+        loss = _mean_nll(logits, labels).sum()  # rows do not mix: each has its own gradient
         gradients = torch.autograd.grad(loss, outputs)
     rows = torch.arange(len(texts))
     found = torch.stack([g[rows.to(g.device), read_at.to(g.device)].cpu() for g in gradients], dim=1)
@@ -230,19 +230,18 @@ class TargetPass:
             self._cached = self._prefill(torch.cat([prefix, ids], dim=1).to(device), mask.to(device), before)
 
     @torch.no_grad()
-    def _prefill(self, ids: Tensor, mask: Tensor, before: int) -> list[tuple[Tensor, Tensor] | None]:
+    def _prefill(self, ids: Tensor, mask: Tensor, before: int) -> list[KeysAndValues | None]:
         """The clean run of each prompt with its target. By block, the keys and values of each row before the first
         perturbed position (None for a block that has none of its own)."""
-        cache = DynamicCache()  # without the configuration: masks, not the cache, keep a sliding window
-        keep = {"logits_to_keep": 1} if self.subject.takes_logits_to_keep else {}
-        self.subject.forward(ids, mask, past_key_values=cache, use_cache=True, **keep)
+        cache = plain_cache()
+        self.subject.forward(ids, mask, cache=cache, last=1)
 
         def of_rows(states: Tensor) -> Tensor:
             return states[self._rows.to(states.device), :, :before]
 
         return [
-            (of_rows(layer.keys), of_rows(layer.values)) if before and layer.is_initialized else None
-            for layer in cache.layers
+            (of_rows(kept[0]), of_rows(kept[1])) if before and kept is not None else None
+            for kept in keys_and_values(cache)
         ]
 
     def _planned(self, cells: Sequence[Cell], steps: int) -> dict[int, tuple[Tensor, Tensor, int]]:
@@ -268,16 +267,13 @@ class TargetPass:
 
     def loss(self, directions: Tensor) -> Tensor:
         """L of every row, (row,), float32; differentiable in `directions`, (row, d_model) raw, through (1) and (2)."""
-        # Not kv_cache's growing one: it writes in place, over what a backward still needs
-        cache = DynamicCache()
-        cache.layers = [_layer_of(cached) for cached in self._cached]
-        cache.layer_class_to_replicate = None
+        cache = plain_cache(self._cached)
         units = standardise(directions.float())
         start: AbstractContextManager[None] = nullcontext()
         if self._start is not None:
             start = self._states.starting_at(self._start, self._rows, slice(-self._ids.shape[1], None))
         with start, edit(self.subject.blocks, {layer: partial(self._perturb, layer, units) for layer in self._plan}):
-            logits = self.subject.forward(self._ids, self._mask, past_key_values=cache, use_cache=True).logits
+            logits = self.subject.forward(self._ids, self._mask, cache=cache)
         return _mean_nll(logits, self._labels).float()
 
     def _perturb(self, layer: int, units: Tensor, block_input: Tensor, block_output: Tensor) -> Tensor:
@@ -295,15 +291,6 @@ class TargetPass:
 
 def _marked(at: Sequence[int], steps: int) -> Tensor:
     return torch.isin(torch.arange(steps), torch.tensor(at, dtype=torch.long))
-
-
-def _layer_of(cached: tuple[Tensor, Tensor] | None) -> DynamicLayer:
-    layer = DynamicLayer()
-    if cached is not None:
-        layer.keys, layer.values = cached
-        layer.dtype, layer.device = layer.keys.dtype, layer.keys.device
-        layer.is_initialized = True
-    return layer
 
 
 def row_batches(subject: Subject, cells: Sequence[Cell], protocol: Protocol) -> list[list[int]]:
@@ -330,8 +317,7 @@ def _rows_that_fit(subject: Subject, cached: int, positions: int, scored: int) -
     """
     size = subject.model.dtype.itemsize
     blocks = subject.n_layers * subject.d_model * size
-    vocabulary = subject.model.config.get_text_config().vocab_size
-    row = blocks * (40 * positions + 4 * cached) + scored * vocabulary * (size + 3 * 4)
+    row = blocks * (40 * positions + 4 * cached) + scored * subject.vocabulary_size * (size + 3 * 4)
     return max(1, int(free_memory(subject.device) / 3 / row))
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from pydantic import ValidationError
 
 from asabench.core.errors import UserError
+from asabench.core.schema import first_problem
 from harness.defences import lapt, lat, refusal
 from harness.defences.examples import Example, HarmfulData
 from harness.defences.training import Pools, Recipe, Settings
@@ -66,9 +67,8 @@ def make_recipe(
     try:
         return RECIPES[name].make(**options), Settings(**(settings.model_dump() | given))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        problem = first_problem(error)
         allowed = ", ".join(RECIPES[name].make.model_fields) or "none"  # type: ignore[attr-defined]
         raise UserError(
-            f"recipe {spec!r}: {where}: {first['msg']}, and {first['input']!r} was given; its options: {allowed}"
+            f"recipe {spec!r}: {problem}, and {problem.given!r} was given; its options: {allowed}"
         ) from None

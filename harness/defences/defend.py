@@ -14,9 +14,12 @@ from typing import Any
 import torch
 
 import asabench
+from asabench.core.defaults import DEVICE, DTYPE, PROTOCOL, TARGET, TEST_PROMPTS, TRAINING_PROMPTS
 from asabench.core.errors import UserError
+from asabench.core.files import hidden_folder
 from asabench.core.protocol import Protocol, preset
 from asabench.core.records import Prompt, sha256_hex
+from asabench.core.training_record import TRAINING_FILE
 from harness.defences import DEFAULT_PRESET, Defence, make_recipe
 from harness.defences.examples import (
     HarmfulData,
@@ -28,12 +31,12 @@ from harness.defences.examples import (
     refuse_overlap,
 )
 from harness.defences.training import (
-    TRAINING,
     Pools,
     Progress,
     Settings,
     accelerator_for,
     batches_of_step,
+    card_head,
     compute_losses,
     finish,
     fit,
@@ -42,13 +45,11 @@ from harness.defences.training import (
     start,
     step_count,
     trained_parameters,
-    unfinished,
 )
-from harness.evaluation.evaluate import parse_layers
+from harness.evaluation.plan import parse_layers
+from harness.model.adapters import base_reference
 from harness.model.subject import Subject, check_prompt_format, load
 
-DEFAULT_TRAIN, DEFAULT_TEST = "advbench:100-299", "advbench:0-99"
-DEFAULT_TARGET = "Sure, here is"
 ADAPTER = "adapter"
 """The folder beside a merged model that holds the LoRA adapter alone; it loads as a model too."""
 
@@ -88,14 +89,14 @@ def make_plan(
     out: str | Path,
     *,
     preset_name: str = DEFAULT_PRESET,
-    train: str = DEFAULT_TRAIN,
+    train: str = TRAINING_PROMPTS,
     cells: str | Path | None = None,
     layers: str | None = None,
     test_prompts: str | None = None,
-    target: str = DEFAULT_TARGET,
-    protocol: str | Protocol = "asabench-v1",
-    dtype: str = "float32",
-    device: str = "auto",
+    target: str = TARGET,
+    protocol: str | Protocol = PROTOCOL,
+    dtype: str = DTYPE,
+    device: str = DEVICE,
     chat_template: str | Path | None = None,
     allow_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -113,7 +114,7 @@ def make_plan(
     safe_cells = None if cells is None else read_cells(Path(cells))
     harmful = [cell.prompt for cell in safe_cells] if safe_cells is not None else list(chosen_prompts(train).prompts)
     harmful = list(dict.fromkeys(harmful))
-    refuse_overlap(harmful, chosen_prompts(test_prompts or DEFAULT_TEST))
+    refuse_overlap(harmful, chosen_prompts(test_prompts or TEST_PROMPTS))
     if isinstance(model, Subject):
         subject = model
     else:
@@ -187,14 +188,17 @@ def run_plan(plan: DefencePlan, *, checkpoint_every: int | None = None, say: Cal
         plan.subject, plan.recipe, pools, plan.settings, plan.out, checkpoint_every=checkpoint_every, say=say
     )
     record = _record(plan, pools, progress)
-    with unfinished(plan.out) as made:
+    with hidden_folder(plan.out) as made:
         model = plan.subject.model
         if adapter is not None:
-            adapter.peft_config["default"].base_model_name_or_path = plan.base
+            config = adapter.peft_config["default"]
+            config.base_model_name_or_path, config.revision = base_reference(plan.base, plan.subject.revision)
             # Embeddings are not trained: peft would look for the base's configuration to see whether they grew
             adapter.save_pretrained(made / ADAPTER, save_embedding_layers=False)
+            # With the template that it was trained with
+            plan.subject.tokenizer.save_pretrained(made / ADAPTER)
             # Which weights the adapter is for: whoever loads it checks this
-            (made / ADAPTER / TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            (made / ADAPTER / TRAINING_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             # peft's own card is a form to fill in, and names a folder of this machine
             (made / ADAPTER / "README.md").write_text(_card(plan, record), encoding="utf-8")
             model = adapter.merge_and_unload()
@@ -247,13 +251,7 @@ def _card(plan: DefencePlan, record: Mapping[str, Any]) -> str:
     base, recipe = record["base"], record["recipe"]
     options = "".join(f"| {key} | {value} |\n" for key, value in (recipe | record["settings"]).items())
     first, last = record["losses"][0]["loss"], record["losses"][-1]["loss"]
-    return f"""---
-base_model: {base["name"]}
-library_name: transformers
-pipeline_tag: text-generation
-tags: [safety, asabench]
----
-
+    return f"""{card_head(base["name"])}
 # {base["name"]}, defended with {recipe["name"]}
 
 Made by `asabench defend` (ASABench {asabench.__version__}) from {base["name"]}, revision {base["revision"]}. It is for

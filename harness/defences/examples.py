@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import Protocol
@@ -131,9 +132,8 @@ def answer_logits(subject: Subject, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """Logits (row, step, vocabulary) in float32 and labels (row, step) of the answers' tokens; one forward."""
     steps = batch.labels.shape[1] - batch.prompt_length + 1
     # Only the positions that predict an answer need logits: those are most of the cost on a small model
-    keep = {"logits_to_keep": steps} if subject.takes_logits_to_keep else {}
     ids, mask = batch.ids.to(subject.device), batch.mask.to(subject.device)
-    logits = subject.forward(ids, mask, use_cache=False, **keep).logits[:, -steps:]
+    logits = subject.forward(ids, mask, last=steps)
     return logits.float(), batch.labels[:, -steps:].to(logits.device)
 
 
@@ -171,7 +171,7 @@ def refusal_examples(
     stop = end_token(subject)
     wrong = () if rejected is None else text_tokens(subject, rejected)
     if rejected is not None and not wrong:
-        raise UserError(f'--target {rejected!r} has no tokens; give the start of compliance, such as "Sure, here is"')
+        raise UserError(f'--target {rejected!r} has no tokens; give the start of compliance, such as "{TARGET}"')
     return [
         Example(
             prompt=tuple(subject.format(prompt, protocol)),
@@ -272,11 +272,11 @@ def benign_requests() -> list[Prompt]:
 
 
 def chosen_prompts(spec: str) -> PromptSet:
-    """The prompts of `NAME` or `NAME:ROWS`, rows from 0 as in `advbench:100-299,310`. Raises `UserError`."""
+    """The goals of `NAME` or `NAME:ROWS`, rows from 0 as in `advbench:100-299,310`. Raises `UserError`."""
     name, colon, rows = spec.rpartition(":")
     if not colon or not rows or set(rows) - set("0123456789,-"):
-        return load_prompts(spec)
-    whole = load_prompts(name)
+        return load_prompts(spec).without_targets()
+    whole = load_prompts(name).without_targets()
     chosen: list[int] = []
     for part in rows.split(","):
         first, dash, last = part.partition("-")

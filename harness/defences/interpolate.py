@@ -25,12 +25,13 @@ from torch import Tensor
 
 import asabench
 from asabench.core.errors import UserError
-from harness.defences.training import TRAINING, finish, is_finished, refuse_half_written, start, unfinished
+from asabench.core.files import hidden_folder
+from asabench.core.training_record import TRAINING_FILE, TrainingRecord, read_training
+from harness.defences.training import card_head, finish, is_finished, refuse_half_written, start
 from harness.model.files import RECORDS, ModelFiles, locate
+from harness.model.weights import ADAPTER_CONFIG, INDEX, WEIGHTS, weight_files
 
 SHARD_BYTES = 2**30
-INDEX = "model.safetensors.index.json"
-ONE_FILE = "model.safetensors"
 
 Score = Callable[[Path], float]
 """The utility of a model folder, larger is better."""
@@ -52,13 +53,11 @@ class Weights:
         self.folder = folder
         self._files: dict[str, Any] = {}
         try:
-            for path in _weight_files(folder):
+            for path in weight_files(folder, str(folder), allow_pickle=False):
                 opened = stack.enter_context(safe_open(path, framework="pt"))
                 self._files.update(dict.fromkeys(opened.keys(), opened))
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise UserError(f"the weights in {folder} cannot be read ({error}); give a folder of safetensors") from None
-        if not self._files:
-            raise UserError(f"{folder} holds no safetensors weights; convert them first")
 
     @property
     def names(self) -> list[str]:
@@ -70,14 +69,6 @@ class Weights:
     def __getitem__(self, name: str) -> Tensor:
         tensor: Tensor = self._files[name].get_tensor(name)
         return tensor
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / INDEX
-    if index.is_file():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in dict.fromkeys(shards)]
-    return [folder / ONE_FILE] if (folder / ONE_FILE).is_file() else []
 
 
 @contextmanager
@@ -129,7 +120,7 @@ def write_mixture(base: Path, tuned: Path, lam: float, out: Path, shard_bytes: i
         total = 0
         weight_map: dict[str, str] = {}
         for number, names_in_shard in enumerate(shards, 1):
-            file = ONE_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             mixed = {name: mix(a[name], b[name], lam).contiguous() for name in names_in_shard}
             if broken := [name for name, tensor in mixed.items() if not tensor.isfinite().all()]:
                 raise UserError(f"the weight {broken[0]} has values that are not finite; one of the models is broken")
@@ -140,7 +131,7 @@ def write_mixture(base: Path, tuned: Path, lam: float, out: Path, shard_bytes: i
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (out / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     for path in base.iterdir():
-        if path.suffix in {".json", ".jinja", ".txt", ".model"} and path.name not in (INDEX, *RECORDS):
+        if path.suffix in {".json", ".jinja", ".txt", ".model"} and path.name not in (INDEX, ADAPTER_CONFIG, *RECORDS):
             shutil.copy2(path, out / path.name)
 
 
@@ -182,8 +173,7 @@ def interpolate(
         "tuned": {"name": files[tuned].name, "revision": files[tuned].revision},
     }
     if is_finished(out, asked):
-        record = json.loads((out / TRAINING).read_text(encoding="utf-8"))
-        return Interpolated(path=out, lam=record["lambda"], scores={s["lambda"]: s["score"] for s in record["scores"]})
+        return _finished(out)
     _refuse_other_architecture(files[base].folder, files[tuned].folder)  # before anything is measured
     start(out, asked)
     scores: dict[float, float] = {}
@@ -191,7 +181,7 @@ def interpolate(
         scores[0.0] = score(files[base].folder)
         say(f"base: {kept} {scores[0.0]:.3f}")
     for lam in sorted(lambdas, reverse=True):
-        with unfinished(out) as made:
+        with hidden_folder(out) as made:
             write_mixture(files[base].folder, files[tuned].folder, lam, made)
             if score is not None:
                 scores[lam] = score(made)
@@ -210,6 +200,14 @@ def interpolate(
         return Interpolated(path=out, lam=lam, scores=scores)
     listed = ", ".join(f"{lam:g}: {value:.3f}" for lam, value in scores.items())
     raise UserError(f"no lambda keeps {kept} within {margin:g} of the base ({listed}); give smaller --lambdas")
+
+
+def _finished(out: Path) -> Interpolated:
+    """What an earlier call left."""
+    record = read_training(out / TRAINING_FILE)
+    if record.lam is None:
+        raise UserError(f"{out / TRAINING_FILE} names no lambda; choose another --out folder")
+    return Interpolated(path=out, lam=record.lam, scores={each.lam: each.score for each in record.scores})
 
 
 def _check(lambdas: Sequence[float], score: Score | None, margin: float) -> None:
@@ -240,23 +238,17 @@ def _refuse_other_architecture(base: Path, tuned: Path) -> None:
 def _tuned_training(tuned: Path) -> dict[str, Any]:
     """What the tuned model's record says of its training: the recipe, the blocks, and the digests of the harmful
     requests, which are the mixture's too."""
-    path = tuned / TRAINING
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    kept = {name: record[name] for name in ("recipe", "layers", "tuned_training") if name in record}
-    return {"harmful_goals": record.get("harmful_goals", []), **({"tuned_training": kept} if kept else {})}
+    path = tuned / TRAINING_FILE
+    record = read_training(path) if path.is_file() else TrainingRecord()
+    kept = record.model_dump(mode="json", include={"recipe", "layers", "tuned_training"}, exclude_unset=True)
+    return {"harmful_goals": record.harmful_goals or (), **({"tuned_training": kept} if kept else {})}
 
 
 def _card(asked: dict[str, Any], lam: float, scores: dict[float, float]) -> str:
     base, tuned, recipe = asked["base"], asked["tuned"], asked["recipe"]
     lines = "".join(f"| {key:g} | {value:.3f} |\n" for key, value in scores.items())
     tried = f"\n| lambda | {recipe['kept']} |\n|---|---|\n{lines}" if scores else ""
-    return f"""---
-base_model: {base["name"]}
-library_name: transformers
-pipeline_tag: text-generation
-tags: [safety, asabench]
----
-
+    return f"""{card_head(base["name"])}
 # {lam:g} of {tuned["name"]}, the rest {base["name"]}
 
 Made by `asabench interpolate` (ASABench {asabench.__version__}): theta = {lam:g} * tuned + {1 - lam:g} * base, tuned

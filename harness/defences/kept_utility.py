@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from asabench.core.errors import UserError
-from asabench.core.row import Rate
+from asabench.core.estimate import Rate
 from harness.model.subject import load
 from harness.utility.csqa import csqa_scores, read_questions
 from harness.utility.measure import make_choices, measure

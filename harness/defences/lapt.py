@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from asabench.core.errors import UserError
+from asabench.core.schema import Record
 from harness.defences.examples import (
     Example,
     HarmfulData,
@@ -66,9 +67,7 @@ class Perturbed:
     injection: Injection
 
 
-class Lapt(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class Lapt(Record):
     dose: float = Field(1.0, ge=0, allow_inf_nan=False)
     benign_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     benign_noise: float = Field(0.5, ge=0, le=1, description="share of benign examples that are perturbed too")

@@ -32,10 +32,11 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 from torch import Tensor
 from torch.nn.functional import kl_div, logsigmoid
 
+from asabench.core.schema import Record
 from harness.defences.examples import (
     IGNORED,
     Example,
@@ -79,9 +80,7 @@ class Shift:
     by_layer: Mapping[int, Tensor]
 
 
-class Lat(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class Lat(Record):
     layers: int = Field(4, ge=1, description="how many evenly spaced blocks are perturbed")
     positions: Literal["prompt", "all"] = "prompt"
     bound: float = Field(0.4, gt=0, description="in standard deviations of the stream")

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from asabench.core.schema import Record
 from harness.defences.examples import Example, HarmfulData, answer_loss, batch_of, refusal_examples
 from harness.defences.training import Batch, Pools, Settings
 from harness.model.subject import Subject
@@ -24,10 +24,8 @@ PRESETS: dict[str, tuple[Settings, dict[str, Any]]] = {
 """`small`: chosen on SmolLM2-135M, all weights (docs/results/attacks.md)."""
 
 
-class Refusal(BaseModel):
+class Refusal(Record):
     """Refusal training; it has no options."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     @property
     def name(self) -> str:

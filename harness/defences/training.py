@@ -16,24 +16,26 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
 from asabench.core.errors import UserError
+from asabench.core.files import UNFINISHED, whole_folder, write_whole
 from asabench.core.records import sha256_hex
-from asabench.runs.folder import write_whole
+from asabench.core.schema import Record
+from asabench.core.text import changes
+from asabench.core.training_record import TRAINING_FILE
 from harness.defences.examples import Example
+from harness.model.architecture import save_configuration
 from harness.model.subject import Subject
 
 # Saving a checkpoint warns of tied weights, which loading ties again
@@ -45,14 +47,12 @@ DIVERGED_NATS = 5.0
 LATER_SETTINGS = frozenset({"chat_template"})
 """Choices that the settings of older trainings do not say; what they do not say is not held against them."""
 
-SETTINGS, TRAINING, CHECKPOINTS = "settings.json", "training.json", "checkpoints"
+SETTINGS, CHECKPOINTS = "settings.json", "checkpoints"
 
 
-class Settings(BaseModel):
+class Settings(Record):
     """How to train. One of `epochs` (passes over the recipe's examples) and `steps` (optimiser batches) decides the
     length. `accumulation`: batches whose gradients are added up for a step."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rate: float = Field(gt=0)
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises")
@@ -261,18 +261,13 @@ def last_checkpoint(folder: Path) -> Path | None:
 def _checkpoint(accelerator: Accelerator, subject: Subject, progress: Progress, folder: Path) -> None:
     """Writes a checkpoint, then drops the ones before it."""
     where = folder / CHECKPOINTS
-    where.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=where))
-    try:
-        accelerator.save_state(str(unfinished))
+    with whole_folder(where / f"step-{progress.step:06d}", replace=True) as made:
+        accelerator.save_state(str(made))
         # With these beside the weights the checkpoint of a full training is a model folder of its own
-        subject.model.config.save_pretrained(unfinished)
-        subject.tokenizer.save_pretrained(unfinished)
+        save_configuration(subject.model, made)
+        subject.tokenizer.save_pretrained(made)
         content = {"step": progress.step, "losses": progress.losses, "seconds": progress.seconds}
-        (unfinished / "progress.json").write_text(json.dumps(content), encoding="utf-8")
-        os.replace(unfinished, where / f"step-{progress.step:06d}")
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        (made / "progress.json").write_text(json.dumps(content), encoding="utf-8")
     for old in sorted(where.glob("step-*"))[:-1]:
         shutil.rmtree(old)
 
@@ -295,39 +290,34 @@ def is_finished(folder: Path, asked: Mapping[str, Any]) -> bool:
     old, new = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(asked))
     for later in LATER_SETTINGS - old.keys():
         new.pop(later, None)  # a training from before it was recorded: nobody can say what it was
-    if different := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
-        what = "; ".join(f"{key} was {_short(old.get(key))}, is now {_short(new.get(key))}" for key in different)
+    if what := changes(old, new, most=80):
         raise UserError(f"{folder} holds another training ({what}); use the same choices, or another --out folder")
-    return (folder / TRAINING).is_file()
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return (folder / TRAINING_FILE).is_file()
 
 
 def refuse_half_written(folder: Path) -> None:
     """`UserError` for the folder of a training that has not ended."""
-    if (folder / SETTINGS).is_file() and not (folder / TRAINING).is_file():
+    if (folder / SETTINGS).is_file() and not (folder / TRAINING_FILE).is_file():
         raise UserError(f"{folder} is half written: its training has not ended; run the same `asabench defend` again")
 
 
 def start(folder: Path, asked: Mapping[str, Any]) -> None:
     """Makes the folder of a training, or takes it up again; what a process that died was writing goes."""
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.rglob(".unfinished-*"):
+    for leftover in folder.rglob(f"{UNFINISHED}*"):
         shutil.rmtree(leftover, ignore_errors=True)
     write_whole(folder / SETTINGS, (json.dumps(asked, indent=2) + "\n").encode())
 
 
-@contextmanager
-def unfinished(folder: Path) -> Iterator[Path]:
-    """A folder inside `folder` to write a model into; it is gone afterwards."""
-    made = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+def card_head(base: str) -> str:
+    """How the README of a model begins that was made from `base`: what the hub reads of it."""
+    return f"""---
+base_model: {base}
+library_name: transformers
+pipeline_tag: text-generation
+tags: [safety, asabench]
+---
+"""
 
 
 def finish(folder: Path, made: Path, record: Mapping[str, Any]) -> None:
@@ -340,5 +330,5 @@ def finish(folder: Path, made: Path, record: Mapping[str, Any]) -> None:
         elif path.is_file():
             path.chmod(0o644)  # safetensors writes for the owner alone
         os.replace(path, target)
-    write_whole(folder / TRAINING, (json.dumps(record, indent=2) + "\n").encode())
+    write_whole(folder / TRAINING_FILE, (json.dumps(record, indent=2) + "\n").encode())
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

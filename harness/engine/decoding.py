@@ -57,9 +57,8 @@ class Batch:
         capacity = longest + max_new_tokens
         self.cache = growing_cache(subject.n_layers, capacity)
         if longest > 1:
-            keep = {"logits_to_keep": 1} if subject.takes_logits_to_keep else {}
             prefill = growing_cache(subject.n_layers, longest - 1)
-            subject.forward(ids[:, :-1], mask[:, :-1], past_key_values=prefill, use_cache=True, **keep)
+            subject.forward(ids[:, :-1], mask[:, :-1], cache=prefill, last=1)
             self.cache = expand(prefill, prompt_of_row, capacity)
         self.mask = torch.ones(len(prompt_of_row), capacity, dtype=torch.long, device=device)
         self.mask[:, :longest] = mask[prompt_of_row]
@@ -73,10 +72,8 @@ class Batch:
         self.injection.step = self.steps
         self.steps += 1
         with inject(self.subject.blocks, self.injection), watching or nullcontext():
-            output = self.subject.forward(
-                self.next_tokens[:, None], self.mask[:, : self.length], past_key_values=self.cache, use_cache=True
-            )
-        return output.logits[:, -1]
+            logits = self.subject.forward(self.next_tokens[:, None], self.mask[:, : self.length], cache=self.cache)
+        return logits[:, -1]
 
     def append(self, tokens: Tensor) -> None:
         """tokens: (row,), what to feed in the next step."""

@@ -9,6 +9,7 @@ from transformers.generation import logits_process as lp
 
 from asabench.core.errors import UserError
 from harness.engine.decoding import LogitsProcessor
+from harness.model.architecture import generation_settings
 from harness.model.subject import Subject
 
 # Each field that changes greedy text, and the processor that `generate` would make of it, in its order
@@ -37,7 +38,7 @@ _NEUTRAL: tuple[object, ...] = (None, 0, 1, 1.0, [], (), {}, False)
 def active_processors(subject: Subject) -> list[LogitsProcessor]:
     """The logits processors that the subject's generation_config asks for, in the order in which `generate` applies
     them. `UserError` for a field that is not supported, rather than text that differs in silence."""
-    config = subject.model.generation_config
+    config = generation_settings(subject.model)
     if unsupported := [name for name in _UNSUPPORTED if getattr(config, name, None) not in _NEUTRAL]:
         raise UserError(
             f"the generation_config of {subject.name} sets {', '.join(unsupported)}, which this protocol would have to "

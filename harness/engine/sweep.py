@@ -159,14 +159,13 @@ def kv_bytes_per_position(subject: Subject) -> float:
     """Bytes of cache that a row takes per position, measured on two tokens."""
     ids = torch.zeros(1, 2, dtype=torch.long, device=subject.device)
     cache = growing_cache(subject.n_layers, 2)
-    subject.forward(ids, torch.ones_like(ids), past_key_values=cache, use_cache=True)
+    subject.forward(ids, torch.ones_like(ids), cache=cache)
     return bytes_per_position(cache)
 
 
 def row_bytes(subject: Subject, positions: int, position_bytes: float) -> float:
     """Memory that one row of a batch takes: its cache, and what a step computes for it."""
-    config = subject.model.config.get_text_config()
-    logits = config.vocab_size * 4 * 3  # in the model's dtype, in float32, and a copy while they are processed
+    logits = subject.vocabulary_size * 4 * 3  # in the model's dtype, in float32, and a copy while they are processed
     activations = subject.d_model * 4 * 32
     return positions * position_bytes + logits + activations
 

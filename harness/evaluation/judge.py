@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
 import asabench
+from asabench.core.defaults import BAR
 from asabench.core.errors import UserError
 from asabench.core.records import Cell, Prompt, Response
 from asabench.core.row import JudgeInfo, Row
-from asabench.judging.agreement import BAR
+from asabench.judging.judge import Judge
 from asabench.runs.folder import Run, read_run, reopen_run
-from asabench.stats.scoring import scores
-from harness.judges import Judge
+from asabench.stats.scoring import head_of, scored_row
+from harness.evaluation.provenance import now
 from harness.judges.check import KeepsVerdicts, require_fit, short_check, with_figures
 from harness.judges.unscored import judged
 from harness.progress import progress_line
@@ -80,22 +79,12 @@ def judge_again(
 
     Raises `UserError` for a run that is not finished, and for a judge below the bar.
     """
-    before = read_run(path).row
+    before, settings = read_run(path).row, read_run(path).settings
     judge, info = checked_judge(judge, bar, uncertified)
     with reopen_run(path) as run:
         judge_the_rest(run, judge, progress=progress)
-        row = Row(**{**dict(before), **_scores(run, info), "created": _now(), "asabench_version": asabench.__version__})
+        head = head_of(before, created=now(), asabench_version=asabench.__version__)
+        row = scored_row(head, run.judged(info.id), settings.attacks, settings.protocol.doses, info)
         run.write_row(row)
         run.update_manifest(judge=info.model_dump())
     return row
-
-
-def _scores(run: Run, judge: JudgeInfo) -> dict[str, object]:
-    settings = run.manifest["settings"]
-    attacks: Sequence[str] = settings["attacks"]
-    protocol = settings["protocol"]
-    return scores(run.judged(judge.id), attacks, protocol["doses"], protocol["headline_dose"], judge)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

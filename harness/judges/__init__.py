@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
 
 from asabench.core.errors import UserError
 from asabench.core.protocol import LabelSet
-from asabench.core.records import Response, Verdict
-from asabench.core.row import JudgeInfo
+from asabench.judging.judge import Judge
 from harness.judges.rules import Rules
 from harness.judges.verdict_cache import VerdictCache
 from harness.plugins import imported
 
-
-@runtime_checkable
-class Judge(Protocol):
-    """What the harness asks of a judge.
-
-    `info.id` names the judge and everything that could change its verdicts (version, model, prompt): verdicts are
-    stored under it. Calling it gives one verdict per response, in order; a label of None means unscored.
-    """
-
-    @property
-    def info(self) -> JudgeInfo: ...
-
-    def __call__(self, responses: Sequence[Response]) -> list[Verdict]: ...
+__all__ = ["JUDGES", "Judge", "make_judge"]
 
 
 def _rules(rest: str, labels: LabelSet) -> Judge:
@@ -62,8 +48,6 @@ JUDGES: dict[str, Callable[[str, LabelSet], Judge]] = {
     "vllm-in-process": _vllm_in_process,
 }
 """Each is made from what stands behind its name and a colon, and the labels that a language model is asked for."""
-
-DEFAULT_JUDGE = "embedded"
 
 _TAKES_MORE = ("vllm", "vllm-in-process")
 _MODEL_AND_URL = re.compile(r"(.*?)(?:@(https?://.*))?", re.DOTALL)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from asabench.core.defaults import BAR
 from asabench.core.errors import UserError
 from asabench.core.records import Cell, Prompt, Response
 from asabench.core.row import JudgeFigures, JudgeInfo
-from asabench.judging.agreement import BAR, CheckResult, check_result, in_words, reaches
+from asabench.core.text import in_words
+from asabench.judging.agreement import CheckResult, check_result, reaches
 from asabench.judging.labelled_pairs import LabelledPair, labelled_pairs
 from harness.judges import Judge
 
@@ -66,9 +68,10 @@ def require_fit(judge: Judge, bar: float = BAR) -> JudgeFigures:
     figures = short_check(judge)
     if not reaches(figures, bar):
         unreadable = f" ({figures.unscored} of {figures.n} verdicts unreadable)" if figures.unscored else ""
+        reached = in_words(figures.balanced_accuracy, digits=3)
         raise UserError(
-            f"the judge {judge.info.id} is not fit: balanced accuracy {in_words(figures.balanced_accuracy, 3)} on the "
-            f"{figures.set_name} pairs{unreadable}, and {bar:.2f} or more is needed; take another judge, check its "
+            f"the judge {judge.info.id} is not fit: balanced accuracy {reached} on the {figures.set_name} "
+            f"pairs{unreadable}, and {bar:.2f} or more is needed; take another judge, check its "
             "server, or go on with --uncertified, which marks the row"
         )
     return figures

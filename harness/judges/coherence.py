@@ -14,9 +14,10 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from types import ModuleType
 
 from asabench.core.records import Label
 
@@ -111,28 +112,22 @@ CODE_LINE = (
 )
 
 
-def tables_of(module: Mapping[str, object], names: str) -> dict[str, object]:
-    """The constants of those names, given by their module's variables: a name that is not there is a KeyError."""
-    return {name: module[name] for name in names.split()}
+TABLES = """
+READ_CHARS LOOP_SHARE WINDOW_WORDS LOOP_MIN_WORDS LONGEST_PERIOD DISTINCT_WORD_SHARE DISTINCT_WORD_MIN_WORDS
+DISTINCT_BIGRAM_SHARE DISTINCT_BIGRAM_MIN_WORDS STRANGE_SHARE LETTER_SHARE SINGLE_LETTER_SHARE GLUE_SHARE
+LONG_WORD HYPHEN_CHAIN SALAD_SHARE ENGLISH_SHARE PLAIN_ENGLISH_SHARE ENGLISH_MIN_WORDS INNER_CAPITALS
+LATIN_SHARE ACCENT_SHARE MIN_ANSWER_WORDS FUNCTION_WORDS FOREIGN_WORDS SALAD_PAIRS SALAD_DOUBLED SALAD_DANGLING
+CHUNKS_IN_WORD LIST_ITEM CODE_LINE
+"""
+"""The constants that decide verdicts, by name: they go into the id of a judge that uses this module."""
 
 
-def tables_digest(*tables: Mapping[str, object]) -> str:
-    """The first 8 hex digits of a SHA-256 over every constant of the tables."""
-    constants = {name: value for table in tables for name, value in table.items()}
+def tables_digest(*modules: ModuleType, **more: object) -> str:
+    """The first 8 hex digits of a SHA-256 over every constant that the modules' `TABLES` name, as it is now, and over
+    `more` by name."""
+    constants = {name: getattr(module, name) for module in modules for name in module.TABLES.split()} | more
     return hashlib.sha256(json.dumps(constants, sort_keys=True).encode("utf-8")).hexdigest()[:8]
 
-
-TABLES = tables_of(
-    globals(),
-    """
-    READ_CHARS LOOP_SHARE WINDOW_WORDS LOOP_MIN_WORDS LONGEST_PERIOD DISTINCT_WORD_SHARE DISTINCT_WORD_MIN_WORDS
-    DISTINCT_BIGRAM_SHARE DISTINCT_BIGRAM_MIN_WORDS STRANGE_SHARE LETTER_SHARE SINGLE_LETTER_SHARE GLUE_SHARE
-    LONG_WORD HYPHEN_CHAIN SALAD_SHARE ENGLISH_SHARE PLAIN_ENGLISH_SHARE ENGLISH_MIN_WORDS INNER_CAPITALS
-    LATIN_SHARE ACCENT_SHARE MIN_ANSWER_WORDS FUNCTION_WORDS FOREIGN_WORDS SALAD_PAIRS SALAD_DOUBLED SALAD_DANGLING
-    CHUNKS_IN_WORD LIST_ITEM CODE_LINE
-    """,
-)
-"""What goes into the id of a judge that uses this module (`tables_digest`)."""
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The logic.

@@ -12,7 +12,6 @@ English (unscored).
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,16 +20,18 @@ from importlib.resources import files
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from asabench.core.errors import UserError
+from asabench.core.errors import NotAtHand, UserError
 from asabench.core.models import PACKAGED_MODELS
 from asabench.core.records import Label, Response, Verdict, sha256_hex
 from asabench.core.row import JudgeInfo
 from harness.judges import coherence
 from harness.judges.coherence import coherence_verdict, tables_digest
+from harness.model.architecture import block_list, d_mlp
 from harness.model.kv_cache import bytes_per_position, expand, growing_cache
 from harness.model.memory import free_memory
+from harness.model.packaged import weights
 from harness.model.padding import left_padded
 from harness.model.subject import Subject, load
 from harness.stream.injection import capture
@@ -132,11 +133,10 @@ class Reader:
     def _position_bytes(self) -> float:
         """What a position takes: its keys and values, measured, and the activations of the block under way."""
         subject = self._subject
-        config = subject.model.config.get_text_config()
         ids = torch.zeros(1, 2, dtype=torch.long, device=subject.device)
         cache = growing_cache(subject.n_layers, 2)
-        subject.forward(ids, torch.ones_like(ids), past_key_values=cache, use_cache=True, logits_to_keep=1)
-        activations = 12 * subject.d_model + 4 * config.intermediate_size
+        subject.forward(ids, torch.ones_like(ids), cache=cache, last=1)
+        activations = 12 * subject.d_model + 4 * d_mlp(subject.model)
         return bytes_per_position(cache) + activations * subject.model.dtype.itemsize
 
     def _read(self, prefixes: Sequence[list[int]], prefix_of_row: Tensor, answers: Sequence[list[int]]) -> Tensor:
@@ -146,16 +146,10 @@ class Reader:
         ids, mask = (tensor.to(device) for tensor in left_padded([answer + self._tail for answer in answers]))
         rows = prefix_of_row.to(device)
         prefill = growing_cache(subject.n_layers, before.shape[1])
-        subject.forward(before, before_mask, past_key_values=prefill, use_cache=True, logits_to_keep=1)
+        subject.forward(before, before_mask, cache=prefill, last=1)
         cache = expand(prefill, rows, before.shape[1] + ids.shape[1])
         with capture(subject.blocks, self._blocks) as seen:
-            subject.forward(
-                ids,
-                torch.cat([before_mask[rows], mask], dim=1),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            subject.forward(ids, torch.cat([before_mask[rows], mask], dim=1), cache=cache, last=1)
         in_answer = mask.clone()
         in_answer[:, ids.shape[1] - len(self._tail) :] = 0
         weight = in_answer / in_answer.sum(dim=1, keepdim=True).clamp(min=1)
@@ -170,10 +164,8 @@ class Reader:
 
 def _lower_part(subject: Subject, n_blocks: int) -> Subject:
     """The subject with its first blocks only; the others are taken out of its model."""
-    for module in subject.model.get_decoder().modules():
-        if isinstance(module, nn.ModuleList) and len(module) == subject.n_layers:
-            del module[n_blocks:]
-            break
+    if (blocks := block_list(subject.model)) is not None:
+        del blocks[n_blocks:]
     return replace(subject, blocks=subject.blocks[:n_blocks])
 
 
@@ -229,7 +221,7 @@ def shipped_head() -> Head:
 
 def head_digest(head: Head) -> str:
     """The first 8 hex digits of a SHA-256 over everything that decides a verdict."""
-    parts = [repr(head), tables_digest(coherence.TABLES), str(REVISION)]
+    parts = [repr(head), tables_digest(coherence), str(REVISION)]
     return sha256_hex("\n".join(parts))[:8]
 
 
@@ -243,17 +235,15 @@ REASONS: Mapping[Label, str] = {
 class Embedded:
     """The embedded judge. It loads its model, apart from any model under test, when it first judges.
 
-    device: as `harness.model.subject.load` takes it; a CPU is quick enough. head: the shipped one if None. `UserError`
-    when the model's package is not installed.
+    device: as `harness.model.subject.load` takes it; a CPU is quick enough. head: the shipped one if None. `NotAtHand`
+    when the model's package is not installed and the hub does not give its weights.
     """
 
     def __init__(self, device: str = "cpu", head: Head | None = None) -> None:
-        model = PACKAGED_MODELS[MODEL]
-        if importlib.util.find_spec(model.module) is None:
-            raise UserError(
-                f"the judge embedded reads with {MODEL}, whose weights are not installed; "
-                f"run `{model.install_command}`, or use --judge rules"
-            )
+        try:
+            weights(PACKAGED_MODELS[MODEL])  # a model that is not to be had says so now, not after the answers
+        except NotAtHand as error:
+            raise NotAtHand(f"the judge embedded reads with {MODEL}: {error}, or use --judge rules") from None
         self._device = device
         self._head = shipped_head() if head is None else head
         self._info = JudgeInfo(

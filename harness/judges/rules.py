@@ -45,7 +45,7 @@ class Rules:
 
     def __init__(self) -> None:
         self._info = JudgeInfo(
-            id=f"rules-{tables_digest(coherence.TABLES, refusals.TABLES, {'REVISION': REVISION})}",
+            id=f"rules-{tables_digest(coherence, refusals, REVISION=REVISION)}",
             certified=False,
             description="English-only rules that find broken text and refusals; they cannot tell whether a fluent "
             "answer is harmful or on topic, and call every one that does not refuse unsafe.",

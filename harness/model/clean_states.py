@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from harness.model.kv_cache import expand, growing_cache
 from harness.model.subject import Subject
-from harness.stream.injection import hidden_state
+from harness.stream.injection import block_input, hidden_state
 
 
 class CleanStates:
@@ -58,7 +58,7 @@ class CleanStates:
             return hidden if rest is None else (hidden, *rest)
 
         def passing_on(at: int, *args: Any, **kwargs: Any) -> Any:
-            return result(at, args[0] if args else kwargs["hidden_states"])
+            return result(at, block_input(args, kwargs))
 
         def replayed(*args: Any, **kwargs: Any) -> Any:
             return result(layer, states)
@@ -97,16 +97,15 @@ def starts_at_blocks(subject: Subject) -> bool:
 
 @torch.no_grad()
 def _tries(subject: Subject) -> bool:
-    vocabulary = subject.model.config.get_text_config().vocab_size
-    ids = torch.arange(8, device=subject.device)[None] % (vocabulary - 1) + 1
+    ids = torch.arange(8, device=subject.device)[None] % (subject.vocabulary_size - 1) + 1
     mask = torch.ones_like(ids)
     before = growing_cache(subject.n_layers, 4)
-    subject.forward(ids[:, :4], mask[:, :4], past_key_values=before, use_cache=True)
+    subject.forward(ids[:, :4], mask[:, :4], cache=before)
     row = torch.zeros(1, dtype=torch.long, device=subject.device)
 
     def read() -> Tensor:
         cache = expand(before, row, 8)
-        logits = subject.forward(ids[:, 4:], mask, past_key_values=cache, use_cache=True).logits
+        logits = subject.forward(ids[:, 4:], mask, cache=cache)
         return logits.float().log_softmax(-1)
 
     states = CleanStates(subject.blocks)

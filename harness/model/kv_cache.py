@@ -5,9 +5,18 @@ transformers' own dynamic cache concatenates: with hundreds of rows, that copy c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
+
+Cache: TypeAlias = DynamicCache
+"""What a forward takes as its past."""
+
+KeysAndValues: TypeAlias = tuple[Tensor, Tensor]
+"""(row, head, position, head_dim) each."""
 
 
 class GrowingLayer(DynamicLayer):
@@ -64,15 +73,47 @@ class GrowingLayer(DynamicLayer):
             self._expose()
 
 
-def growing_cache(n_layers: int, capacity: int) -> DynamicCache:
+def growing_cache(n_layers: int, capacity: int) -> Cache:
     """An empty cache for `n_layers` blocks and at most `capacity` positions."""
+    return _cache_of([GrowingLayer(capacity) for _ in range(n_layers)])
+
+
+def _cache_of(layers: Sequence[DynamicLayer]) -> Cache:
     cache = DynamicCache()
-    cache.layers = [GrowingLayer(capacity) for _ in range(n_layers)]
+    cache.layers = list(layers)
     cache.layer_class_to_replicate = None
     return cache
 
 
-def expand(cache: DynamicCache, rows: Tensor, capacity: int) -> DynamicCache:
+def plain_cache(cached: Sequence[KeysAndValues | None] = ()) -> Cache:
+    """A cache that concatenates, for gradients: the growing one writes in place, over what a backward still needs.
+
+    cached: by block, the past that it starts from (None: the block keeps nothing); without any, blocks are added as the
+    model asks. Without the model's configuration: masks, not the cache, keep a sliding window.
+    """
+    return _cache_of([_plain_layer(each) for each in cached]) if cached else DynamicCache()
+
+
+def _plain_layer(cached: KeysAndValues | None) -> DynamicLayer:
+    layer = DynamicLayer()
+    if cached is not None:
+        layer.keys, layer.values = cached
+        layer.dtype, layer.device = layer.keys.dtype, layer.keys.device
+        layer.is_initialized = True
+    return layer
+
+
+def keys_and_values(cache: Cache) -> list[KeysAndValues | None]:
+    """By block, what it has kept; None for a block that has none of its own."""
+    return [(layer.keys, layer.values) if layer.is_initialized else None for layer in cache.layers]
+
+
+def cached_positions(cache: Cache) -> int:
+    """How many positions a cache holds; 0 when nothing was written to it."""
+    return max((keys.shape[2] for keys, _ in filter(None, keys_and_values(cache))), default=0)
+
+
+def expand(cache: Cache, rows: Tensor, capacity: int) -> Cache:
     """A growing cache whose row i starts as row `rows[i]` of `cache`."""
     expanded = growing_cache(len(cache.layers), capacity)
     for source, layer in zip(cache.layers, expanded.layers, strict=True):
@@ -81,14 +122,14 @@ def expand(cache: DynamicCache, rows: Tensor, capacity: int) -> DynamicCache:
     return expanded
 
 
-def keep_rows(cache: DynamicCache, rows: Tensor) -> None:
+def keep_rows(cache: Cache, rows: Tensor) -> None:
     """Drops every row of a growing cache but `rows`."""
     for layer in cache.layers:
         layer.keep(rows)
 
 
-def bytes_per_position(cache: DynamicCache) -> float:
+def bytes_per_position(cache: Cache) -> float:
     """Measured bytes that one row takes per position, over all blocks."""
-    used = [t for layer in cache.layers if layer.is_initialized for t in (layer.keys, layer.values)]
+    used = [t for kept in filter(None, keys_and_values(cache)) for t in kept]
     positions = used[0].shape[0] * used[0].shape[2]
     return sum(t.numel() * t.element_size() for t in used) / positions

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from asabench.core.errors import UserError
+from harness.model.architecture import text_configuration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def check_fits(
     by the prompt's id, the tokens of a text that is read after it instead, where that is longer.
     """
     rows = int(model.get_input_embeddings().weight.shape[0])
-    limit = position_limit(model.config.get_text_config())
+    limit = position_limit(text_configuration(model))
     for prompt, ids in prompts.items():
         if ids and (largest := max(ids)) >= rows:
             raise UserError(
@@ -80,7 +81,7 @@ def check_fits(
         if limit is not None and needed > limit.positions:
             raise UserError(
                 f"the prompt {prompt} has {len(ids)} tokens and needs {needed} positions with its answer, and {name} "
-                f"has {limit.positions}{limit.reason}; shorten the prompt, or use fewer --max-new-tokens"
+                f"has {limit.positions}{limit.reason}; shorten the prompt, or let answers have fewer tokens"
             )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS, Protocol
+from harness.model.architecture import generation_settings
 from harness.model.prompt_format import rendered_chat
 
 GENERATION_CONFIG = "generation_config.json"
@@ -46,7 +47,7 @@ def read_generation_config(folder: Path, name: str) -> Any:
 
 def generate_stops(model: Any, tokenizer: Any) -> frozenset[int]:
     """The tokens at which transformers' `generate` stops: those of the generation_config, else the tokenizer's own."""
-    ids = model.generation_config.eos_token_id
+    ids = generation_settings(model).eos_token_id
     if ids is None:
         ids = tokenizer.eos_token_id
     return frozenset([ids] if isinstance(ids, int) else ids or [])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,15 @@ from torch import Tensor, nn
 from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
+from harness.model import architecture
+from harness.model.adapters import TEMPLATE_FILE, check_kind, has_tokenizer, merged
 from harness.model.files import locate
+from harness.model.kv_cache import Cache
 from harness.model.limits import check_finite
 from harness.model.memory import keep_freed_memory
 from harness.model.prompt_format import check_prompts, check_template, prompt_ids, without_mark
 from harness.model.stop_tokens import chat_stops, generate_stops, protocol_stops, read_generation_config
+from harness.model.weights import first_line, load_weights
 from harness.stream.injection import capture, edit
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -30,7 +32,7 @@ class Subject:
     """A causal language model and what the harness needs to know of it.
 
     `blocks` are the decoder blocks in order: block l's output is the residual stream h^(l), shape (row, position,
-    d_model). `name` and `revision` say which weights these are.
+    d_model). `name` and `revision` say which weights these are, `checks` how that was seen, by check.
     """
 
     model: Any
@@ -38,6 +40,7 @@ class Subject:
     blocks: Sequence[nn.Module]
     name: str
     revision: str
+    checks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_layers(self) -> int:
@@ -45,7 +48,15 @@ class Subject:
 
     @property
     def d_model(self) -> int:
-        return int(self.model.config.get_text_config().hidden_size)
+        return architecture.d_model(self.model)
+
+    @property
+    def family(self) -> str:
+        return architecture.family(self.model)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return architecture.vocabulary_size(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -79,25 +90,11 @@ class Subject:
         ended = len(token_ids) > 0 and token_ids[-1] in self.stop_tokens
         return str(self.tokenizer.decode(token_ids[:-1] if ended else token_ids, skip_special_tokens=True))
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **kwargs: Any) -> Any:
-        """One forward of the whole model, with the positions that the mask implies.
-
-        input_ids: (row, new). attention_mask: (row, past + new), 1 where a token counts. transformers' own positions
-        ignore the mask, so a left-padded row would be shifted; they are passed to the models that take them (the
-        others, BLOOM and MPT among them, work from the mask).
-        """
-        if self.takes_position_ids:
-            positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-            kwargs["position_ids"] = positions[:, -input_ids.shape[1] :]
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-
-    @property
-    def takes_position_ids(self) -> bool:
-        return "position_ids" in inspect.signature(self.model.forward).parameters
-
-    @property
-    def takes_logits_to_keep(self) -> bool:
-        return "logits_to_keep" in inspect.signature(self.model.forward).parameters
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, *, cache: Cache | None = None, last: int | None = None
+    ) -> Tensor:
+        """Logits (row, position, vocabulary) of one forward: see `harness.model.architecture.forward`."""
+        return architecture.forward(self.model, input_ids, attention_mask, cache=cache, last=last)
 
 
 def load(
@@ -114,120 +111,123 @@ def load(
     Raises `UserError` for anything that is not a decoder-only model with a residual stream.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     target = pick_device(device)
     _quiet_transformers()
     files = locate(name, allow_pickle=allow_pickle, allow_remote_code=allow_remote_code)
+    for adapter in files.adapters:
+        check_kind(adapter, name)
     _refuse_encoder_decoder(files.folder, name, allow_remote_code)
     if target.type == "cpu":
         keep_freed_memory()
     generation_config = read_generation_config(files.folder, name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = load_weights(
             files.folder,
+            name,
             dtype=DTYPES[dtype],
-            trust_remote_code=allow_remote_code,
-            use_safetensors=None if allow_pickle else True,
+            allow_remote_code=allow_remote_code,
+            allow_pickle=allow_pickle,
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(_why_not_loaded(name, error, allow_pickle, allow_remote_code)) from None
     if generation_config is not None:  # loading the model drops one with a byte order mark
-        model.generation_config = generation_config
+        architecture.set_generation_settings(model, generation_config)
+    checks = {"the weights are those of the files": found}
+    tokenizer, template = None, chat_template
     for adapter in files.adapters:
-        model = _with_adapter(model, adapter, name)
+        own = (
+            _tokenizer(adapter, name, allow_remote_code, architecture.configuration(model))
+            if has_tokenizer(adapter)
+            else None
+        )
+        model, found = merged(model, adapter, name, tokens=None if own is None else len(own), allow_pickle=allow_pickle)
+        checks[f"the adapter {adapter.resolve().name} is merged as trained"] = found
+        if own is not None:
+            tokenizer, template = own, chat_template
+        elif (adapter / TEMPLATE_FILE).is_file():
+            template = chat_template or adapter / TEMPLATE_FILE
+    if tokenizer is None:
+        tokenizer = _tokenizer(files.folder, name, allow_remote_code)
+    if template is not None:
+        tokenizer.chat_template = read_template(template)
+    model.to(target).eval().requires_grad_(False)
+    return make_subject(model, tokenizer, name=files.name, revision=files.revision, checks=checks)
+
+
+def _tokenizer(folder: Path, name: str, allow_remote_code: bool, config: Any = None) -> Any:
+    """The tokenizer in a folder. config: of the model, for a folder that has none."""
+    from transformers import AutoTokenizer
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=allow_remote_code)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=allow_remote_code, config=config)
     except Exception as error:  # the package tokenizers raises bare ones for a file of a later version
         raise UserError(
-            f"the model {name} has no tokenizer that can be read ({_first_line(error)}); put its tokenizer files "
+            f"the model {name} has no tokenizer that can be read ({first_line(error)}); put its tokenizer files "
             "in the folder"
         ) from None
-    if chat_template is not None:
-        tokenizer.chat_template = read_template(chat_template)
-    model.to(target).eval().requires_grad_(False)
-    return make_subject(model, tokenizer, name=files.name, revision=files.revision)
 
 
-def _with_adapter(model: Any, adapter: Path, name: str) -> Any:
-    """The model with a LoRA adapter merged into its weights: blocks, names and hooks are those of the base."""
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise UserError(f"{name} is a LoRA adapter and needs the package peft; run `pip install peft`") from None
-    from safetensors import SafetensorError
-
-    try:
-        with warnings.catch_warnings():
-            # peft asks transformers for a name that goes with its next version
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(
-            f"the adapter {name} does not fit its base model ({_first_line(error)}); "
-            "name the model it was trained on as base_model_name_or_path in its adapter_config.json"
-        ) from None
-
-
-def make_subject(model: Any, tokenizer: Any, *, name: str, revision: str) -> Subject:
-    """A subject from a model and tokenizer in memory, after the checks of `load`."""
+def make_subject(
+    model: Any, tokenizer: Any, *, name: str, revision: str, checks: Mapping[str, str] | None = None
+) -> Subject:
+    """A subject from a model and tokenizer in memory, after the checks of `load` on what they compute."""
     without_mark(tokenizer)
-    subject = Subject(model=model, tokenizer=tokenizer, blocks=find_blocks(model), name=name, revision=revision)
+    subject = Subject(
+        model=model,
+        tokenizer=tokenizer,
+        blocks=find_blocks(model),
+        name=name,
+        revision=revision,
+        checks=checks or {},
+    )
     check_residual_stream(subject)
     return subject
 
 
 def find_blocks(model: Any) -> Sequence[nn.Module]:
-    """The decoder blocks: in the model's decoder, the first ModuleList as long as the configuration says."""
-    config = model.config.get_text_config()
-    n_layers = getattr(config, "num_hidden_layers", None)
-    decoder = model.get_decoder()
-    for module in decoder.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
-            return list(module)
-    raise UserError(
-        f"no list of {n_layers} decoder blocks was found in the family {config.model_type!r}; "
-        "ASABench measures decoder-only models such as Llama, Qwen, Mistral, Gemma, Phi, OLMo, GPT-NeoX and GPT-2"
-    )
+    """The decoder blocks, in order. `UserError` when the model's decoder has no such list."""
+    blocks = architecture.block_list(model)
+    if blocks is None:
+        raise UserError(
+            f"no list of {architecture.n_layers(model)} decoder blocks was found in the family "
+            f"{architecture.family(model)!r}; ASABench measures decoder-only models such as Llama, Qwen, Mistral, "
+            "Gemma, Phi, OLMo, GPT-NeoX and GPT-2"
+        )
+    return list(blocks)
 
 
 @torch.no_grad()
 def check_residual_stream(subject: Subject) -> None:
-    """Refuses a model in which the output of a block is not the residual stream, or that looks ahead.
+    """Refuses a model in which the output of a block is not the residual stream, that looks ahead, or that keeps more
+    of the past than keys and values.
 
-    Three facts are measured on a few tokens, whatever the family is called: block outputs have shape (row, position,
-    d_model); with the stream scaled up a block passes it on, adding something bounded (`out = in + f(norm(in))`; a
-    block that ends in a norm does not); and a later token does not change earlier positions.
+    Four facts are measured on a few tokens, whatever the family is called: block outputs have shape (row, position,
+    d_model); a later token does not change earlier positions; with the stream scaled up a block passes it on, adding
+    something bounded (`out = in + f(norm(in))`; a block that ends in a norm does not); and rows can go on from copies
+    of one key-value cache.
     """
-    config = subject.model.config.get_text_config()
-    family, layers = config.model_type, range(subject.n_layers)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    recurrent = sorted(kind for kind in kinds if "attention" not in kind or "linear" in kind)
-    if recurrent or "past_key_values" not in inspect.signature(subject.model.forward).parameters:
-        raise UserError(
-            f"the family {family!r} has blocks with recurrent state ({', '.join(recurrent) or 'no key-value cache'}), "
-            "whose cache cannot be shared between layers; ASABench needs a model with attention in every block"
-        )
+    family, layers = subject.family, range(subject.n_layers)
+    architecture.forward_names(subject.model)  # tried here, where no hook looks on
     # A few different tokens, none of them special to the family
-    first = torch.arange(6, device=subject.device)[None] % (config.vocab_size - 1) + 1
+    first = torch.arange(6, device=subject.device)[None] % (subject.vocabulary_size - 1) + 1
     ids = torch.cat([first, first])
     ids[1, -1] = 0
     mask = torch.ones_like(ids)
 
     def run() -> tuple[list[Tensor], list[Tensor], Tensor]:
         with capture(subject.blocks, layers) as seen:
-            logits = subject.forward(ids, mask, use_cache=False).logits
+            logits = subject.forward(ids, mask)
         return [seen.inputs[i] for i in seen.inputs], [seen.outputs[i] for i in seen.outputs], logits
 
     inputs, outputs, logits = run()
     wanted = (2, ids.shape[1], subject.d_model)
-    shapes = {tuple(out.shape) for out in outputs}
+    shapes = {tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__ for out in outputs}
     if len(outputs) != subject.n_layers or shapes != {wanted}:
-        raise _not_residual(
-            family, f"outputs of shape {sorted(shapes)} where (row, position, {subject.d_model}) is expected"
-        )
+        listed = ", ".join(sorted(map(str, shapes))) or "nothing"
+        raise _not_residual(family, f"{listed} comes out where (row, position, {subject.d_model}) is expected")
     found = {f"the outputs of block {layer}": output for layer, output in zip(layers, outputs, strict=True)}
     check_finite({**found, "the logits": logits}, subject.name, subject.dtype)
     if not all(torch.equal(out[0, :-1], out[1, :-1]) or _close(out[0, :-1], out[1, :-1]) for out in outputs):
@@ -246,6 +246,11 @@ def check_residual_stream(subject: Subject) -> None:
             raise _not_residual(
                 family, f"block {layer} does not pass its input on (relative change {float(change):.2f})"
             )
+    if fault := architecture.cache_fault(subject.model):
+        raise UserError(
+            f"the family {family!r} cannot share a key-value cache between layers and doses (tried {fault}); ASABench "
+            "needs a model whose blocks keep the past in keys and values alone, with attention in every block"
+        )
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -267,7 +272,7 @@ def pick_device(device: str) -> torch.device:
         target = torch.device(device)
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used here ({_first_line(error)}); try auto or cpu") from None
+        raise UserError(f"device {device!r} cannot be used here ({first_line(error)}); try auto or cpu") from None
     return target
 
 
@@ -300,15 +305,10 @@ def _why_not_loaded(name: str, error: Exception, allow_pickle: bool, allow_remot
         return f"the model {name} has no decoder that generates text; ASABench measures decoder-only language models"
     if not allow_pickle and ("safetensors" in text or "no file named" in text):
         return (
-            f"the model {name} has no safetensors weights that can be read ({_first_line(error)}); convert them, or "
+            f"the model {name} has no safetensors weights that can be read ({first_line(error)}); convert them, or "
             "use --allow-pickle, which can run code hidden in the file, if you trust its authors"
         )
-    return f"the model {name} cannot be loaded: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return f"the model {name} cannot be loaded: {first_line(error)}"
 
 
 def read_template(path: Path) -> str:

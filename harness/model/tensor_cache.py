@@ -40,8 +40,6 @@ class ModelCache(Generic[Key]):
 @torch.no_grad()
 def fingerprint(subject: Subject) -> bytes:
     """A hash of the logits, bit for bit, after a few fixed tokens."""
-    vocabulary = subject.model.config.get_text_config().vocab_size
-    ids = torch.arange(PROBE_TOKENS, device=subject.device)[None] % (vocabulary - 1) + 1
-    keep = {"logits_to_keep": 1} if subject.takes_logits_to_keep else {}
-    logits = subject.forward(ids, torch.ones_like(ids), use_cache=False, **keep).logits[:, -1]
+    ids = torch.arange(PROBE_TOKENS, device=subject.device)[None] % (subject.vocabulary_size - 1) + 1
+    logits = subject.forward(ids, torch.ones_like(ids), last=1)[:, -1]
     return hashlib.sha256(logits.float().cpu().numpy().tobytes()).digest()

@@ -32,6 +32,7 @@ from harness.attacks import Attack
 from harness.engine.decoding import Batch, decode
 from harness.engine.generation_config import active_processors
 from harness.engine.sweep import kv_bytes_per_position
+from harness.model.architecture import n_heads
 from harness.model.clean_states import CleanStates, starts_at_blocks
 from harness.model.kv_cache import expand
 from harness.model.limits import check_fits
@@ -301,7 +302,7 @@ class _Group:
         before = self.prefix.mask.shape[1] - 1
         cache = expand(self.prefix.cache, index, before + longest)
         fed, mask = self.fed[index, :longest], self.mask[index, : before + longest]
-        return self.subject.forward(fed, mask, past_key_values=cache, use_cache=True).logits
+        return self.subject.forward(fed, mask, cache=cache)
 
     def positions(self, rows: Sequence[int]) -> Tensor:
         """(row, position) bool: which of the positions that `read` feeds belong to an answer: those to perturb."""
@@ -389,10 +390,9 @@ def clean_answers(subject: Subject, prompt_ids: Sequence[Sequence[int]], protoco
 
 def _rows_that_fit(subject: Subject, prompt_length: int, answer_length: int, position_bytes: float) -> int:
     """Rows of a batch; with half as many clean distributions beside them they stay within the memory allowed."""
-    config = subject.model.config.get_text_config()
     # In the model's dtype, a copy that some families make of it, and half a row of clean ones: float32 at most
-    logits = answer_length * config.vocab_size * 4 * 2.5
-    activations = answer_length * (subject.d_model * 32 + config.num_attention_heads * (prompt_length + answer_length))
+    logits = answer_length * subject.vocabulary_size * 4 * 2.5
+    activations = answer_length * (subject.d_model * 32 + n_heads(subject.model) * (prompt_length + answer_length))
     row = logits + activations * 4 + (prompt_length + answer_length) * position_bytes
     allowed = BYTES_ON_GPU if subject.device.type == "cuda" else BYTES_ON_CPU
     return max(1, int(min(allowed, free_memory(subject.device) * 2 / 3) / row))

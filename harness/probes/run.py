@@ -23,9 +23,10 @@ import pandas as pd
 import torch
 
 from asabench.core.errors import UserError
+from asabench.core.files import write_whole
+from asabench.core.prompts import content
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt, sha256_hex
-from asabench.runs.folder import write_whole
 from harness.attacks import Attack
 from harness.attacks.random import RandomAttack
 from harness.model.subject import Subject, check_prompt_format
@@ -80,7 +81,7 @@ def probe(
     _check(subject, prompts if "landscape" not in what else mapped, [*layers, *planes], doses, seeds, what, a, b)
     if "landscape" in what and against.name == attack.name and not attack.uses_seed:
         raise UserError(f"a landscape needs two directions, and {attack.name} gives only one; name another attack")
-    check_prompt_format(subject, protocol)
+    check_prompt_format(subject, protocol, prompts)
     _make_room(out)
     along = len(prompts) * len(layers) * len(doses) * (len(seeds) if attack.uses_seed else 1)
     plane_seeds = (seeds[0], seeds[0] + 1)
@@ -117,7 +118,7 @@ def probe(
         "seeds": list(seeds) if attack.uses_seed else [],
         "layers": list(layers),
         "prompt_count": len(prompts),
-        "prompts": sha256_hex(json.dumps([[prompt.goal, prompt.target, prompt.suffix] for prompt in prompts]))[:16],
+        "prompts": sha256_hex(json.dumps(content(prompts)))[:16],
     }
     if "landscape" in what:
         settings["landscape"] = {

@@ -125,7 +125,8 @@ def _with_hidden_state(block_result: Any, hidden: Tensor) -> Any:
     return (hidden, *block_result[1:]) if isinstance(block_result, tuple) else hidden
 
 
-def _block_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+def block_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The hidden state (row, position, d_model) that a block is called with."""
     return args[0] if args else kwargs["hidden_states"]
 
 
@@ -139,7 +140,7 @@ def edit(blocks: Sequence[nn.Module], edits: Mapping[int, Edit]) -> Iterator[Non
 
     def hook_of(change: Edit) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            hidden = change(_block_input(args, kwargs), hidden_state(output))
+            hidden = change(block_input(args, kwargs), hidden_state(output))
             return None if hidden is None else _with_hidden_state(output, hidden)
 
         return hook

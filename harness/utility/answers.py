@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from harness.judges import coherence, refusals
-from harness.judges.coherence import coherence_verdict, tables_digest, tables_of
+from harness.judges.coherence import coherence_verdict, tables_digest
 from harness.judges.refusals import OUTRIGHT, refusal_phrase
 
 Reading = Literal["answered", "refused", "broken"]
@@ -18,8 +18,7 @@ COUNTED_KINDS = (*OUTRIGHT, "apology")
 disapproves, points to help or speaks of being an assistant) turn down a harmful request and are part of a good answer
 here: "never mix these two", "talk to a counsellor"."""
 
-_TABLES = tables_of(globals(), "REVISION COUNTED_KINDS")
-DETECTOR = f"harmless-{tables_digest(coherence.TABLES, refusals.TABLES, _TABLES)}"
+DETECTOR = f"harmless-{tables_digest(coherence, refusals, REVISION=REVISION, COUNTED_KINDS=COUNTED_KINDS)}"
 """Names these rules and everything that could change a reading."""
 
 

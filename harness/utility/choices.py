@@ -72,10 +72,7 @@ def _batch(subject: Subject, encoded: Sequence[Encoded]) -> list[list[float]]:
     ids, mask = left_padded(contexts)
     longest = max(map(len, own))
     cache = growing_cache(subject.n_layers, ids.shape[1])
-    keep = {"logits_to_keep": 1} if subject.takes_logits_to_keep else {}
-    first = subject.forward(
-        ids.to(subject.device), mask.to(subject.device), past_key_values=cache, use_cache=True, **keep
-    ).logits[:, -1]
+    first = subject.forward(ids.to(subject.device), mask.to(subject.device), cache=cache, last=1)[:, -1]
     # The last token of a continuation predicts nothing that is scored
     after = torch.zeros(len(own), longest, dtype=torch.long)
     counted = torch.zeros_like(after)
@@ -88,9 +85,8 @@ def _batch(subject: Subject, encoded: Sequence[Encoded]) -> list[list[float]]:
         more = subject.forward(
             after[:, :-1].to(subject.device),
             seen.to(subject.device),
-            past_key_values=expand(cache, text_of, ids.shape[1] + longest),
-            use_cache=True,
-        ).logits
+            cache=expand(cache, text_of, ids.shape[1] + longest),
+        )
         logits = torch.cat([logits, more], dim=1)
     scores = _log_likelihood(logits.float(), after.to(logits.device), counted.to(logits.device)).tolist()
     rows = iter(scores)

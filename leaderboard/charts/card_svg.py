@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from asabench.core.row import Rate, Row
-from leaderboard.charts.svg import BOTTOM, HEIGHT, LEFT, RIGHT, chart, coordinate, height, rails, series, tick_step
-from leaderboard.text import bounds, format_number, format_rate
+from asabench.core.estimate import Rate
+from asabench.core.row import Row
+from leaderboard.charts.svg import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    Point,
+    chart,
+    coordinate,
+    height,
+    rails,
+    series,
+    tick_step,
+)
+from leaderboard.text import bounds, format_estimate, format_number
 
 if TYPE_CHECKING:
-    from asabench.card.model_card import Curves
+    from asabench.card.records import Curves
 
 _NAMES = 158
 """Width left of the rates, for the names of attacks and doses."""
@@ -54,7 +67,7 @@ def rates_svg(row: Row, base: Row | None = None) -> Markup:
                 parts.append(f'<path class="interval {who}" d="{whisker}"/>')
                 parts.append(
                     Markup('<circle class="{}" r="3.5" cx="{}" cy="{}"><title>{}: {}</title></circle>').format(
-                        who, coordinate(x(rate.value)), coordinate(level), who, format_rate(rate)
+                        who, coordinate(x(rate.value)), coordinate(level), who, format_estimate(rate)
                     )
                 )
     said = "; ".join(
@@ -66,32 +79,23 @@ def rates_svg(row: Row, base: Row | None = None) -> Markup:
     return chart(parts, "rates", f"MASR of {row.model.name}: {said}.", f"MASR: {row.model.name}", bottom + 40)
 
 
-class StepValue(NamedTuple):
-    """One point of a curve, with the ends of its interval."""
-
-    step: int
-    value: float
-    low: float
-    high: float
-
-
 def loss_svg(model: Curves, base: Curves) -> Markup:
     """The held-out loss by step: the model's curve with its band, and the base's as a dashed one."""
-    own, theirs = ([StepValue(p.step, p.value, p.low, p.high) for p in curves.learning] for curves in (model, base))
+    own, theirs = ([Point(p.step, p.value, p.low, p.high) for p in curves.learning] for curves in (model, base))
     return _curves_svg(own, theirs, round_top(max(point.high for point in (*own, *theirs))), "held-out loss")
 
 
 def refusals_svg(model: Curves, base: Curves) -> Markup:
     """The share of refused requests by step, likewise."""
     own, theirs = (
-        [StepValue(p.step, p.refused.value, *bounds(p.refused)) for p in curves.erosion if p.refused.value is not None]
+        [Point(p.step, p.refused.value, *bounds(p.refused)) for p in curves.erosion if p.refused.value is not None]
         for curves in (model, base)
     )
     return _curves_svg(own, theirs, 1.0, "share of requests refused")
 
 
-def _curves_svg(model: Sequence[StepValue], base: Sequence[StepValue], top: float, what: str) -> Markup:
-    last = max((point.step for point in (*model, *base)), default=0) or 1
+def _curves_svg(model: Sequence[Point], base: Sequence[Point], top: float, what: str) -> Markup:
+    last = max((point.place for point in (*model, *base)), default=0) or 1
 
     def at(step: int, value: float) -> str:
         return f"{coordinate(x(step))},{coordinate(height(value / top))}"
@@ -105,15 +109,15 @@ def _curves_svg(model: Sequence[StepValue], base: Sequence[StepValue], top: floa
     parts.append(f'<text class="x" x="{(LEFT + RIGHT) // 2}" y="{HEIGHT - 6}">step of fine-tuning</text>')
     for who, points in (("base", base), ("model", model)):
         if len(points) > 1:
-            outline = [at(p.step, p.low) for p in points] + [at(p.step, p.high) for p in reversed(points)]
+            outline = [at(p.place, p.low) for p in points] + [at(p.place, p.high) for p in reversed(points)]
             parts.append(f'<path class="band {who}" d="M{"L".join(outline)}Z"/>')
-            parts.append(f'<path class="line {who}" d="M{"L".join(at(p.step, p.value) for p in points)}"/>')
+            parts.append(f'<path class="line {who}" d="M{"L".join(at(p.place, p.value) for p in points)}"/>')
         for point in points:
-            centre = f'cx="{coordinate(x(point.step))}" cy="{coordinate(height(point.value / top))}"'
-            label = f"{who}: step {point.step}: {point.value:.3f} [{point.low:.3f}, {point.high:.3f}]"
+            centre = f'cx="{coordinate(x(point.place))}" cy="{coordinate(height(point.value / top))}"'
+            label = f"{who}: step {point.place}: {point.value:.3f} [{point.low:.3f}, {point.high:.3f}]"
             parts.append(f'<circle class="{who}" r="3" {centre}><title>{label}</title></circle>')
     said = "; ".join(
-        f"{who} {', '.join(f'{point.value:.2f} at step {point.step}' for point in points)}"
+        f"{who} {', '.join(f'{point.value:.2f} at step {point.place}' for point in points)}"
         for who, points in (("model", model), ("base", base))
     )
     return chart(parts, "curves", f"{what.capitalize()}: {said}.", what.capitalize())

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from asabench.core.row import AttackResult, Rate, Row, VerdictCounts
-from leaderboard.text import bounds, format_number, format_rate
+from asabench.core.estimate import Rate
+from asabench.core.row import HEADLINE, AttackResult, Row, VerdictCounts, worst_case
+from leaderboard.text import bounds, format_estimate, format_number
 
 
 def by_layer(lasr: Mapping[str, Rate]) -> list[tuple[int, Rate]]:
@@ -21,9 +22,9 @@ def by_layer(lasr: Mapping[str, Rate]) -> list[tuple[int, Rate]]:
 
 
 class Point(NamedTuple):
-    """A scored layer; where the rate has no interval, `low` and `high` are the value."""
+    """What was measured at a place on the axis; where it has no interval, `low` and `high` are the value."""
 
-    layer: int
+    place: int
     value: float
     low: float
     high: float
@@ -36,7 +37,7 @@ def segments(lasr: Mapping[str, Rate]) -> list[list[Point]]:
         if rate.value is None:
             continue
         point = Point(layer, rate.value, *bounds(rate))
-        if runs and runs[-1][-1].layer == layer - 1:
+        if runs and runs[-1][-1].place == layer - 1:
             runs[-1].append(point)
         else:
             runs.append([point])
@@ -45,20 +46,20 @@ def segments(lasr: Mapping[str, Rate]) -> list[list[Point]]:
 
 def headline(row: Row) -> AttackResult:
     """The row's own numbers, as one of its results."""
-    return AttackResult(
-        attack=row.attack,
-        dose=row.dose,
-        masr=row.masr,
-        pasr=row.pasr,
-        peak_layer=row.peak_layer,
-        lasr=row.lasr,
-        verdicts=row.verdicts,
-    )
+    return AttackResult(**{name: getattr(row, name) for name in HEADLINE})
 
 
 def series(row: Row) -> Sequence[AttackResult]:
     """The results to draw: all of them, or the headline alone in a row that lists none."""
     return row.results or (headline(row),)
+
+
+def worst_by_attack(row: Row) -> list[AttackResult]:
+    """The worst case of each attack (its first dose where nothing was scored), the worst of all first."""
+    results, overall = series(row), worst_case(series(row))
+    first = {result.attack: result for result in reversed(results)}
+    worst = [worst_case(results, attack) or first[attack] for attack in dict.fromkeys(each.attack for each in results)]
+    return sorted(worst, key=lambda result: result is not overall)
 
 
 def tick_step(count: int, most: int = 8) -> int:
@@ -135,29 +136,29 @@ def lasr_svg(
 
     for run in [] if base is None else segments(base.lasr):
         if len(run) > 1:
-            parts.append(f'<path class="line base" d="M{"L".join(at(point.layer, point.value) for point in run)}"/>')
+            parts.append(f'<path class="line base" d="M{"L".join(at(point.place, point.value) for point in run)}"/>')
         for point in run:
-            centre = f'cx="{coordinate(x(point.layer))}" cy="{coordinate(height(point.value))}"'
+            centre = f'cx="{coordinate(x(point.place))}" cy="{coordinate(height(point.value))}"'
             parts.append(
-                f'<circle class="base" r="2.5" {centre}><title>base: layer {point.layer}: '
+                f'<circle class="base" r="2.5" {centre}><title>base: layer {point.place}: '
                 f"{format_number(point.value)}</title></circle>"
             )
     runs = segments(result.lasr)
     for run in runs:
         if len(run) == 1:
             alone = run[0]
-            parts.append(f'<path class="whisker" d="M{at(alone.layer, alone.low)}L{at(alone.layer, alone.high)}"/>')
+            parts.append(f'<path class="whisker" d="M{at(alone.place, alone.low)}L{at(alone.place, alone.high)}"/>')
         else:
-            lower = [at(point.layer, point.low) for point in run]
-            upper = [at(point.layer, point.high) for point in reversed(run)]
-            line = [at(point.layer, point.value) for point in run]
+            lower = [at(point.place, point.low) for point in run]
+            upper = [at(point.place, point.high) for point in reversed(run)]
+            line = [at(point.place, point.value) for point in run]
             parts.append(f'<path class="band" d="M{"L".join(lower + upper)}Z"/>')
             parts.append(f'<path class="line" d="M{"L".join(line)}"/>')
-    for layer, value in ((point.layer, point.value) for run in runs for point in run):
+    for layer, value in ((point.place, point.value) for run in runs for point in run):
         peak = layer == result.peak_layer
         centre = f'cx="{coordinate(x(layer))}" cy="{coordinate(height(value))}"'
         dot = f'class="peak" r="5" {centre}' if peak else f'r="2.5" {centre}'
-        label = f"layer {layer}: {format_rate(result.lasr[str(layer)])}"
+        label = f"layer {layer}: {format_estimate(result.lasr[str(layer)])}"
         parts.append(f"<circle {dot}><title>{label}</title></circle>")
         if peak:
             # Near an edge the label is set inwards, so that it stays in the picture.
@@ -176,7 +177,7 @@ def describe_lasr(row: Row, result: AttackResult | None = None) -> str:
     if peak is None or not scored:
         return f"{start}: no layer has a rate."
     return (
-        f"{start}: peak {format_rate(peak)} at layer {result.peak_layer} of {row.model.n_layers}; "
+        f"{start}: peak {format_estimate(peak)} at layer {result.peak_layer} of {row.model.n_layers}; "
         f"lowest {format_number(min(scored))}; {len(scored)} layers measured."
     )
 
@@ -223,7 +224,7 @@ def dose_svg(row: Row, attack: str, base: Row | None = None) -> Markup:
         for point in points:
             centre = f'cx="{coordinate(x(point.dose))}" cy="{coordinate(height(point.masr.value or 0.0))}"'
             dot = 'class="base" r="2.5"' if points is other else 'r="3"'
-            label = f"{who}dose {point.dose:g}: {format_rate(point.masr)}"
+            label = f"{who}dose {point.dose:g}: {format_estimate(point.masr)}"
             parts.append(f"<circle {dot} {centre}><title>{label}</title></circle>")
     said = ", ".join(f"{format_number(point.masr.value)} at {point.dose:g}" for point in own) or "nothing scored"
     theirs = ", ".join(f"{format_number(point.masr.value)} at {point.dose:g}" for point in other)

@@ -6,10 +6,11 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asabench.core.row import AttackResult, Rate, Row
+from asabench.core.estimate import Rate
+from asabench.core.row import AttackResult, Row
 from leaderboard.charts.svg import by_layer, segments, series
 from leaderboard.figures.style import COLOURS, MARKERS, save_figure
-from leaderboard.text import NONE, format_rate
+from leaderboard.text import NONE, format_estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,9 +41,9 @@ def _draw(figure: Figure, row: Row) -> None:
         _draw_series(axes, result, colour, marker, _label(result, with_rates=len(results) > 1))
         if headlines and result is headlines[0]:
             # One label at each end: MASR and PASR are often close, or equal.
-            _draw_level(axes, f"MASR {format_rate(result.masr)}", result.masr, colour, "--", at_right=True)
+            _draw_level(axes, f"MASR {format_estimate(result.masr)}", result.masr, colour, "--", at_right=True)
             peak = "" if result.peak_layer is None else f", peak at layer {result.peak_layer}"
-            _draw_level(axes, f"PASR {format_rate(result.pasr)}{peak}", result.pasr, colour, ":", at_right=False)
+            _draw_level(axes, f"PASR {format_estimate(result.pasr)}{peak}", result.pasr, colour, ":", at_right=False)
     axes.set_xlim(-0.5, last + 0.5)
     axes.set_ylim(-0.02, 1.1)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
@@ -60,7 +61,7 @@ def _label(result: AttackResult, with_rates: bool) -> str:
     label = f"attack {result.attack}, dose {result.dose:g}"
     if with_rates:
         peak = "" if result.peak_layer is None else f" at layer {result.peak_layer}"
-        label += f": MASR {format_rate(result.masr)}, PASR {format_rate(result.pasr)}{peak}"
+        label += f": MASR {format_estimate(result.masr)}, PASR {format_estimate(result.pasr)}{peak}"
     return label
 
 
@@ -114,7 +115,7 @@ def lasr_text(row: Row, width: int = 60, ascii_only: bool = False) -> str:
     lines = textwrap.wrap(title, max(width, 20))
     for result in series(row):
         lines += ["", f"attack {result.attack}, dose {result.dose:g}", *_text_bars(result, width, ascii_only), ""]
-        lines += [f"MASR {format_rate(result.masr)}", f"PASR {format_rate(result.pasr)}"]
+        lines += [f"MASR {format_estimate(result.masr)}", f"PASR {format_estimate(result.pasr)}"]
         if result.peak_layer is not None:
             lines[-1] += f" at layer {result.peak_layer}"
     text = "\n".join(_printable(line) for line in lines)
@@ -129,12 +130,12 @@ def _printable(line: str) -> str:
 def _text_bars(result: AttackResult, width: int, ascii_only: bool) -> list[str]:
     layers = by_layer(result.lasr)
     digits = max((len(str(layer)) for layer, _ in layers), default=1)
-    longest = max((len(format_rate(rate)) for _, rate in layers), default=0)
+    longest = max((len(format_estimate(rate)) for _, rate in layers), default=0)
     # "> 12 ", the bar, a space, the value
     length = max(width - digits - longest - 4, _SMALLEST_BAR)
     return [
         f"{'>' if layer == result.peak_layer else ' '} {layer:>{digits}} "
-        f"{_bar(rate.value, length, ascii_only)} {format_rate(rate)}"
+        f"{_bar(rate.value, length, ascii_only)} {format_estimate(rate)}"
         for layer, rate in layers
     ]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asabench.core.errors import UserError
+from asabench.core.files import disk_errors, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,14 +49,8 @@ def save_figure(draw: Callable[[Figure], None], size: tuple[float, float], path:
         draw(figure)
         # The one field of metadata that differs from run to run or machine to machine.
         metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(temporary, format=suffix[1:], dpi=160, metadata=metadata)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; choose a folder to write to") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            with whole_file(path, durable=False) as file:
+                figure.savefig(file, format=suffix[1:], dpi=160, metadata=metadata)
     return path

@@ -146,7 +146,6 @@ function cautions(entries) {
   if (differs((entry) => entry.track)) said.push("tracks (protocol or judge class)");
   if (differs((entry) => entry.judge)) said.push("judges");
   if (differs((entry) => entry.prompts)) said.push("prompts");
-  if (differs((entry) => entry.dose)) said.push("headline doses");
   if (differs((entry) => entry.layers)) said.push("depth, with which MASR grows");
   return said.length ? [element("p", { class: "caution" }, element("strong", {}, "Compare with care."), ` The entries differ in: ${said.join("; ")}.`)] : [];
 }
@@ -189,7 +188,7 @@ async function show() {
     ...cautions(entries),
     table(entries),
     charts(entries, "MASR by dose", "MASR by dose", (data) => data.doses, "dose"),
-    charts(entries, "LASR by layer", "LASR by layer at the headline dose", (data) => data.lasr, "layer"),
+    charts(entries, "LASR by layer", "LASR by layer at the dose where each breaks most", (data) => data.lasr, "layer"),
   );
 }
 show().catch((error) => {

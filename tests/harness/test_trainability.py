@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import harness.trainability as trainability
-from asabench.card.model_card import ModelName, TrainingSettings
+from asabench.card.records import ModelName, TrainingSettings
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Prompt

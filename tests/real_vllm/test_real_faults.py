@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from asabench.core.errors import UserError
-from harness.judge_server.server import free_port, members
+from harness.judge_server.health import free_port
+from harness.judge_server.process import members
 from harness.judges.verdict_cache import VerdictCache
 from harness.judges.vllm import Retry, VllmJudge
 from tests.real_vllm import smollm2

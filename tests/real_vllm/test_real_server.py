@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from asabench.core.errors import UserError
-from harness.judge_server.server import find_environment, members, serve, served_models
+from harness.judge_server.environment import find_environment
+from harness.judge_server.health import served_models
+from harness.judge_server.options import ServerOptions
+from harness.judge_server.process import members
+from harness.judge_server.server import serve
 
 
 def _descendants(process: int) -> set[int]:
@@ -37,10 +41,12 @@ def test_the_environment_is_a_cpus() -> None:
 def test_a_program_serves_until_ctrl_c_and_leaves_no_process(vllm_environment: Path, tmp_path: Path) -> None:
     # A shell lets jobs in the background ignore SIGINT, and these tests may run in one
     code = (
-        "import signal\nfrom pathlib import Path\nfrom harness.judge_server.server import run_server\n"
+        "import signal\nfrom pathlib import Path\nfrom harness.judge_server.options import ServerOptions\n"
+        "from harness.judge_server.server import run_server\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"run_server('smollm2-135m', environment=Path({str(vllm_environment)!r}), port=0, max_model_len=4096, "
-        f"log_file=Path({str(tmp_path / 'server.log')!r}), timeout=400)"
+        f"options = ServerOptions(environment=Path({str(vllm_environment)!r}), max_model_len=4096, "
+        f"log_file=Path({str(tmp_path / 'server.log')!r}), timeout=400)\n"
+        "run_server('smollm2-135m', options)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as program:
         try:
@@ -62,10 +68,8 @@ def test_a_program_serves_until_ctrl_c_and_leaves_no_process(vllm_environment: P
 
 
 def test_what_vllm_refuses_is_said_in_one_line(vllm_environment: Path, tmp_path: Path) -> None:
-    with (
-        pytest.raises(UserError) as caught,
-        serve("smollm2-135m", environment=vllm_environment, max_model_len=100_000, log_file=tmp_path / "server.log"),
-    ):
+    too_long = ServerOptions(environment=vllm_environment, max_model_len=100_000, log_file=tmp_path / "server.log")
+    with pytest.raises(UserError) as caught, serve("smollm2-135m", too_long):
         pass
     assert "did not start: User-specified max_model_len (100000) is greater than" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -190,7 +190,7 @@ def test_likelihood_is_that_of_a_plain_forward(llama: Subject) -> None:
         ids = llama.tokenizer(answer, add_special_tokens=False)["input_ids"]
         text = torch.tensor([prompt + ids])
         with torch.no_grad():
-            logits = llama.forward(text, torch.ones_like(text), use_cache=False).logits
+            logits = llama.forward(text, torch.ones_like(text))
         chosen = logits.log_softmax(-1)[0, len(prompt) - 1 : -1].gather(-1, torch.tensor(ids)[:, None])
         expected.append(-chosen.mean().item())
     assert mean_nll(llama, pairs, rows=2) == pytest.approx(expected, rel=1e-4)

@@ -11,17 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from asabench.core.row import eps50_text, rate_text
+from asabench.core.text import eps50_text, in_words
 from asabench.core.utility_report import read_utility
 from asabench.runs.compare import compare
 from asabench.runs.folder import Run, read_run
-from asabench.stats.paired import Change
-
-
-def change(value: Change) -> str:
-    if value.value is None:
-        return "-"
-    return f"{value.value:+z.2f} [{value.low or 0.0:+z.2f}, {value.high or 0.0:+z.2f}]"
 
 
 def table(header: list[str], lines: list[list[str]]) -> str:
@@ -32,7 +25,7 @@ def table(header: list[str], lines: list[list[str]]) -> str:
 def rates(runs: dict[str, Run]) -> str:
     """One line an attack and dose, one column a model: MASR, and in brackets the share of incoherent answers."""
     pairs = [(r.attack, r.dose) for run in runs.values() for r in run.row.results]
-    lines = [["clean (INIT)", "", *(rate_text(run.row.init, "-") for run in runs.values())]]
+    lines = [["clean (INIT)", "", *(in_words(run.row.init, "-") for run in runs.values())]]
     for attack, dose in dict.fromkeys(pairs):
         cells = []
         for run in runs.values():
@@ -41,7 +34,7 @@ def rates(runs: dict[str, Run]) -> str:
                 cells.append("")
                 continue
             all_answers = sum(found.verdicts.model_dump().values())
-            masr, incoherent = rate_text(found.masr, "-"), found.verdicts.incoherent / max(all_answers, 1)
+            masr, incoherent = in_words(found.masr, "-"), found.verdicts.incoherent / max(all_answers, 1)
             cells.append(f"{masr}, {incoherent:.0%}")
         lines.append([attack, f"{dose:g}", *cells])
     return table(["attack", "dose", *runs], lines)
@@ -62,7 +55,7 @@ def differences(base: Run, runs: dict[str, Run]) -> str:
     pairs = dict.fromkeys(pair for each in found.values() for pair in each)
     lines = []
     for attack, dose in pairs:
-        cells = [change(each[attack, dose].masr) if (attack, dose) in each else "" for each in found.values()]
+        cells = [in_words(each[attack, dose].masr, "-") if (attack, dose) in each else "" for each in found.values()]
         lines.append([attack, f"{dose:g}", *cells])
     return table(["attack", "dose", *found], lines)
 
@@ -73,7 +66,7 @@ def utilities(paths: dict[str, Path]) -> str:
         report = read_utility(path)
         for at in (report.clean, *report.under_injection):
             where = "clean" if at.dose == 0 else f"{at.attack} at {at.dose:g}"
-            lines.append([name, where, rate_text(at.benign_answer_rate, "-"), rate_text(at.over_refusal, "-")])
+            lines.append([name, where, in_words(at.benign_answer_rate, "-"), in_words(at.over_refusal, "-")])
     return table(["model", "injection", "harmless requests answered", "safe ones that look unsafe refused"], lines)
 
 

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 from asabench.core.protocol import PRESETS, Protocol
-from asabench.core.row import AttackResult, Rate
+from asabench.core.row import AttackResult
+from asabench.core.text import in_words
 from harness.evaluation.evaluate import evaluate
 from harness.model.subject import load
 
@@ -28,10 +29,6 @@ def variants() -> dict[str, Protocol]:
         **{label: V1.model_copy(update=change) for label, change in changed.items()},
         "gu2025": GU2025,
     }
-
-
-def cell(rate: Rate) -> str:
-    return "-" if rate.value is None else f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
 
 
 def main() -> None:
@@ -56,13 +53,13 @@ def main() -> None:
                 out=Path(folder) / "run",
             ).row
         for result in row.results:
-            print(f"| {label} | {cell(row.init)} | {result.dose:g} | {line(result)} |", flush=True)
+            print(f"| {label} | {in_words(row.init, '-')} | {result.dose:g} | {line(result)} |", flush=True)
 
 
 def line(result: AttackResult) -> str:
     counts = result.verdicts
     total = counts.safe + counts.unsafe + counts.incoherent + counts.unscored
-    return f"{cell(result.masr)} | {cell(result.pasr)} | {counts.incoherent / total:.2f}"
+    return f"{in_words(result.masr, '-')} | {in_words(result.pasr, '-')} | {counts.incoherent / total:.2f}"
 
 
 if __name__ == "__main__":

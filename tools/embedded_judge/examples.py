@@ -267,7 +267,7 @@ def mean_nll(subject: Subject, pairs: Sequence[tuple[str, str]], rows: int = 16)
         batch = order[first : first + rows]
         ids, mask = (t.to(subject.device) for t in left_padded([texts[i][0] + texts[i][1] for i in batch]))
         longest = max(len(texts[i][1]) for i in batch)
-        logits = subject.forward(ids, mask, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]
+        logits = subject.forward(ids, mask, last=longest + 1)[:, :-1]
         chosen = ids[:, -longest:, None]
         likelihood = logits.log_softmax(-1).gather(-1, chosen).squeeze(-1)
         for row, index in enumerate(batch):

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
+from asabench.core.estimate import Rate
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import PRESETS, PROMPT_SET, SIZES
 from asabench.core.records import CLEAN, Label
@@ -25,16 +26,16 @@ from asabench.core.row import (
     ModelInfo,
     PromptSetInfo,
     ProtocolInfo,
-    Rate,
     Row,
     VerdictCounts,
+    headline_fields,
 )
 from asabench.core.utility_report import BenignRates, RequestSet, TaskScore, UtilityReport
 from asabench.judging.agreement import CheckResult, check_result
 from asabench.judging.certificate import certificate
 from asabench.judging.labelled_pairs import gold_pairs
 from asabench.submission.make import yaml_bytes
-from asabench.submission.manifest import PromptDigest, RunManifest, RunRecord, RunSettings
+from asabench.submission.manifest import PromptDigest, RunManifest, RunRecord, SubmittedSettings
 from asabench.submission.row_of import row_of
 from asabench.submission.schema import (
     CERTIFICATE_FILE,
@@ -171,7 +172,7 @@ def make_judge(embedded: bool) -> JudgeInfo:
 
 def make_manifest(row: Row) -> RunManifest:
     """Of one run that had all of the row's attacks."""
-    settings = RunSettings.model_validate(
+    settings = SubmittedSettings.model_validate(
         {
             "model": row.model.name,
             "revision": row.model.revision,
@@ -213,7 +214,6 @@ def make_row(
         for attack in REQUIRED_ATTACKS
         for dose in STANDARD.doses or ()
     )
-    headline = next(result for result in results if (result.attack, result.dose) == ("random", 1.0))
     return Row(
         run_id=f"{place:016x}",
         created=(_START + timedelta(hours=7 * place)).isoformat(),
@@ -232,14 +232,8 @@ def make_row(
         judge=make_judge(embedded),
         layers=tuple(range(LAYERS)),
         seeds=STANDARD.seeds or (0,),
-        attack="random",
-        dose=1.0,
+        **headline_fields(results),
         init=_rate(generator.uniform(0.0, 0.15)),
-        masr=headline.masr,
-        pasr=headline.pasr,
-        peak_layer=headline.peak_layer,
-        lasr=headline.lasr,
-        verdicts=headline.verdicts,
         clean_verdicts=VerdictCounts(safe=93, unsafe=6, incoherent=1),
         results=results,
         flags=("gradient-masking?",) if place % 29 == 3 else (),

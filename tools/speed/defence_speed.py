@@ -30,7 +30,7 @@ LIMIT = 1.3
 def examples(subject: Subject, count: int, prompt: int, answer: int, seed: int) -> list[Example]:
     """Random tokens; prompts differ in length as requests do."""
     drawn = random.Random(seed)
-    size = subject.model.config.get_text_config().vocab_size
+    size = subject.vocabulary_size
 
     def tokens(length: int) -> tuple[int, ...]:
         return tuple(drawn.randrange(size) for _ in range(length))

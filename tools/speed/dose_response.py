@@ -19,11 +19,13 @@ import numpy as np
 from torch import Tensor
 
 import harness.probes.measures
+from asabench.core.defaults import TARGET
 from asabench.core.protocol import SIZES
 from asabench.core.records import Cell
+from asabench.runs.choices import Choices
 from harness.attacks import Attack
 from harness.engine.sweep import sweep
-from harness.evaluation.evaluate import Plan, make_plan
+from harness.evaluation.plan import Plan, make_plan
 from harness.model.subject import Subject
 from harness.probes.measures import landscape
 from harness.probes.run import evenly_spaced
@@ -80,19 +82,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--limit", type=int, default=1, help="prompts of the dose-response")
-    parser.add_argument("--target", default="Sure, here is")
+    parser.add_argument("--target", default=TARGET)
     parser.add_argument("--side", type=int, default=20, help="points along each axis of the landscape")
     given = parser.parse_args()
     size = SIZES["asabench-v1"]["full"]
-    plan = make_plan(
-        given.model,
-        prompts="quickstart",
-        limit=given.limit,
-        attack=ATTACKS,
-        doses=size.doses,
-        seeds=size.seeds,
-        target=given.target,
-    )
+    choices = Choices.of(limit=given.limit, attack=ATTACKS, doses=size.doses, seeds=size.seeds, target=given.target)
+    plan = make_plan(given.model, choices)
     dose_response(plan)
     landscape_in_batches(plan, given.side, alone=4)
 

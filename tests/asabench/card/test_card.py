@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -13,43 +12,39 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asabench.card.model_card import (
+from asabench.card.curves import loss_point, steps_to_half, trainability_of
+from asabench.card.layers import layer_shares
+from asabench.card.making import make_card, stability_of
+from asabench.card.records import (
     CARD_ATTACKS,
     CARD_FILE,
     PAGE_FILE,
     Curves,
-    Difference,
     Generalisation,
     ModelCard,
     ModelName,
     Resistance,
-    headlines,
-    layer_shares,
-    loss_point,
-    make_card,
-    not_measured,
     read_card,
-    stability_of,
-    steps_to_half,
-    trainability_of,
 )
+from asabench.card.words import headlines, not_measured
 from asabench.cli.app import main as asabench_main
 from asabench.core.errors import UserError
+from asabench.core.estimate import Change, Rate
 from asabench.core.protocol import preset
 from asabench.core.records import sha256_hex
-from asabench.core.row import JudgeInfo, Rate, read_row
+from asabench.core.row import JudgeInfo, Row, headline_fields, read_row
 from asabench.core.utility_report import BenignRates, RequestSet, TaskScore
 from asabench.runs.folder import Run, read_run
-from asabench.stats.scoring import scores
+from asabench.stats.scoring import head_of, scored_row
 from leaderboard.card_page import render_card
 from leaderboard.charts.card_svg import loss_svg, rates_svg, refusals_svg, round_top
 from leaderboard.charts.svg import lasr_svg
-from leaderboard.text import format_rate
-from tests.asabench.cli.test_cli import RULES, asabench, refused_in_process
+from leaderboard.text import format_estimate
 from tests.asabench.runs.test_compare import LETTERS_A, LETTERS_B, Letters, make_run
 from tests.board_fixtures import HOSTILE, make_utility
+from tests.browser import Axe, Visit
 from tests.card_fixtures import DATA, OWN, SET, SETTINGS, THEIRS, curves, shares
-from tests.leaderboard.test_board_browser import Axe, Visit, browser  # noqa: F401  (the fixture)
+from tests.command_line import RULES, asabench, refused_in_one_line
 from tests.rows import make_result, make_row, rate
 from tests.tables import bounds, frame, lines, wilson
 
@@ -130,20 +125,16 @@ def finished(path: Path, letters: Letters, name: ModelName, *, judge: str = "rul
     attacks = list(dict.fromkeys(attack for attack, *_ in letters if attack != "none"))
     doses = sorted({dose for attack, dose, *_ in letters if attack == attacks[0]})
     table = run.judged(judge)
-    decided = scores(table, attacks[:1], doses, 1.0, info)
-    more = [
-        scores(table, [a], [d], 1.0, info)["results"][0] for a, d in {(k[0], k[1]) for k in letters} if a in attacks[1:]
-    ]
-    decided["results"] = (*decided["results"], *more)
-    run.write_row(
-        make_row(
-            run_id=run.id,
-            model={"name": name.name, "revision": name.revision, "n_layers": 2},
-            layers=(0, 1),
-            **{key: value for key, value in decided.items() if key != "judge"},
-            judge=info.model_dump(),
-        )
-    )
+    sound = make_row(run_id=run.id, model={"name": name.name, "revision": name.revision, "n_layers": 2}, layers=(0, 1))
+    head = head_of(sound, created=sound.created, asabench_version=sound.asabench_version)
+
+    def scored(some: list[str], at: list[float]) -> Row:
+        return scored_row(head, table, some, at, info)
+
+    more = [scored([a], [d]).results[0] for a, d in {(k[0], k[1]) for k in letters} if a in attacks[1:]]
+    first = scored(attacks[:1], doses)
+    results = (*first.results, *more)
+    run.write_row(first.model_copy(update={"results": results, **headline_fields(results)}))
     return read_run(path)
 
 
@@ -161,10 +152,10 @@ def test_resistance_by_hand(runs: tuple[Run, Run]) -> None:
     change = found["random", 1.0]
     assert (change.prompts, change.masr.value, change.pasr.value) == (4, 1 / 4 - 3 / 4, 1 / 4 - 3 / 4)
     assert change.p_value == 0.5
-    assert found["random", 0.3].masr == Difference(value=0.0, low=0.0, high=0.0)
-    assert card.resistance.row.masr.value == 1 / 4
+    assert found["random", 0.3].masr == Change(value=0.0, low=0.0, high=0.0)
+    assert (card.resistance.row.attack, card.resistance.row.masr.value) == ("gradient", 1.0)
     assert card.resistance.base is not None
-    assert card.resistance.base.masr.value == 3 / 4
+    assert (card.resistance.base.attack, card.resistance.base.masr.value) == ("gradient", 1.0)
     assert card.resistance.missing_attacks == tuple(attack for attack in CARD_ATTACKS if attack != "random")
     assert card.resistance.trained_prompts is None
     assert headlines(card)["resistance"].startswith("largest MASR (gradient at dose 1): 1.00 [")
@@ -235,7 +226,7 @@ def test_runs_of_other_judges_or_unfinished_are_refused(runs: tuple[Run, Run], t
     with pytest.raises(UserError, match="different protocols"):
         make_card(MODEL, BASE, run=runs[0], base_run=other_protocol)
     unfinished = make_run(tmp_path / "open", LETTERS_A, state="running", model="tiny-hard", revision="hard")
-    with pytest.raises(UserError, match=r"no row at .* when it ends"):
+    with pytest.raises(UserError, match=r"row cannot be read at .* when it ends"):
         make_card(MODEL, BASE, run=unfinished)
 
 
@@ -330,7 +321,7 @@ def whole(name: str = "tiny-hard") -> ModelCard:
     )
     row = make_row(model={"name": name}, results=results, prompts={"name": name})
     base = make_row(model={"name": f"base of {name}"}, results=results, run_id="f" * 16)
-    change = Difference(value=-0.25, low=-0.5, high=-0.125)
+    change = Change(value=-0.25, low=-0.5, high=-0.125)
     resistance = Resistance.model_validate(
         {
             "row": row,
@@ -390,9 +381,9 @@ def test_the_page_holds_the_cards_numbers() -> None:
     assert card.stability is not None
     assert card.resistance is not None
     for line in card.stability.lines:
-        assert format_rate(line.model) in text
+        assert format_estimate(line.model) in text
     for result in card.resistance.row.results:
-        assert format_rate(result.masr) in text
+        assert format_estimate(result.masr) in text
     assert "-0.25 [-0.50, -0.12]" in text
     assert "+0.100 [+0.100, +0.100] nats" in text
     assert "None of these prompts was trained on" in text
@@ -470,11 +461,6 @@ def test_the_pages_own_style_is_all_its_policy_allows() -> None:
 # In a browser
 
 
-no_browser = pytest.mark.skipif(
-    os.environ.get("ASABENCH_NO_BROWSER") == "1", reason="ASABENCH_NO_BROWSER=1: no browser was wanted"
-)
-
-
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cards")
@@ -483,12 +469,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@no_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("name", ["whole", "empty", "hostile"])
 def test_axe_finds_nothing_and_nothing_is_fetched(
-    browser: Any,  # noqa: F811
+    browser: Any,
     pages: Path,
     name: str,
     width: int,
@@ -512,8 +497,7 @@ def test_axe_finds_nothing_and_nothing_is_fetched(
     audited.context.close()
 
 
-@no_browser
-def test_the_page_works_without_scripts(browser: Any, pages: Path) -> None:  # noqa: F811
+def test_the_page_works_without_scripts(browser: Any, pages: Path) -> None:
     visit = Visit(browser, pages, java_script_enabled=False)
     page = visit.go("whole.html")
     assert page.locator("h1").inner_text() == "tiny-hard"
@@ -668,9 +652,9 @@ def test_mistakes_are_one_line(models: tuple[Path, Path], tmp_path: Path) -> Non
         ((*start, *training(tmp_path), "--pairs", tmp_path / "file"), "give JSON Lines"),
         ((*start, *training(tmp_path), "--learning-rate", "1e30"), "use a smaller --learning-rate"),
     ):
-        assert says in refused_in_process(*arguments, cwd=tmp_path), arguments
+        assert says in refused_in_one_line(*arguments, cwd=tmp_path), arguments
     (model / "training.json").write_text("[]")
-    assert "no record of a training" in refused_in_process(*bare, cwd=tmp_path)
+    assert "no record of a training" in refused_in_one_line(*bare, cwd=tmp_path)
 
 
 def test_the_commands_own_help() -> None:

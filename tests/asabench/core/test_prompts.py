@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from asabench.core import prompts
 from asabench.core.errors import UserError
-from asabench.core.prompts import ADVBENCH_DIGEST, PromptSet, load_prompts
+from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.records import Prompt
 
 
@@ -57,25 +52,27 @@ def test_quickstart_loads() -> None:
 # CSV files
 
 
-def test_ids_default_to_the_file_and_the_place(tmp_path: Path) -> None:
+def test_ids_default_to_the_place_whatever_the_file_is_called(tmp_path: Path) -> None:
     loaded = load_prompts(csv_file(tmp_path, "goal\none\ntwo\n", "own set.csv"))
     assert loaded.name == "own set.csv"
-    assert loaded.prompts == (Prompt(id="own set-000", goal="one"), Prompt(id="own set-001", goal="two"))
+    assert loaded.prompts == (Prompt(id="prompt-000", goal="one"), Prompt(id="prompt-001", goal="two"))
+    assert load_prompts(csv_file(tmp_path, "goal\none\ntwo\n", "other.csv")).prompts == loaded.prompts
 
 
 def test_every_column_in_any_order(tmp_path: Path) -> None:
     assert load(tmp_path, "suffix,target,goal,id\n!! x,Sure,one,first\n,,two,second\n,,three,\n") == (
         Prompt(id="first", goal="one", target="Sure", suffix="!! x"),
         Prompt(id="second", goal="two"),
-        Prompt(id="mine-002", goal="three"),
+        Prompt(id="prompt-002", goal="three"),
     )
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_quoted_commas_quotes_and_newlines(tmp_path: Path, newline: str) -> None:
+    """A checkout may have ended the lines with a carriage return: the prompts are the same."""
     content = newline.join(["id,goal", 'a,"one, ""two""', 'three"', "b,four", ""])
     assert load(tmp_path, content) == (
-        Prompt(id="a", goal=f'one, "two"{newline}three'),
+        Prompt(id="a", goal='one, "two"\nthree'),
         Prompt(id="b", goal="four"),
     )
 
@@ -107,7 +104,7 @@ def test_a_path_may_start_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("content", "said"),
     [
         ("id,goal\na,one\na,two\n", ["line 3", "same id", "line 2"]),
-        ("goal,id\none,mine-001\ntwo,\n", ["line 3", "same id", "line 2"]),
+        ("goal,id\none,prompt-001\ntwo,\n", ["line 3", "same id", "line 2"]),
         ("goal\none\ntwo\n one \n", ["line 4", "same goal", "line 2"]),
         ("goal,suffix\none,a\none,a\n", ["line 3", "same goal and suffix", "line 2"]),
         ("id,goal\na,one\nb,\n", ["line 3", "goal is empty"]),
@@ -200,136 +197,3 @@ def test_a_set_digest_ignores_ids_and_the_name_but_no_text_and_no_order() -> Non
 
 def test_the_digest_of_a_limited_set_is_that_of_its_prompts() -> None:
     assert SET.first(2).digest == PromptSet("other", SET.prompts[:2]).digest != SET.digest
-
-
-# AdvBench
-
-SEEDS = "datasets/seed_datasets/local/adv_bench.prompt"
-GOALS = ["Paint a fence: now", "Say 'hello'", "42"]
-
-
-def fake_package(folder: Path, monkeypatch: pytest.MonkeyPatch, goals: list[str] | None) -> None:
-    """An installed `pyrit` that fails when it is imported, as the real one does without its dependencies."""
-    package = folder / "site" / "pyrit"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("raise ImportError('not to be imported')\n")
-    if goals is not None:
-        (package / SEEDS).parent.mkdir(parents=True)
-        # JSON is YAML
-        (package / SEEDS).write_text(
-            json.dumps({"name": "AdvBench", "seeds": [{"value": f" {goal}\n"} for goal in goals]})
-        )
-    monkeypatch.delitem(sys.modules, "pyrit", raising=False)
-    monkeypatch.syspath_prepend(package.parent)
-
-
-def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
-    found = importlib.util.find_spec
-
-    def find_spec(name: str, package: str | None = None) -> ModuleSpec | None:
-        return None if name in packages else found(name, package)
-
-    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-
-
-def fake_hub(monkeypatch: pytest.MonkeyPatch, answer: Path | Exception) -> list[dict[str, object]]:
-    """Stands in for huggingface_hub; gives the downloads that were asked of it."""
-    asked: list[dict[str, object]] = []
-
-    def snapshot_download(name: str, **choices: object) -> str:
-        asked.append({"name": name, **choices})
-        if isinstance(answer, Exception):
-            raise answer
-        return str(answer)
-
-    hub = ModuleType("huggingface_hub")
-    hub.__dict__.update(snapshot_download=snapshot_download, __spec__=ModuleSpec("huggingface_hub", None))
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    return asked
-
-
-def pin(monkeypatch: pytest.MonkeyPatch, goals: list[str]) -> None:
-    monkeypatch.setattr(prompts, "ADVBENCH_DIGEST", hashlib.sha256("\n".join(goals).encode()).hexdigest())
-    monkeypatch.setattr(prompts, "ADVBENCH_SIZE", len(goals))
-
-
-def test_advbench_comes_from_the_installed_package_without_importing_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake_package(tmp_path, monkeypatch, GOALS)
-    pin(monkeypatch, GOALS)
-    loaded = load_prompts("advbench")
-    assert loaded.name == "advbench"
-    assert [(prompt.id, prompt.goal) for prompt in loaded.prompts] == [
-        ("advbench-000", "Paint a fence: now"),
-        ("advbench-001", "Say 'hello'"),
-        ("advbench-002", "42"),
-    ]
-    assert "pyrit" not in sys.modules
-
-
-@pytest.mark.parametrize(
-    "goals", [GOALS[:2], GOALS[::-1], [*GOALS, "more"], ["paint a fence: now", *GOALS[1:]]], ids=len
-)
-def test_another_advbench_is_refused_with_the_fix(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goals: list[str]
-) -> None:
-    fake_package(tmp_path, monkeypatch, goals)
-    pin(monkeypatch, GOALS)
-    text = message("advbench")
-    assert f"({len(goals)} goals, digest {hashlib.sha256(chr(10).join(goals).encode()).hexdigest()[:12]})" in text
-    assert "pip install --no-deps pyrit==1.1.0" in text
-
-
-def test_a_package_that_moved_its_file_is_as_good_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_package(tmp_path, monkeypatch, goals=None)
-    asked = fake_hub(monkeypatch, OSError("offline"))
-    assert "not installed" in message("advbench")
-    assert len(asked) == 1
-
-
-def test_advbench_is_neither_installed_nor_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    without(monkeypatch, "pyrit")
-    fake_hub(monkeypatch, ConnectionError("no network\nat all"))
-    text = message("advbench")
-    assert all(words in text for words in ("ConnectionError", "pip install --no-deps pyrit==1.1.0", "quickstart"))
-
-
-def test_a_download_that_was_cut_short_is_no_advbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a network the hub's client gives the folder of an earlier download, however little is in it."""
-    without(monkeypatch, "pyrit")
-    fake_hub(monkeypatch, tmp_path)
-    assert "pip install --no-deps pyrit==1.1.0" in message("advbench")
-
-
-def test_advbench_is_not_installed_and_there_is_no_hub_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    without(monkeypatch, "pyrit", "huggingface_hub")
-    text = message("advbench")
-    assert all(words in text for words in ("not installed", "pip install --no-deps pyrit==1.1.0", "CSV file"))
-
-
-def test_advbench_from_the_hub_comes_with_targets_at_a_pinned_revision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import pandas as pd
-
-    targets = ["Sure, here is a fence", "Sure, hello", "Sure, 42"]
-    pd.DataFrame({"prompt": GOALS, "target": targets}).to_parquet(tmp_path / "train.parquet")
-    without(monkeypatch, "pyrit")
-    asked = fake_hub(monkeypatch, tmp_path)
-    pin(monkeypatch, GOALS)
-    loaded = load_prompts("advbench").prompts
-    assert [(prompt.goal, prompt.target) for prompt in loaded] == list(zip(GOALS, targets, strict=True))
-    assert [(ask["name"], ask["repo_type"], len(str(ask["revision"]))) for ask in asked] == [
-        ("walledai/AdvBench", "dataset", 40)
-    ]
-
-
-@pytest.mark.skipif(importlib.util.find_spec("pyrit") is None, reason="pyrit is not installed")
-def test_the_real_advbench() -> None:
-    loaded = load_prompts("advbench").prompts
-    assert [prompt.id for prompt in loaded] == [f"advbench-{n:03d}" for n in range(520)]
-    assert hashlib.sha256("\n".join(prompt.goal for prompt in loaded).encode()).hexdigest() == ADVBENCH_DIGEST
-    assert (loaded[0].digest[:16], loaded[-1].digest[:16]) == ("8a8c77779e5dd65f", "9cd7e90aef534e24")
-    assert all(prompt.goal == prompt.goal.strip() for prompt in loaded)
-    assert "pyrit" not in sys.modules

@@ -29,6 +29,7 @@ OTHER_VALUES: dict[str, Any] = {
     "doses": (1.0, 0.3),
     "seeds": (0, 1),
     "headline_dose": 0.3,
+    "target": "Certainly, this is",
 }
 
 
@@ -55,6 +56,7 @@ def test_asabench_v1() -> None:
         "doses": (1.0,),
         "seeds": (0,),
         "headline_dose": 1.0,
+        "target": None,
     }
 
 
@@ -76,6 +78,7 @@ def test_gu2025() -> None:
         "doses": (1.0,),
         "seeds": (42,),
         "headline_dose": 1.0,
+        "target": None,
     }
 
 
@@ -181,3 +184,13 @@ def test_what_the_presets_differ_in_has_no_default(field: str) -> None:
 def test_a_protocol_is_frozen(field: str) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         setattr(preset("gu2025"), field, OTHER_VALUES[field])
+
+
+def test_a_target_is_part_of_the_protocol_and_none_leaves_the_published_digests() -> None:
+    """Those digests were published before the field was there."""
+    published = {"asabench-v1": "a6e0879e4bb7dac6", "gu2025": "48c745d0c8b2c7ec"}
+    for name, digest in published.items():
+        base = preset(name)
+        assert base.digest == digest
+        assert changed(base, target="Sure, here is").digest != base.digest
+        assert changed(base, target="Sure, here is").digest != changed(base, target="I cannot").digest

@@ -20,6 +20,7 @@ from asabench.dataset.instances import instances_of_run
 from asabench.dataset.original_layout import FILE_ENDING
 from asabench.runs.folder import Run, open_run, read_run
 from tests.rows import make_row
+from tests.run_settings import run_settings
 from tests.tables import LABELS
 
 JUDGE = JudgeInfo(id="judge-x@1", certified=True, description="a judge for tests")
@@ -49,7 +50,7 @@ def finished_run(
     prompts = [prompt(n, (suffixes or {}).get(n)) for n in range(len(broken))]
     n_layers = len(broken[0])
     table = pd.DataFrame([{"id": p.id, "goal": p.goal, "target": None, "suffix": p.suffix} for p in prompts])
-    with open_run(path, {"model": model, "revision": revision}, {}, table) as run:
+    with open_run(path, run_settings(model=model, revision=revision), {}, table) as run:
         for each, letters, clean_letter in zip(prompts, broken, clean, strict=True):
             cells = [Cell(prompt=each)]
             cells += [

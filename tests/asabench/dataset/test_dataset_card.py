@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ import yaml
 from huggingface_hub import DatasetCard
 
 from asabench.core.errors import UserError
-from asabench.core.row import JudgeFigures, JudgeInfo, Kappa, PromptSetInfo, Rate
+from asabench.core.estimate import Kappa, Rate
+from asabench.core.row import JudgeFigures, JudgeInfo, PromptSetInfo
 from asabench.dataset import card
 from asabench.dataset.card import card_metadata, draw_counts, instances_by_layer, make_card, split_card
 from asabench.dataset.files import Benchmark, Manifest, read_benchmark
 from asabench.dataset.schema import ATTEMPT_COLUMNS, INSTANCE_COLUMNS, SPLIT_COLUMNS
-from tests.asabench.dataset.dataset_fixtures import benchmark_folder, finished_run
+from asabench.dataset.splits import leakfree_split
+from tests.asabench.dataset.dataset_fixtures import BROKEN, benchmark_folder, finished_run, prompt
 from tests.conftest import ROOT
 
 CITATION = ROOT / "CITATION.cff"
@@ -50,7 +53,8 @@ def test_it_agrees_with_the_citation_file(benchmark: Benchmark) -> None:
     assert paper["year"] == card.PAPER_YEAR
     assert paper["identifiers"][0]["value"] == f"arXiv:{card.PAPER_ARXIV}"
     assert paper["url"] == card.PAPER_URL
-    shown = (citation["message"], citation["title"], paper["title"], paper["url"], "journal = {arXiv:2506.16078}")
+    assert paper["conference"]["name"] == card.PAPER_VENUE
+    shown = (citation["message"], citation["title"], paper["title"], paper["url"], "note    = {arXiv:2506.16078}")
     assert all(words in text for words in shown)
 
 
@@ -219,3 +223,30 @@ def test_it_is_made_from_any_manifest(benchmark: Benchmark) -> None:
     lines = made(Benchmark(benchmark.path, manifest)).splitlines()
     (row,) = [line for line in lines if line.startswith(f"| `{CONFIG}` |")]
     assert "a\\|b | unknown |" in row
+
+
+# A side without rows
+
+
+@pytest.mark.parametrize("sides", [("train",), ("test",), ("train", "test"), ()], ids="-".join)
+def test_datasets_loads_the_sides_that_have_rows(tmp_path: Path, sides: tuple[str, ...]) -> None:
+    """Prompts fall on a side by their digests; where few break, a side is empty, or both are."""
+    datasets = pytest.importorskip("datasets")
+    on = [leakfree_split(prompt(number).digest) for number in range(len(BROKEN))]
+    assert set(on) == {"train", "test"}
+    run = finished_run(tmp_path / "run", broken=["us" if side in sides else "ss" for side in on], clean="s" * len(on))
+    benchmark_folder(tmp_path / "set", run)
+    found = read_benchmark(tmp_path / "set")
+    text = made(found)
+    (found.path / "README.md").write_text(text, encoding="utf-8")
+    head = yaml.safe_load(text.split("---")[1])
+    named = {each["config_name"]: [part["split"] for part in each["data_files"]] for each in head["configs"]}
+    config = found.configs[0]
+    assert named == {**({config: list(sides)} if sides else {}), f"{config}.attempts": ["attempts"]}
+    assert {each["config_name"] for each in head["dataset_info"]} == set(named)
+    for name, splits in named.items():
+        loaded = datasets.load_dataset(str(found.path), name, cache_dir=str(tmp_path / "cache"))
+        rows = {split: on.count(split) if split in sides else len(on) * 3 for split in splits}
+        assert {split: len(table) for split, table in loaded.items()} == rows
+    lines = [line.split(" = ")[0] for line in text.splitlines() if "datasets.load_dataset(" in line]
+    assert lines == [*sides[:1], "attempts"]

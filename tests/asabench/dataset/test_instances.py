@@ -111,5 +111,5 @@ def test_a_run_that_is_not_finished_and_an_unknown_judge(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"no verdicts of the judge 'nobody'.*judge-x@1"):
         instances_of_run(run, "nobody")
     (tmp_path / "row.json").unlink()
-    with pytest.raises(UserError, match="no row"):
+    with pytest.raises(UserError, match="row cannot be read"):
         instances_of_run(run)

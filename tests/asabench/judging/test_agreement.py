@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from asabench.core.estimate import Rate
 from asabench.core.records import Label
-from asabench.core.row import JudgeFigures, JudgeInfo, Rate
+from asabench.core.row import JudgeFigures, JudgeInfo
 from asabench.judging.agreement import (
     Share,
     check_result,
     cohens_kappa,
     effective_number,
-    in_words,
     judge_figures,
     reaches,
     report,
@@ -252,9 +252,3 @@ def test_the_report_shows_figures_and_no_text() -> None:
     assert [line.split() for line in confusion if line.startswith("unsafe")] == [["unsafe", "1", "4", "0", "0"]]
     assert "mine: kind u   3 of 4" in shown
     assert "goal" not in shown
-
-
-def test_words() -> None:
-    assert in_words(Rate(value=0.844, low=0.78, high=0.9)) == "0.84 [0.78, 0.90]"
-    assert in_words(Rate(value=0.7984, low=0.7, high=0.9), 3) == "0.798 [0.700, 0.900]"
-    assert in_words(Rate(value=None, low=None, high=None)) == "none"

@@ -13,13 +13,14 @@ import pytest
 from scipy.stats import binom
 
 from asabench.core.errors import UserError
-from asabench.core.protocol import preset
+from asabench.core.estimate import Change
 from asabench.core.records import Cell, Prompt, Response, Verdict
 from asabench.runs.compare import compare, comparison_table
 from asabench.runs.folder import Run, open_run, read_run
 from asabench.stats import intervals
 from asabench.stats.metrics import Outcomes
-from asabench.stats.paired import NO_CHANGE_KNOWN, Change, Difference, difference, pasr_change
+from asabench.stats.paired import NO_CHANGE_KNOWN, Difference, difference, pasr_change
+from tests.run_settings import run_settings
 from tests.tables import LABELS, Grid, clean_lines, frame, lines, wilson
 
 ZERO = Change(value=0.0, low=0.0, high=0.0)
@@ -248,11 +249,9 @@ def make_run(
     protocol: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Run:
-    resolved = {**preset("asabench-v1").model_dump(mode="json"), "doses": [0.3, 1.0], **(protocol or {})}
-    whole = {"model": "tiny", "revision": "abc", "dtype": "float32", "protocol": resolved, "layers": [0, 1], **settings}
     prompts = [Prompt(id=f"{ids}{number}", goal=goal) for number, goal in enumerate(goals)]
     table = pd.DataFrame({"id": [prompt.id for prompt in prompts], "goal": list(goals)})
-    with open_run(path, whole, {"judge": {"id": judges[0]}}, table) as run:
+    with open_run(path, run_settings(protocol=protocol, **settings), {"judge": {"id": judges[0]}}, table) as run:
         responses, labels = [], []
         for (attack, dose, layer, seed), row in letters.items():
             for prompt, letter in zip(prompts, row, strict=False):
@@ -315,9 +314,9 @@ def test_other_settings_that_differ_are_noted(tmp_path: Path) -> None:
     b = make_run(
         tmp_path / "b",
         LETTERS_A | {("random", 1.0, 2, 0): "ssss"},
-        layers=[0, 1, 2],
+        layers=(0, 1, 2),
         dtype="bfloat16",
-        protocol={"seeds": [0, 1]},
+        protocol={"seeds": (0, 1)},
     )
     notes = " ".join(compare(a, b).notes)
     for words in ("A has 2 layers and B 3", "read ASR@k", "seeds differ", "dtype is float32 in A and bfloat16 in B"):

@@ -20,16 +20,19 @@ import pytest
 
 from asabench.core.errors import UserError
 from asabench.core.records import RESPONSE_SCHEMA, VERDICT_SCHEMA, Cell, Prompt, Response, Verdict
-from asabench.runs.folder import Run, arrow_schema, open_run, read_run, run_id, write_whole
+from asabench.runs.folder import Run, open_run, read_run
+from asabench.runs.settings import RunSettings
+from asabench.runs.tables import arrow_schema
 from tests.conftest import ROOT
+from tests.run_settings import run_settings
 
-SETTINGS: dict[str, Any] = {"model": "tiny", "protocol": {"name": "asabench-v1", "doses": [0.3, 1.0]}, "layers": [0, 1]}
+SETTINGS = run_settings()
 PROMPTS = pd.DataFrame({"id": ["a", "b"], "goal": ["paint a fence", "plant a hedge"]})
 
 
 @contextmanager
 def opened(path: Path, **changes: Any) -> Iterator[Run]:
-    with open_run(path, {**SETTINGS, **changes}, {"version": "0.1"}, PROMPTS) as run:
+    with open_run(path, run_settings(**changes), {"version": "0.1"}, PROMPTS) as run:
         yield run
 
 
@@ -134,7 +137,11 @@ def test_the_folder_is_readable_without_asabench(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or path.stat().st_mode & 0o444 == 0o444, path.name
     manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
-    assert (manifest["settings"], manifest["run_id"], manifest["state"]) == (SETTINGS, run_id(SETTINGS), "running")
+    assert (manifest["settings"], manifest["run_id"], manifest["state"]) == (
+        SETTINGS.as_json(),
+        SETTINGS.id,
+        "running",
+    )
     assert manifest["version"] == "0.1"
 
 
@@ -220,7 +227,8 @@ def test_a_run_goes_on_with_the_same_settings(tmp_path: Path) -> None:
     with opened(tmp_path / "new" / "run") as run:
         append(run, 0)
         first = run.id
-    reordered = {name: SETTINGS[name] for name in reversed(SETTINGS)} | {"layers": (0, 1)}
+    content = SETTINGS.as_json()
+    reordered = RunSettings.model_validate({name: content[name] for name in reversed(content)})
     with open_run(tmp_path / "new" / "run", reordered, {"version": "0.2"}, PROMPTS) as run:
         append(run, 1)
         assert run.id == first
@@ -235,13 +243,13 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     before = (tmp_path / "manifest.json").read_bytes()
     with (
         pytest.raises(UserError, match="other settings") as error,
-        opened(tmp_path, model="large", layers=[0], limit=5),
+        opened(tmp_path, model="large", layers=(0,), chat_template="0" * 16),
     ):
         pytest.fail("opened")
     text = message(error)
     assert 'model was "tiny", is now "large"' in text
     assert "layers was [0, 1], is now [0]" in text
-    assert "limit was null, is now 5" in text
+    assert 'chat_template was null, is now "0000000000000000"' in text
     assert "protocol" not in text
     assert "another --out" in text
     assert (tmp_path / "manifest.json").read_bytes() == before
@@ -251,7 +259,7 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
 
 
 def test_long_settings_are_cut_short_in_the_message(tmp_path: Path) -> None:
-    with opened(tmp_path, layers=list(range(1000))):
+    with opened(tmp_path, layers=tuple(range(1000))):
         pass
     with pytest.raises(UserError, match=r"layers was \[0, 1, 2") as error, opened(tmp_path):
         pytest.fail("opened")
@@ -262,13 +270,11 @@ def test_a_changed_manifest_is_kept(tmp_path: Path) -> None:
     with opened(tmp_path) as run:
         run.update_manifest(state="finished", notes="Café")
     manifest = read_run(tmp_path).manifest
-    assert (manifest["state"], manifest["notes"], manifest["settings"]) == ("finished", "Café", SETTINGS)
-
-
-def test_a_run_id_is_of_the_settings_whatever_their_order() -> None:
-    assert run_id({"a": 1, "b": {"x": [1, 2], "y": None}}) == run_id({"b": {"y": None, "x": [1, 2]}, "a": 1})
-    others = [{"a": 1}, {"a": 2}, {"a": "1"}, {"b": 1}, {"a": [1, 2]}, {"a": [2, 1]}, {"a": None}, {}]
-    assert len({run_id(settings) for settings in others}) == len(others)
+    assert (manifest["state"], manifest["notes"], manifest["settings"]) == (
+        "finished",
+        "Café",
+        SETTINGS.as_json(),
+    )
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[1, 2]", '"text"', '{"name": "an extension"}'])
@@ -298,7 +304,7 @@ def test_responses_without_a_manifest_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_row_of_an_unfinished_run_is_an_error(tmp_path: Path) -> None:
-    with opened(tmp_path) as run, pytest.raises(UserError, match="no row") as error:
+    with opened(tmp_path) as run, pytest.raises(UserError, match="row cannot be read") as error:
         _ = run.row
     message(error)
 
@@ -335,7 +341,6 @@ def test_a_full_disk_loses_nothing_that_was_finished(
                 lambda: append(run, 1),
                 lambda: run.append_verdicts([Verdict(cell_id="c", judge="j", label="safe")]),
                 lambda: run.update_manifest(state="finished"),
-                lambda: write_whole(tmp_path / "row.json", b"{}"),
             ):
                 with pytest.raises(UserError, match="No space left on device") as error:
                     write()
@@ -381,7 +386,8 @@ import sys, time
 from pathlib import Path
 import pandas as pd
 from asabench.runs.folder import open_run
-with open_run(Path(sys.argv[1]), {"a": 1}, {}, pd.DataFrame({"id": ["a"]})):
+from tests.run_settings import run_settings
+with open_run(Path(sys.argv[1]), run_settings(), {}, pd.DataFrame({"id": ["a"]})):
     print("open", flush=True)
     time.sleep(60)
 """
@@ -394,6 +400,7 @@ import pandas as pd
 import pyarrow.parquet
 from asabench.core.records import Cell, Prompt, Response, Verdict
 from asabench.runs.folder import open_run
+from tests.run_settings import run_settings
 
 LINES = 40
 path = Path(sys.argv[1])
@@ -404,7 +411,7 @@ def slow_sync(descriptor, sync=os.fsync):
 
 def write():
     os.fsync = slow_sync
-    with open_run(path, {"a": 1}, {}, pd.DataFrame({"id": ["a"]})) as run:
+    with open_run(path, run_settings(), {}, pd.DataFrame({"id": ["a"]})) as run:
         batch = len(run.responses()) // LINES
         while True:
             cells = [Cell(prompt=Prompt(id=str(batch), goal=f"{batch}-{n}")) for n in range(LINES)]
@@ -444,7 +451,7 @@ def read_line(child: subprocess.Popen[str]) -> str:
 
 @contextmanager
 def open_here(path: Path) -> Iterator[Run]:
-    with open_run(path, {"a": 1}, {}, pd.DataFrame({"id": ["a"]})) as run:
+    with open_run(path, run_settings(), {}, pd.DataFrame({"id": ["a"]})) as run:
         yield run
 
 

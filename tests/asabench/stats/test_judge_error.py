@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from asabench.core.row import JudgeFigures, Kappa, Rate
+from asabench.core.estimate import Kappa, Rate
+from asabench.core.row import JudgeFigures
 from asabench.stats.intervals import NOTHING_SCORED, Share, mean_rate, wilson
 from asabench.stats.judge_error import corrected_rate, number_behind, rogan_gladen, why_uncorrected
 

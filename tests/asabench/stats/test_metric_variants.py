@@ -13,7 +13,9 @@ import pytest
 from pydantic import ValidationError
 
 from asabench.core.errors import UserError
-from asabench.core.row import AttackResult, Eps50, Rate, Row, eps50_text
+from asabench.core.estimate import Rate
+from asabench.core.row import AttackResult, Eps50, Row
+from asabench.core.text import eps50_text
 from asabench.stats import intervals
 from asabench.stats.dose_response import (
     NOT_MEASURED,

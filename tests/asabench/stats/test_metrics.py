@@ -10,7 +10,8 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from asabench.core.row import AttackResult, Rate, VerdictCounts
+from asabench.core.estimate import Rate
+from asabench.core.row import AttackResult, VerdictCounts
 from asabench.stats import intervals
 from asabench.stats.metrics import Outcomes, attack_result, init_rate, lasr_rates, masr_rate, outcomes, pasr_rate
 from tests.tables import NOTHING, Grid, Z, bounds, clean_lines, frame, lines, wilson
@@ -75,7 +76,11 @@ def test_two_seeds_by_hand() -> None:
 def test_a_tie_for_the_peak_goes_to_the_lowest_block() -> None:
     assert result(ONE_SEED).peak_layer == 2
     assert result({(11, 0): "us", (9, 0): "us", (10, 0): "su", (2, 0): "ss"}).peak_layer == 9
-    assert result({(3, 0): "ss", (4, 0): "ss"}).peak_layer == 3
+
+
+def test_where_nothing_broke_no_layer_is_the_peak() -> None:
+    rates = result({(3, 0): "ss", (4, 0): "ss"})
+    assert (rates.pasr.value, rates.peak_layer) == (0.0, None)
 
 
 def test_layers_are_ordered_as_numbers() -> None:
@@ -147,7 +152,8 @@ def test_values_agree_with_loops_over_random_tables() -> None:
         assert {int(layer): rate.value for layer, rate in rates.lasr.items()} == pytest.approx(loop_lasr(grid))
         known = {layer: value for layer, value in loop_lasr(grid).items() if value is not None}
         assert rates.pasr.value == (max(known.values()) if known else None)
-        assert rates.peak_layer == next((each for each in sorted(known) if known[each] == rates.pasr.value), None)
+        peaks = [each for each in sorted(known) if known[each] == rates.pasr.value and known[each] > 0]
+        assert rates.peak_layer == next(iter(peaks), None)
         assert rates.masr.value == pytest.approx(loop_masr(grid, data))
 
 

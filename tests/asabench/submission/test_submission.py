@@ -8,8 +8,6 @@ import json
 import random
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from asabench.card.model_card import Generalisation, ModelCard, ModelName, make_card, read_card
+from asabench.card.making import make_card
+from asabench.card.records import Generalisation, ModelCard, ModelName, read_card
 from asabench.core.errors import UserError
+from asabench.core.estimate import Rate
 from asabench.core.prompts import load_prompts
 from asabench.core.records import Label, Prompt, Response, Verdict
-from asabench.core.row import JudgeInfo, Rate
+from asabench.core.row import JudgeInfo
 from asabench.core.utility_report import BenignRates, RequestSet, UtilityReport
 from asabench.judging.certificate import certificate
 from asabench.judging.labelled_pairs import gold_pairs, labelled_pairs
@@ -46,6 +46,7 @@ from asabench.submission.verdict_table import METRIC_COLUMNS, parse_verdicts, ta
 from harness.evaluation.evaluate import evaluate
 from harness.judges.check import SHORT_SET, check_judge
 from tests.card_fixtures import submitted_card
+from tests.command_line import asabench, asabench_process
 from tests.conftest import tiny_subject
 from tools.speed.board_entries import write_entries
 
@@ -650,18 +651,17 @@ def test_a_base_entry_that_is_not_there_is_refused(folder: Path) -> None:
 
 
 def test_the_command_line(folder: Path) -> None:
-    command = [sys.executable, "-m", "asabench.cli.app", "validate"]
-    good = subprocess.run([*command, str(folder)], capture_output=True, text=True)
+    good = asabench_process("validate", folder)
     assert good.returncode == 0, good.stderr
     assert "1 checked, 1 valid, 0 invalid" in good.stdout
-    markdown = subprocess.run([*command, str(folder), "--markdown"], capture_output=True, text=True)
+    markdown = asabench("validate", folder, "--markdown")
     assert markdown.returncode == 0, markdown.stderr
     assert "| " in markdown.stdout
     in_json("row.json", "masr", "value", value=0.0)(folder)
-    bad = subprocess.run([*command, str(folder), "--json"], capture_output=True, text=True)
+    bad = asabench("validate", folder, "--json")
     assert bad.returncode == 1
     assert json.loads(bad.stdout)[0]["findings"][0]["file"] == "row.json"
-    nowhere = subprocess.run([*command, str(folder / "nowhere")], capture_output=True, text=True)
+    nowhere = asabench("validate", folder / "nowhere")
     assert nowhere.returncode == 2
     assert nowhere.stderr.count("\n") == 1
 

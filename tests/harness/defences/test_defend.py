@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,51 @@ def test_adapters_are_saved_alone_and_merged(
     # The adapter is passed on: its card is ours, and names no folder of this machine
     assert (folder / "adapter" / "README.md").read_text() == (folder / "README.md").read_text()
     assert str(tmp_path) not in (folder / "README.md").read_text()
+
+
+def test_an_adapter_finds_its_base_from_everywhere_and_brings_its_template(
+    csv: Callable[[str, range], str],
+    tmp_path: Path,
+    save_model: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save_model("llama", name="base")
+    template = tmp_path / "own.jinja"
+    template.write_text("{{ messages[0]['content'] }} =>")
+    monkeypatch.chdir(tmp_path)
+    options = {"model": "base", "chat_template": template, "steps": 1, "lora_rank": 2}
+    folder = run_plan(plan(csv, Path("out"), **options), say=quiet).resolve()
+    merged, alone = load(str(folder)), load(str(folder / "adapter"))
+    revision = alone.revision
+    (tmp_path / "elsewhere" / "base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    alone = load(str(folder / "adapter"))
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        assert torch.allclose(merged.model(ids).logits, alone.model(ids).logits, atol=1e-4)
+    assert alone.revision == revision
+    assert alone.tokenizer.chat_template == merged.tokenizer.chat_template == template.read_text()
+
+
+def test_an_adapter_names_the_commit_of_a_base_on_the_hub(
+    csv: Callable[[str, range], str], tmp_path: Path, save_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = ["a" * 40, "d" * 40]
+    repository = tmp_path / "hub" / "models--tiny--base"
+    for seed, commit in enumerate(commits):
+        shutil.copytree(save_model("llama", name=f"seed-{seed}", seed=seed), repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commits[0])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    folder = run_plan(plan(csv, tmp_path / "out", model="tiny/base", steps=1, lora_rank=2), say=quiet)
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("tiny/base", commits[0])
+    (repository / "refs" / "main").write_text(commits[1])  # the branch moves on
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        expected = load(str(folder)).model(ids).logits
+        assert torch.allclose(load(str(folder / "adapter")).model(ids).logits, expected, atol=1e-4)
 
 
 def test_every_family_trains(family_subject: Subject, csv: Callable[[str, range], str], tmp_path: Path) -> None:

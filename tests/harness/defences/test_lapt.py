@@ -73,7 +73,7 @@ def test_noise_acts_where_generation_injects_under_padding(subject: Subject) -> 
         inject(blocks, perturbed.injection),
         capture(blocks, range(4)) as seen,
     ):
-        subject.forward(ids, mask, use_cache=False)
+        subject.forward(ids, mask)
     for row, example in enumerate(EXAMPLES):
         layer = example.layer
         change = (seen.outputs[layer] - clean.outputs[layer])[row].abs().sum(-1) > 1e-6

@@ -11,9 +11,10 @@ from torch import Tensor
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS, Protocol
 from asabench.core.records import Cell, Prompt
+from asabench.runs.choices import Choices
 from harness.attacks.random import RandomAttack
 from harness.engine.sweep import grid, sweep
-from harness.evaluation.evaluate import make_plan, resolve_protocol
+from harness.evaluation.plan import make_plan, resolve_protocol
 from harness.model.subject import Subject
 from harness.stream.injection import edit
 from harness.stream.perturbation import normalise, perturb, standardise
@@ -43,7 +44,7 @@ def naive(subject: Subject, cell: Cell, protocol: Protocol, layers: dict[int, in
         edits = {layer: (lambda i, o, layer=layer: change(layer, i, o)) for layer in set(layers.values())}
         with torch.no_grad(), edit(subject.blocks, edits):
             tokens = torch.tensor([ids + answer])
-            logits = subject.forward(tokens, torch.ones_like(tokens), use_cache=False).logits[0, -1]
+            logits = subject.forward(tokens, torch.ones_like(tokens))[0, -1]
         answer.append(int(logits.argmax()))
         if answer[-1] in subject.stop_tokens:
             break
@@ -98,11 +99,11 @@ def test_every_is_more_than_first() -> None:
 
 
 def test_a_plan_with_a_layer_per_step(llama: Subject) -> None:
-    plan = make_plan(llama, prompts=PROMPTS, steps="0,1", step_layers=[3, 1])
+    plan = make_plan(llama, Choices.of(prompts=PROMPTS, steps="0,1", step_layers=[3, 1]))
     assert plan.layers == (3,)
     assert [cell.layer for cell in plan.cells] == [None, 3, None, 3]
     with pytest.raises(UserError, match="4 is out of range"):
-        make_plan(llama, prompts=PROMPTS, steps="0,1", step_layers=[3, 4])
+        make_plan(llama, Choices.of(prompts=PROMPTS, steps="0,1", step_layers=[3, 4]))
 
 
 @pytest.mark.parametrize(
@@ -126,11 +127,11 @@ def test_steps_that_cannot_be(choices: dict[str, Any]) -> None:
 
 def test_sizes_set_prompts_seeds_and_doses_and_give_way(llama: Subject) -> None:
     many = [Prompt(id=str(n), goal=f"request {n}") for n in range(20)]
-    plan = make_plan(llama, prompts=many, size="smoke")
+    plan = make_plan(llama, Choices.of(prompts=many, size="smoke"))
     assert len(plan.prompts.prompts) == 8
     assert plan.protocol.doses == (0.3, 1.0)
-    plan = make_plan(llama, prompts=many, size="standard", doses=[0.5], limit=3)
+    plan = make_plan(llama, Choices.of(prompts=many, size="standard", doses=[0.5], limit=3))
     assert (len(plan.prompts.prompts), plan.protocol.doses, plan.protocol.seeds) == (3, (0.5,), (0, 1, 2))
-    assert make_plan(llama, prompts=many, size="smoke", protocol="gu2025").protocol.seeds == (42,)
+    assert make_plan(llama, Choices.of(prompts=many, size="smoke", protocol="gu2025")).protocol.seeds == (42,)
     with pytest.raises(UserError, match="smoke, standard, full"):
-        make_plan(llama, prompts=many, size="huge")
+        make_plan(llama, Choices.of(prompts=many, size="huge"))

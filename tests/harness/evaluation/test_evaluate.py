@@ -12,17 +12,21 @@ import pytest
 import torch
 
 import harness.engine.selftest
-import harness.evaluation.evaluate
+import harness.evaluation.run
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Label, Prompt, Response, Verdict
 from asabench.core.row import JudgeInfo
 from asabench.judging.labelled_pairs import gold_pairs
+from asabench.runs.choices import Choices
 from harness.attacks import ATTACKS, make_attack
 from harness.attacks.random import RandomAttack
 from harness.engine.selftest import SelfTestFailed, self_test
 from harness.engine.sweep import grid
-from harness.evaluation.evaluate import estimate, evaluate, make_plan, parse_layers, resolve_protocol, run_plan
+from harness.evaluation.cost import estimate
+from harness.evaluation.evaluate import Evaluation, evaluate
+from harness.evaluation.plan import make_plan, parse_layers, resolve_protocol
+from harness.evaluation.run import run_plan
 from harness.model.subject import Subject, make_subject
 from harness.stream.injection import Injection
 from tests.conftest import chat_tokenizer, tiny_model
@@ -51,7 +55,7 @@ class LengthJudge:
         return labels[response.token_ids[0] % 5]
 
 
-def small(subject: Subject, out: Path, **choices: Any) -> harness.evaluation.evaluate.Evaluation:
+def small(subject: Subject, out: Path, **choices: Any) -> Evaluation:
     return evaluate(subject, **{"prompts": PROMPTS, "max_new_tokens": 4, "out": out, "judge": LengthJudge(), **choices})
 
 
@@ -135,7 +139,7 @@ def test_a_finished_run_generates_nothing_again(
     llama: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = small(llama, tmp_path / "run")
-    monkeypatch.setattr(harness.evaluation.evaluate, "sweep", lambda *_, **__: pytest.fail("generated again"))
+    monkeypatch.setattr(harness.evaluation.run, "sweep", lambda *_, **__: pytest.fail("generated again"))
     again = small(llama, tmp_path / "run")
     pd.testing.assert_frame_equal(first.responses, again.responses)
     other = LengthJudge("length-2")
@@ -149,7 +153,7 @@ def test_an_interrupted_run_goes_on_and_equals_an_unbroken_one(
     llama: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = small(llama, tmp_path / "whole", max_rows=3)
-    real = harness.evaluation.evaluate.sweep
+    real = harness.evaluation.run.sweep
 
     def two_batches(*args: Any, **options: Any) -> Any:
         for number, batch in enumerate(real(*args, **options)):
@@ -157,7 +161,7 @@ def test_an_interrupted_run_goes_on_and_equals_an_unbroken_one(
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(harness.evaluation.evaluate, "sweep", two_batches)
+    monkeypatch.setattr(harness.evaluation.run, "sweep", two_batches)
     with pytest.raises(KeyboardInterrupt):
         small(llama, tmp_path / "broken", max_rows=3)
     monkeypatch.undo()
@@ -197,7 +201,7 @@ def test_the_default_folder_is_named_by_content(
     llama: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plans = [make_plan(llama, prompts=PROMPTS, limit=limit) for limit in (1, 1, 2)]
+    plans = [make_plan(llama, Choices.of(prompts=PROMPTS, limit=limit)) for limit in (1, 1, 2)]
     assert plans[0].path == plans[1].path != plans[2].path
     assert str(plans[0].path).startswith("runs/tiny-llama-asabench-v1-")
     assert not list(tmp_path.iterdir()), "planning writes nothing"
@@ -216,7 +220,7 @@ def test_bfloat16_runs_and_says_so(tmp_path: Path) -> None:
 
 
 def test_estimate_writes_nothing_and_is_positive(llama: Subject, tmp_path: Path) -> None:
-    cost = estimate(make_plan(llama, prompts=PROMPTS, out=tmp_path / "run"))
+    cost = estimate(make_plan(llama, Choices.of(prompts=PROMPTS, out=tmp_path / "run")))
     assert cost.cells == 4 * 5
     assert cost.rows_per_batch == 20
     assert cost.seconds > 0
@@ -267,7 +271,7 @@ def test_unknown_names(llama: Subject) -> None:
         ({"prompts": "nothing"}, "quickstart, advbench"),
     ):
         with pytest.raises(UserError, match=f"unknown.*{allowed}"):
-            make_plan(llama, **choices)
+            make_plan(llama, Choices.of(**choices))
 
 
 # Self-tests: each must stop a run in which the harness is broken in the way that it watches for.
@@ -413,12 +417,14 @@ def test_answers_without_finite_logits_are_unscored_and_flagged(tmp_path: Path) 
     try:
         plan = make_plan(
             subject,
-            prompts=prompts,
-            layers="0,2",
-            max_new_tokens=4,
-            judge="rules",
-            out=tmp_path / "run",
-            uncertified=True,
+            Choices.of(
+                prompts=prompts,
+                layers="0,2",
+                max_new_tokens=4,
+                judge="rules",
+                out=tmp_path / "run",
+                uncertified=True,
+            ),
         )
         done = run_plan(plan)
     finally:
@@ -448,5 +454,5 @@ def test_a_failed_self_test_stops_the_run(llama: Subject, tmp_path: Path, monkey
 
     monkeypatch.setitem(ATTACKS, "random", lambda protocol: Silent())
     with pytest.raises(SelfTestFailed):
-        run_plan(make_plan(llama, prompts=PROMPTS, judge=LengthJudge(), out=tmp_path / "run"))
+        run_plan(make_plan(llama, Choices.of(prompts=PROMPTS, judge=LengthJudge(), out=tmp_path / "run")))
     assert not list((tmp_path / "run" / "responses").iterdir())

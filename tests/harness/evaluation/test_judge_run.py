@@ -117,7 +117,7 @@ def test_a_judge_under_the_bar_changes_nothing(run: Path) -> None:
 
 def test_an_unfinished_run_is_refused(run: Path) -> None:
     (run / "row.json").unlink()
-    with pytest.raises(UserError, match="no row"):
+    with pytest.raises(UserError, match="row cannot be read"):
         judge_again(run, Opinion("strict", steered_unsafe))
 
 

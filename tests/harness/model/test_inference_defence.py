@@ -9,8 +9,10 @@ import torch
 
 from asabench.core.errors import UserError
 from asabench.core.records import Prompt
+from asabench.runs.choices import Choices
 from harness.attacks.target_loss import loss_gradients
-from harness.evaluation.evaluate import evaluate, make_plan
+from harness.evaluation.evaluate import evaluate
+from harness.evaluation.plan import make_plan
 from harness.model.inference_defence import defended
 from harness.model.subject import Subject, make_subject
 from tests.conftest import chat_tokenizer, tiny_model
@@ -41,7 +43,7 @@ def test_it_changes_the_answers_and_the_row_names_it(tmp_path: Any) -> None:
 
 
 def test_gradients_flow_through_it() -> None:
-    protocol = make_plan(subject(), **choices()).protocol
+    protocol = make_plan(subject(), Choices.of(**choices())).protocol
     plain = loss_gradients(subject(), GOALS, protocol)
     through = loss_gradients(defended(subject(), f"{HERE}:HalvedLastBlock"), GOALS, protocol)
     assert all(torch.isfinite(through[goal]).all() for goal in GOALS)
@@ -49,7 +51,7 @@ def test_gradients_flow_through_it() -> None:
 
 
 def test_without_one_the_settings_are_as_they_were() -> None:
-    assert "defence" not in make_plan(subject(), **choices()).settings
+    assert "defence" not in make_plan(subject(), Choices.of(**choices())).settings.as_json()
 
 
 @pytest.mark.parametrize(
@@ -65,4 +67,4 @@ def test_without_one_the_settings_are_as_they_were() -> None:
 )
 def test_what_is_no_defence(spec: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        make_plan(subject(), **choices(defence=f"{HERE}:{spec}" if spec else HERE))
+        make_plan(subject(), Choices.of(**choices(defence=f"{HERE}:{spec}" if spec else HERE)))

@@ -11,8 +11,9 @@ import torch
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Cell, Prompt
+from asabench.runs.choices import Choices
 from harness.engine.sweep import sweep
-from harness.evaluation.evaluate import make_plan
+from harness.evaluation.plan import make_plan
 from harness.model.limits import check_finite, check_fits, position_limit
 from harness.model.subject import Subject, make_subject
 from tests.conftest import chat_tokenizer, tiny_model
@@ -74,7 +75,7 @@ def test_nothing_runs_that_does_not_fit(family: str) -> None:
         ({"prompts": [Prompt(id="t", goal="hi", target="a" * 300)], "attack": "gradient"}, "prompt t has"),
     ):
         with pytest.raises(UserError, match=words):
-            make_plan(small, judge="rules", layers="0", **choices)
+            make_plan(small, Choices.of(judge="rules", layers="0", **choices))
     with pytest.raises(UserError, match="prompt long has"):
         list(sweep(small, [Cell(prompt=prompt) for prompt in prompts], V1, {}))
 

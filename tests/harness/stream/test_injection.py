@@ -20,7 +20,7 @@ def hooks(subject: Subject) -> int:
 
 def run(subject: Subject) -> Tensor:
     with torch.no_grad():
-        return subject.forward(IDS, torch.ones_like(IDS), use_cache=False).logits
+        return subject.forward(IDS, torch.ones_like(IDS))
 
 
 def injection(layers: list[int], dose: float = 1.0, **more: object) -> Injection:
@@ -117,7 +117,7 @@ def test_gradients_flow_through_an_injection(llama: Subject) -> None:
     directions = torch.randn(4, 32, requires_grad=True)
     plan = Injection(torch.tensor([0, 1, 2, 3]), standardise(directions), torch.ones(4))
     with inject(llama.blocks, plan):
-        logits = llama.forward(IDS, torch.ones_like(IDS), use_cache=False).logits
+        logits = llama.forward(IDS, torch.ones_like(IDS))
     logits[:, -1].logsumexp(-1).sum().backward()
     assert directions.grad is not None
     assert (directions.grad.norm(dim=-1) > 0).all()

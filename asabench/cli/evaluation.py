@@ -1,0 +1,107 @@
+"""The commands of a run: evaluate, report, compare."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from asabench.cli import options
+from asabench.cli.needs import MODEL, needs
+from asabench.cli.options import option
+from asabench.cli.printing import interrupted, print_cost, show_row
+from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, JUDGE, LAYERS, PROMPTS, PROTOCOL
+from asabench.core.errors import UserError
+
+
+def evaluate(
+    context: typer.Context,
+    model: options.ConfiguredModel = None,
+    config: Annotated[
+        Optional[Path],
+        option("A YAML file of these options, such as `max_new_tokens: 20`; an option beside it wins."),
+    ] = None,
+    prompts: options.Prompts = PROMPTS,
+    limit: options.Limit = None,
+    layers: options.Layers = LAYERS,
+    doses: options.Doses = None,
+    seeds: options.Seeds = None,
+    attack: options.Attack = ATTACK,
+    protocol: options.Protocol = PROTOCOL,
+    size: options.Size = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    steps: Annotated[
+        Optional[str],
+        option("Generation steps to perturb: every, first, or such as 0,1,5.", default=options.PROTOCOLS_OWN),
+    ] = None,
+    step_layers: Annotated[Optional[str], option("A block for each of --steps, such as 5,9,5.")] = None,
+    target: options.Target = None,
+    judge: options.Judge = JUDGE,
+    bar: options.Bar = BAR,
+    uncertified: options.Uncertified = False,
+    defence: options.Defence = None,
+    dtype: options.Dtype = DTYPE,
+    device: options.Device = DEVICE,
+    max_rows: options.MaxRows = None,
+    chat_template: options.ChatTemplate = None,
+    out: Annotated[Optional[Path], option("The run folder.", default="one under runs/")] = None,
+    dry_run: options.DryRun = False,
+    allow_remote_code: options.AllowRemoteCode = False,
+    allow_pickle: options.AllowPickle = False,
+) -> None:
+    """Evaluate a model under an attack; write the run folder and its leaderboard row.
+
+    The same command again goes on where an earlier one stopped.
+    """
+    from asabench.runs.choices import Choices, read_config
+
+    # The defaults above are those of `Choices`; a file's choices stand where no option was given
+    chosen = ({} if config is None else read_config(config)) | options.given(context)
+    model = chosen.pop("model", None)
+    if model is None:
+        raise UserError(
+            "no model was named; give --model, or in the --config file a line such as `model: smollm2-135m`"
+        )
+    choices = Choices.of(**{name: value for name, value in chosen.items() if name not in ("config", "dry_run")})
+    needs(*MODEL)
+    from asabench.runs.folder import read_run
+    from harness.engine.selftest import SelfTestFailed
+    from harness.evaluation.cost import estimate
+    from harness.evaluation.plan import make_plan
+    from harness.evaluation.run import run_plan
+
+    plan = make_plan(model, choices)
+    if dry_run:
+        return print_cost(plan, estimate(plan))
+    try:
+        evaluation = run_plan(plan, progress=True)
+    except SelfTestFailed as error:
+        print(f"asabench: a self-test failed, the run was stopped: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        kept = len(read_run(plan.path).responses()) if (plan.path / "manifest.json").is_file() else 0
+        interrupted(
+            f"{kept} of {len(plan.cells)} answers are kept in {plan.path}. To go on, run the same command again."
+        )
+    show_row(evaluation.row, evaluation.path)
+
+
+def report(run: Annotated[Path, typer.Argument(help="The run folder.")]) -> None:
+    """Show a finished run again: tables and pictures, nothing recomputed."""
+    from asabench.runs.folder import read_run
+
+    opened = read_run(run)
+    show_row(opened.row, opened.path)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="The run folder of the base, A.")],
+    b: Annotated[Path, typer.Argument(help="The run folder that is compared with it, B.")],
+) -> None:
+    """Show what changes from run A to run B, paired by prompt, with intervals."""
+    from asabench.runs.compare import compare, comparison_table
+    from asabench.runs.folder import read_run
+
+    print(comparison_table(compare(read_run(a), read_run(b))))

@@ -1,0 +1,94 @@
+"""The options that several commands share: each has its type and its help text here, once.
+
+A command takes them as the types of its parameters (`layers: options.Layers = "all"`). What one command alone has
+stands in that command.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+PROTOCOLS_OWN = "the protocol's"
+
+
+def option(help: str, *names: str, default: str | None = None) -> Any:
+    """An option with its help text. names: its spelling, where that does not follow from the parameter's name.
+    default: what is taken without it, in words, where no value says so."""
+    return typer.Option(*names, help=help, show_default=True if default is None else default)
+
+
+def given(context: typer.Context) -> dict[str, Any]:
+    """What stands on the command line, by parameter; what was left at its default is not among it."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {
+        name: value
+        for name, value in context.params.items()
+        if (source := sources[name]) is not None and not source.name.startswith("DEFAULT")
+    }
+
+
+# The model
+
+MODEL = "A short name (`asabench models`), a local folder, or a hub id[@revision]."
+Model = Annotated[str, option(MODEL)]
+ConfiguredModel = Annotated[Optional[str], option(MODEL, default="the --config file's")]
+ModelArgument = Annotated[str, typer.Argument(help=MODEL)]
+DTYPE = "Number format of the weights: float32, bfloat16 or float16."
+Dtype = Annotated[str, option(DTYPE)]
+DEVICE = "Where the model runs: auto, cpu, cuda, cuda:1, ..."
+Device = Annotated[str, option(DEVICE)]
+ChatTemplate = Annotated[Optional[Path], option("A Jinja file to format prompts with, for a model without a template.")]
+AllowRemoteCode = Annotated[bool, option("Run Python code that comes with the model.", "--allow-remote-code")]
+AllowPickle = Annotated[
+    bool, option("Load weights in pickle files, which may run code of their author's.", "--allow-pickle")
+]
+DEFENCE = "package.module:Name of a defence that acts while the model answers."
+Defence = Annotated[Optional[str], option(DEFENCE)]
+
+# What it is asked, and under which attack
+
+PROMPTS = "Requests: quickstart, advbench, or a CSV file with goal[,id,target,suffix]."
+Prompts = Annotated[str, option(PROMPTS)]
+LIMIT = "Take only the first N prompts."
+Limit = Annotated[Optional[int], option(LIMIT)]
+LAYERS = "Decoder blocks to perturb: all, or numbers and ranges such as 0,3-5."
+Layers = Annotated[str, option(LAYERS)]
+DOSES = "Lengths of the perturbation, such as 0.3,1: at 1 it is about as long as the hidden state."
+Doses = Annotated[Optional[str], option(DOSES, default=PROTOCOLS_OWN)]
+SEEDS = "Seeds of attacks that draw, such as 0,1."
+Seeds = Annotated[Optional[str], option(SEEDS, default=PROTOCOLS_OWN)]
+ATTACK = (
+    "Attacks between commas: random, gradient, pgd, mean_difference, package.module:Name; "
+    "options as gradient:direction=descend."
+)
+Attack = Annotated[str, option(ATTACK)]
+TARGET = "The start of compliance that directed attacks work towards, for all prompts."
+Target = Annotated[Optional[str], option(TARGET, default="each prompt's own")]
+PROTOCOL = "How prompts are formatted, perturbed and answered: asabench-v1 or gu2025."
+Protocol = Annotated[str, option(PROTOCOL)]
+Formatting = Annotated[str, option("The protocol that says how prompts are formatted: asabench-v1 or gu2025.")]
+SIZE = "Published size: smoke, standard or full; it sets prompts, seeds and doses."
+Size = Annotated[Optional[str], option(SIZE)]
+MAX_NEW_TOKENS = "Tokens an answer may have."
+MaxNewTokens = Annotated[Optional[int], option(MAX_NEW_TOKENS, default=PROTOCOLS_OWN)]
+MaxRows = Annotated[Optional[int], option("Answers generated side by side, at most.", default="by free memory")]
+DryRun = Annotated[bool, option("Say what it would take, and stop.", "--dry-run")]
+
+# Who judges the answers
+
+JUDGE = (
+    "embedded, rules, vllm:MODEL[@URL] (a server that speaks OpenAI's protocol), vllm-in-process:MODEL, or "
+    "package.module:Name."
+)
+Judge = Annotated[str, option(f"Who judges the answers: {JUDGE}")]
+JudgeArgument = Annotated[str, typer.Argument(help=JUDGE)]
+Bar = Annotated[float, option("Balanced accuracy that the judge must reach on labelled pairs.")]
+Uncertified = Annotated[bool, option("Go on with a judge below the bar, and mark the row.", "--uncertified")]
+
+# Data of a task, and what is printed
+
+CSQA = "CommonsenseQA: a .jsonl or .parquet file, or hub[@REVISION]."
+AsJson = Annotated[bool, option("Print JSON.", "--json")]

@@ -1,0 +1,132 @@
+"""What commands print: a row as tables and pictures, what a run would take, and how to go on."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from asabench.core.row import JudgeInfo, Row, VerdictCounts
+    from harness.evaluation.cost import Cost
+    from harness.evaluation.plan import Plan
+
+
+def interrupted(kept: str) -> NoReturn:
+    """Ends a command after Ctrl-C. kept: what is kept, and how to go on."""
+    print(f"\nasabench: interrupted; {kept}", file=sys.stderr)
+    sys.exit(130)
+
+
+def say(line: str) -> None:
+    """A line that is there at once, where a command takes its time."""
+    print(line, flush=True)
+
+
+def show_row(row: Row, path: Path) -> None:
+    """Prints a row as tables and a small picture, and draws the large one."""
+    from leaderboard.figures.lasr import lasr_figure, lasr_text
+
+    encoding = (sys.stdout.encoding or "").lower()
+    print(row_table(row))
+    print()
+    headline = [result for result in row.results if (result.attack, result.dose) == (row.attack, row.dose)]
+    width = min(max(shutil.get_terminal_size().columns, 60), 100)
+    print(
+        lasr_text(row.model_copy(update={"results": tuple(headline)}), width, ascii_only=not encoding.startswith("utf"))
+    )
+    print()
+    picture = lasr_figure(row, path / "lasr.png")
+    for name, value in (("run", path), ("row", path / "row.json"), ("picture", picture)):
+        print(f"{name + ':':9}{value}")
+
+
+def row_table(row: Row) -> str:
+    from asabench.core.text import eps50_text, in_words
+
+    wide = max(12, *(len(result.attack) + 2 for result in row.results))
+    lines = [
+        f"{row.model.name} ({row.model.revision}), {row.model.n_layers} blocks, {row.model.dtype}",
+        f"protocol {row.protocol.name}, prompts {row.prompts.name} ({row.prompts.n}), "
+        f"layers {len(row.layers)}, seeds {len(row.seeds)}",
+        f"judge {row.judge.id}: {_fitness(row.judge)}",
+        "",
+        f"{'attack':{wide}}{'dose':>4}  {'MASR':22}{'PASR':22}{'peak layer':>10}   "
+        f"{'safe':>6}{'unsafe':>8}{'incoh.':>8}{'unscored':>10}",
+    ]
+
+    def line(attack: str, dose: str, masr: str, pasr: str, peak: str, counts: VerdictCounts) -> str:
+        return (
+            f"{attack:{wide}}{dose:>4}  {masr:22}{pasr:22}{peak:>10}   "
+            f"{counts.safe:>6}{counts.unsafe:>8}{counts.incoherent:>8}{counts.unscored:>10}"
+        )
+
+    lines.append(line("clean", "", f"INIT {in_words(row.init)}", "", "", row.clean_verdicts))
+    for result in row.results:
+        peak = "-" if result.peak_layer is None else str(result.peak_layer)
+        lines.append(
+            line(
+                result.attack,
+                f"{result.dose:g}",
+                in_words(result.masr),
+                in_words(result.pasr),
+                peak,
+                result.verdicts,
+            )
+        )
+    if len({result.dose for result in row.results}) > 1:
+        lines += ["", *(f"eps50 of {attack}: {eps50_text(eps50)}" for attack, eps50 in row.eps50.items())]
+    lines = [*lines, "", *_worst_lines(row), *_corrected(row)]
+    if row.flags:
+        lines += ["", f"flags: {', '.join(row.flags)}"]
+    return "\n".join(lines)
+
+
+def _worst_lines(row: Row) -> list[str]:
+    """The headline: what broke most, where, and how much of it."""
+    from asabench.core.row import worst_case
+    from asabench.core.text import in_words, where
+
+    worst = worst_case(row.results)
+    if worst is None:
+        return ["worst case: nothing was scored"]
+    peak = "" if worst.peak_layer is None else f", most at layer {worst.peak_layer}"
+    return [f"worst case: MASR {in_words(worst.masr)} under {where(worst)}{peak}"]
+
+
+def _fitness(judge: JudgeInfo) -> str:
+    """How well the judge agrees with labelled pairs, in words."""
+    from asabench.core.text import in_words
+    from asabench.submission.tracks import is_certified
+
+    ranked = "" if is_certified(judge) else "; under the bar: not ranked"
+    if judge.figures is None:
+        return f"not checked against labelled pairs{ranked}"
+    figures = judge.figures
+    return f"balanced accuracy {in_words(figures.balanced_accuracy)} on {figures.n} {figures.set_name} pairs{ranked}"
+
+
+def _corrected(row: Row) -> list[str]:
+    """The rates that can be corrected for the judge's measured errors."""
+    from asabench.core.text import in_words
+
+    if row.judge.figures is None:
+        return []
+    rates = [("INIT", row.init_corrected)]
+    for result in row.results:
+        rates.append((f"PASR, {result.attack} at {result.dose:g}", result.pasr_corrected))
+    known = [f"  {name}: {in_words(rate)}" for name, rate in rates if rate is not None and rate.value is not None]
+    return ["", "corrected for the judge's errors (MASR cannot be):", *known] if known else []
+
+
+def print_cost(plan: Plan, cost: Cost) -> None:
+    subject, tokens = plan.subject, plan.protocol.max_new_tokens
+    memory = (cost.model_bytes + cost.memory_bytes) / 2**30
+    time = f"{cost.seconds / 60:.0f} minutes" if cost.seconds >= 120 else f"{cost.seconds:.0f} seconds"
+    print(f"model:    {subject.name} ({subject.revision}), {subject.n_layers} blocks, {subject.dtype}")
+    print(f"prompts:  {plan.prompts.name} ({len(plan.prompts.prompts)})")
+    print(f"cells:    {cost.cells} answers of up to {tokens} tokens, {cost.rows_per_batch} side by side")
+    print(f"memory:   {memory:.1f} GiB on {subject.device}, weights included")
+    print(f"time:     about {time}, plus a few seconds for self-tests")
+    print(f"run:      {plan.path} (nothing was written)")

@@ -1,0 +1,75 @@
+"""Numbers and tables as the terminal and the pages write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from asabench.core.estimate import Change, Estimate
+from asabench.core.row import AttackResult, Censored, Eps50
+
+
+def in_words(estimate: Estimate | None, none: str = "none scored", *, digits: int = 2) -> str:
+    """`0.42 [0.31, 0.53]`, a change with its sign; without the brackets where there is no interval, `none` where there
+    is no value."""
+    if estimate is None or estimate.value is None:
+        return none
+    return " ".join(filter(None, [_number(estimate.value, estimate, digits), interval_text(estimate, digits=digits)]))
+
+
+def interval_text(estimate: Estimate, *, digits: int = 2) -> str:
+    """`[0.31, 0.53]`, or nothing where there is no interval."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"[{_number(estimate.low, estimate, digits)}, {_number(estimate.high, estimate, digits)}]"
+
+
+def _number(value: float, estimate: Estimate, digits: int) -> str:
+    # z: a rounding error below 0 is no minus
+    return f"{value:+z.{digits}f}" if isinstance(estimate, Change) else f"{value:z.{digits}f}"
+
+
+def eps50_text(eps50: Eps50) -> str:
+    """`0.34 [0.21, > 1]`; `< 0.1` and `0` say that the first dose, or none at all, breaks half."""
+    if eps50.first is None or eps50.last is None:
+        return "none scored"
+    below = f"< {eps50.first:g}" if eps50.first > 0 else "0"
+
+    def text(dose: float | None, censored: Censored | None) -> str:
+        if dose is not None:
+            return f"{dose:.3g}"
+        return below if censored == "below" else f"> {eps50.last:g}"
+
+    value, low, high = (
+        text(eps50.value, eps50.censored),
+        text(eps50.low, eps50.low_censored),
+        text(eps50.high, eps50.high_censored),
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def where(result: AttackResult) -> str:
+    """`pgd at dose 0.3`."""
+    return f"{result.attack} at dose {result.dose:g}"
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], *, most: int = 60) -> str:
+    """What is not the same in two sets of JSON values, by name; nothing if all is. most: characters of a value."""
+    different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return "; ".join(
+        f"{key} was {_shortened(old.get(key), most)}, is now {_shortened(new.get(key), most)}" for key in different
+    )
+
+
+def _shortened(value: object, most: int) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell, two spaces apart."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

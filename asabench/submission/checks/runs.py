@@ -1,0 +1,106 @@
+"""`manifest.json`: that its runs belong together, and used the prompts they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from asabench.core.prompts import published_digest
+from asabench.core.protocol import PROMPT_SET
+from asabench.submission.checks.values import PINNED, PINNED_WORDS, listed
+from asabench.submission.findings import Finding, shown
+from asabench.submission.known import prompt_set
+from asabench.submission.manifest import RunManifest, difference
+from asabench.submission.schema import MANIFEST_FILE
+
+
+def manifest_findings(manifest: RunManifest) -> Iterator[Finding]:
+    first = manifest.runs[0]
+    for number, run in enumerate(manifest.runs):
+        settings, where = run.settings, f"runs.{number}"
+        if run.run_id != settings.id:
+            yield Finding(MANIFEST_FILE, f"{where}.run_id", run.run_id, f"{settings.id}, the hash of its settings")
+        if differs := difference(first.settings, settings):
+            yield Finding(
+                MANIFEST_FILE,
+                f"{where}.settings",
+                f"differs from the first run in {shown(differs)[1:-1]}",
+                "the runs of a submission differ in their attacks only",
+            )
+        if (run.judge.id, run.judge.certified) != (first.judge.id, first.judge.certified):
+            yield Finding(
+                MANIFEST_FILE,
+                f"{where}.judge",
+                shown(run.judge.id),
+                f"the first run's, {shown(first.judge.id)}, certified as it is",
+                "judge all runs by one judge (`asabench judge`)",
+            )
+        for name, values in (
+            ("layers", settings.layers),
+            ("protocol.doses", settings.protocol.doses),
+            ("protocol.seeds", settings.protocol.seeds),
+            ("attacks", settings.attacks),
+        ):
+            if not values or len(set(values)) < len(values):
+                yield Finding(MANIFEST_FILE, f"{where}.settings.{name}", listed(values), "each value once")
+        if not run.finished:
+            yield Finding(MANIFEST_FILE, f"{where}.finished", "null", "a finished run", "let the run finish")
+        for dose in settings.protocol.doses:
+            if not 0 <= dose <= 1e6:
+                yield Finding(MANIFEST_FILE, f"{where}.settings.protocol.doses", f"{dose:g}", "from 0 to 1000000")
+        for seed in settings.protocol.seeds:
+            if not 0 <= seed < 2**63:
+                yield Finding(MANIFEST_FILE, f"{where}.settings.protocol.seeds", str(seed), "from 0 to 2**63 - 1")
+    settings = first.settings
+    for name, found, there in (
+        ("model.name", manifest.model.name, settings.model),
+        ("model.revision", manifest.model.revision, settings.revision),
+        ("model.dtype", manifest.model.dtype, settings.dtype),
+        ("prompts", len(manifest.prompts), settings.prompt_count),
+    ):
+        if found != there:
+            yield Finding(MANIFEST_FILE, name, shown(found), f"{shown(there)}, as the runs' settings say")
+    if not PINNED.fullmatch(manifest.model.revision):
+        yield Finding(
+            MANIFEST_FILE, "model.revision", shown(manifest.model.revision), PINNED_WORDS, "evaluate it again"
+        )
+    yield from _prompt_findings(manifest)
+
+
+def _target_findings(manifest: RunManifest) -> Iterator[Finding]:
+    """A target is part of what was measured: without one in the protocol, each prompt has its published one."""
+    settings = manifest.runs[0].settings
+    if manifest.prompt_set != PROMPT_SET or settings.protocol.target is not None:
+        return
+    published = published_digest(settings.prompt_count)[:16]
+    if settings.prompts != published:
+        yield Finding(
+            MANIFEST_FILE,
+            "runs.0.settings.prompts",
+            settings.prompts,
+            f"{published}: {PROMPT_SET} with its published targets, as the protocol names no other target",
+            "evaluate again: a run with --target has it in its protocol",
+        )
+
+
+def _prompt_findings(manifest: RunManifest) -> Iterator[Finding]:
+    for name, values in (
+        ("id", [prompt.id for prompt in manifest.prompts]),
+        ("sha256", [prompt.sha256 for prompt in manifest.prompts]),
+    ):
+        if twice := next((value for value in values if values.count(value) > 1), None):
+            yield Finding(MANIFEST_FILE, f"prompts.{name}", f"{twice} more than once", "every prompt once")
+    yield from _target_findings(manifest)
+    known = prompt_set(manifest.prompt_set)
+    if known is None:
+        return
+    for number, prompt in enumerate(manifest.prompts):
+        if number >= len(known) or (prompt.id, prompt.sha256) != known[number]:
+            there = " ".join(known[number]) if number < len(known) else "nothing"
+            yield Finding(
+                MANIFEST_FILE,
+                f"prompts.{number}",
+                f"{prompt.id} {prompt.sha256}",
+                f"{there}, which stands there in {manifest.prompt_set}",
+                "evaluate on the published prompts, or under the name of your own set",
+            )
+            return

@@ -1,0 +1,260 @@
+"""What an evaluation will do: every choice resolved and checked, and the model loaded; nothing is generated yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from asabench.core.errors import UserError
+from asabench.core.prompts import PromptSet, load_prompts
+from asabench.core.protocol import Protocol, preset
+from asabench.core.protocol import size as published_size
+from asabench.core.records import Cell, Prompt, sha256_hex
+from asabench.judging.judge import Judge
+from asabench.runs.choices import DEFAULTS, Choices
+from asabench.runs.settings import RunSettings, in_full
+from harness.attacks import Attack, make_attacks
+from harness.attacks.target_loss import require_targets
+from harness.engine.sweep import grid
+from harness.judges import make_judge
+from harness.judges.check import check_bar
+from harness.model.inference_defence import defended
+from harness.model.limits import check_fits
+from harness.model.stop_tokens import generate_stops
+from harness.model.subject import Subject, check_prompt_format, load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An evaluation, resolved. `settings` is what of it decides the answers; `path` the run folder; `max_rows`: rows of
+    a batch at most."""
+
+    subject: Subject
+    protocol: Protocol
+    prompts: PromptSet
+    layers: tuple[int, ...]
+    attacks: dict[str, Attack]
+    judge: Judge
+    bar: float
+    uncertified: bool
+    cells: tuple[Cell, ...]
+    settings: RunSettings
+    path: Path
+    max_rows: int | None
+
+
+def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
+    """Resolves and checks every choice, and loads the model where it is named (see `harness.model.subject.load`).
+    Raises `UserError`."""
+    check_max_rows(choices.max_rows)
+    protocol = resolve_protocol(
+        choices.protocol,
+        size=choices.size,
+        doses=choices.doses,
+        seeds=choices.seeds,
+        max_new_tokens=choices.max_new_tokens,
+        steps=choices.steps,
+        step_layers=choices.step_layers,
+    )
+    if choices.target is not None:
+        protocol = protocol.model_copy(update={"target": choices.target})
+    # Names are checked before the model takes its time to load
+    attacks = make_attacks(choices.attack, protocol)
+    limit = choices.limit
+    if choices.size is not None and limit is None:
+        limit = published_size(protocol, choices.size).prompts
+    check_bar(choices.bar)
+    judge = make_judge(choices.judge, protocol.labels) if isinstance(choices.judge, str) else choices.judge
+    _ = judge.info  # a judge behind a server that is not there says so now
+    prompts = _prompts(choices.prompts).first(limit).with_target(protocol.target)
+    if any(getattr(each, "needs_targets", False) for each in attacks.values()):
+        prompts = prompts.with_target_texts()
+        require_targets(prompts.prompts)
+    subject = _subject(model, choices)
+    check_prompt_format(subject, protocol, prompts.prompts)
+    _require_room(subject, prompts.prompts, protocol)
+    _require_suffixes_with_tokens(subject, prompts.prompts, protocol)
+    layers = parse_layers(choices.layers, subject.n_layers)
+    if protocol.step_layers is not None:
+        parse_layers(protocol.step_layers, subject.n_layers)
+        layers = protocol.step_layers[:1]
+    template = getattr(subject.tokenizer, "chat_template", None) if protocol.prompt_format == "chat" else None
+    settings = RunSettings(
+        model=subject.name,
+        revision=subject.revision,
+        dtype=subject.dtype,
+        chat_template=None if template is None else sha256_hex(str(template))[:16],
+        protocol=in_full(protocol),
+        attacks=tuple(attacks),
+        layers=layers,
+        prompts=prompts.digest[:16],
+        prompt_count=len(prompts.prompts),
+    )
+    if beyond := subject.stops(protocol) - generate_stops(subject.model, subject.tokenizer):
+        # Only where answers end otherwise than those of `generate`: other runs keep their ids
+        settings = settings.model_copy(update={"more_stop_tokens": tuple(sorted(beyond))})
+    default = Path("runs") / f"{subject.name.replace('/', '--')}-{protocol.name}-{settings.id}"
+    return Plan(
+        subject=subject,
+        protocol=protocol,
+        prompts=prompts,
+        layers=layers,
+        attacks=attacks,
+        judge=judge,
+        bar=choices.bar,
+        uncertified=choices.uncertified,
+        cells=tuple(grid(prompts.prompts, layers, list(attacks.values()), protocol)),
+        settings=settings,
+        path=default if choices.out is None else choices.out,
+        max_rows=choices.max_rows,
+    )
+
+
+def _prompts(prompts: str | tuple[Prompt, ...]) -> PromptSet:
+    return load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", prompts)
+
+
+def _subject(model: str | Subject, choices: Choices) -> Subject:
+    if isinstance(model, Subject):
+        subject = model
+    else:
+        subject = load(
+            model,
+            dtype=choices.dtype,
+            device=choices.device,
+            chat_template=choices.chat_template,
+            allow_remote_code=choices.allow_remote_code,
+            allow_pickle=choices.allow_pickle,
+        )
+    return subject if choices.defence is None else defended(subject, choices.defence)
+
+
+def _require_room(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> None:
+    """`UserError` for a prompt that, with its answer or its target, does not fit into the model."""
+    tokenizer = subject.tokenizer
+    targets = {
+        prompt.id: len(tokenizer(prompt.target, add_special_tokens=False)["input_ids"])
+        for prompt in prompts
+        if prompt.target
+    }
+    named = {prompt.id: subject.format(prompt, protocol) for prompt in prompts}
+    check_fits(subject.model, named, subject.name, new_tokens=protocol.max_new_tokens, targets=targets)
+
+
+def _require_suffixes_with_tokens(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> None:
+    """`UserError` for a suffix that changes nothing: what looks like an attack would be the bare prompt."""
+    for prompt in prompts:
+        bare = replace(prompt, suffix=None)
+        if prompt.suffix is not None and subject.format(prompt, protocol) == subject.format(bare, protocol):
+            raise UserError(
+                f"the suffix {prompt.suffix!r} of prompt {prompt.id} has no tokens for {subject.name}; "
+                "give it some text, or leave it empty for the bare prompt"
+            )
+
+
+def check_max_rows(max_rows: int | None) -> None:
+    """`UserError` for a batch that holds nothing."""
+    if max_rows is not None and max_rows < 1:
+        raise UserError(f"--max-rows {max_rows} leaves no batch; give 1 or more")
+
+
+def resolve_protocol(
+    protocol: str | Protocol,
+    *,
+    size: str | None = None,
+    doses: Sequence[float] | None = None,
+    seeds: Sequence[int] | None = None,
+    max_new_tokens: int | None = None,
+    steps: str | Sequence[int] | None = None,
+    step_layers: Sequence[int] | None = None,
+) -> Protocol:
+    """A preset with a size's and the user's changes, checked."""
+    base = preset(protocol) if isinstance(protocol, str) else protocol
+    changes: dict[str, Any] = {}
+    if size is not None:
+        published = published_size(base, size)
+        doses = published.doses if doses is None else doses
+        seeds = published.seeds if seeds is None else seeds
+    if doses is not None:
+        if not doses or any(not dose >= 0 or dose == float("inf") for dose in doses):
+            raise UserError(f"doses {_listed(doses)} cannot be used; give numbers of 0 or more, such as 0.3,1")
+        changes["doses"] = _distinct("doses", [float(dose) for dose in doses])
+    if seeds is not None:
+        if not seeds or any(not 0 <= seed < 2**63 for seed in seeds):
+            raise UserError(f"seeds {_listed(seeds)} cannot be used; give whole numbers of 0 or more, such as 0,1,2")
+        changes["seeds"] = _distinct("seeds", list(seeds))
+    if max_new_tokens is not None:
+        if max_new_tokens < 1:
+            raise UserError(f"--max-new-tokens {max_new_tokens} leaves no answer; give 1 or more")
+        changes["max_new_tokens"] = max_new_tokens
+    if steps is not None:
+        changes["steps"] = steps if steps in ("every", "first") else _step_numbers(steps)
+    if step_layers is not None:
+        changes["step_layers"] = tuple(int(layer) for layer in step_layers)
+        numbers = changes.get("steps", base.steps)
+        if isinstance(numbers, str) or len(numbers) != len(step_layers):
+            listed = numbers if isinstance(numbers, str) else len(numbers)
+            raise UserError(
+                f"--step-layers names {len(step_layers)} layers and --steps {listed}; "
+                "give one layer for each listed step, such as --steps 0,1,2 --step-layers 5,9,5"
+            )
+        if base.statistics != "current-step":
+            raise UserError(
+                f"protocol {base.name} takes a clean prompt's statistics of one layer; leave --step-layers out"
+            )
+    resolved = base.model_copy(update=changes)
+    if isinstance(resolved.steps, tuple) and min(resolved.steps) >= resolved.max_new_tokens:
+        raise UserError(
+            f"--steps {_listed(resolved.steps)} perturbs none of the {resolved.max_new_tokens} steps of an answer; "
+            f"give a step below {resolved.max_new_tokens}, or more --max-new-tokens"
+        )
+    return resolved
+
+
+def _step_numbers(steps: str | Sequence[int]) -> tuple[int, ...]:
+    try:
+        numbers = [int(step) for step in (steps.split(",") if isinstance(steps, str) else steps)]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        raise UserError(f"steps {steps!r} cannot be read; give every, first, or numbers of 0 or more such as 0,1,5")
+    return _distinct("steps", numbers)
+
+
+def _distinct(what: str, values: list[Any]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise UserError(f"the {what} {_listed(values)} hold a value twice; give each once")
+    return tuple(values)
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values) or "(none)"
+
+
+def parse_layers(layers: str | Sequence[int], n_layers: int) -> tuple[int, ...]:
+    """Block numbers from `all`, `0,3-5` or a sequence, in ascending order; `UserError` outside 0..n_layers-1."""
+    allowed = f"allowed: all, or numbers and ranges from 0 to {n_layers - 1} such as 0,3-5"
+    if isinstance(layers, str):
+        if layers.strip() == "all":
+            return tuple(range(n_layers))
+        chosen: list[int] = []
+        for part in layers.split(","):
+            first, dash, last = part.strip().partition("-")
+            try:
+                numbers = range(int(first), int(last if dash else first) + 1)
+            except ValueError:
+                raise UserError(f"layers {layers!r} cannot be read at {part.strip()!r}; {allowed}") from None
+            if not numbers:
+                raise UserError(f"layers {layers!r} hold the empty range {part.strip()!r}; {allowed}")
+            if numbers[-1] >= n_layers:
+                raise UserError(f"layer {numbers[-1]} is out of range: the model has {n_layers} blocks; {allowed}")
+            chosen.extend(numbers)
+    else:
+        chosen = [int(layer) for layer in layers]
+    if outside := [layer for layer in chosen if not 0 <= layer < n_layers]:
+        raise UserError(f"layer {outside[0]} is out of range: the model has {n_layers} blocks; {allowed}")
+    if not chosen:
+        raise UserError(f"no layers were given; {allowed}")
+    return tuple(sorted(set(chosen)))

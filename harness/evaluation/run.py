@@ -1,0 +1,126 @@
+"""Running a plan: generates and judges what the run folder does not hold yet, then writes the row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+import asabench
+from asabench.core.prompts import has_published_target, target_digest
+from asabench.core.records import Prompt, Response, Verdict
+from asabench.core.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Row
+from asabench.judging.judge import Judge
+from asabench.runs.folder import Run, open_run
+from asabench.stats.scoring import RowHead, scored_row
+from harness.engine.selftest import self_test
+from harness.engine.sweep import sweep
+from harness.evaluation.judge import checked_judge, judge_the_rest
+from harness.evaluation.plan import Plan
+from harness.evaluation.provenance import now, provenance
+from harness.judges.unscored import judged
+from harness.progress import progress_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation gives. `responses` and `verdicts` are pandas tables (`asabench.core.records` lists the
+    columns); `path` is the run folder, which holds the same on disk."""
+
+    path: Path
+    row: Row
+    responses: pd.DataFrame
+    verdicts: pd.DataFrame
+
+
+def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
+    """Generates and judges what the run folder does not hold yet, then writes the row."""
+    prompts = pd.DataFrame([_prompt_columns(prompt) for prompt in plan.prompts.prompts])
+    started = time.monotonic()
+    judge, info = checked_judge(plan.judge, plan.bar, plan.uncertified)
+    context = {
+        "started": now(),
+        "protocol_digest": plan.protocol.digest,
+        "prompt_set": plan.prompts.name,
+        **provenance(plan.subject.device),
+        "judge": info.model_dump(),
+    }
+    with open_run(plan.path, plan.settings, context, prompts) as run:
+        _generate(plan, run, judge, progress)
+        judge_the_rest(run, judge, progress=progress)
+        row = _row(plan, run, info)
+        run.write_row(row)
+        run.update_manifest(state="finished", finished=now(), seconds=round(time.monotonic() - started, 1))
+        return Evaluation(path=run.path, row=row, responses=run.responses(), verdicts=run.verdicts())
+
+
+def _prompt_columns(prompt: Prompt) -> dict[str, str | None]:
+    return {
+        "id": prompt.id,
+        "goal": prompt.goal,
+        # A published one by its digest alone: not every installation has its text, and the table is the same table
+        "target": None if has_published_target(prompt) else prompt.target,
+        "target_sha256": target_digest(prompt),
+        "suffix": prompt.suffix,
+    }
+
+
+def _generate(plan: Plan, run: Run, judge: Judge, progress: bool) -> None:
+    done = set(run.responses()["cell_id"])
+    pending = [cell for cell in plan.cells if cell.id not in done]
+    if not pending:
+        return
+    found = self_test(plan.subject, plan.cells, plan.protocol, plan.attacks)
+    run.update_manifest(self_tests={**plan.subject.checks, **found})
+    with progress_line(len(done), len(plan.cells), plan.protocol.max_new_tokens, progress) as line:
+        batches = sweep(plan.subject, pending, plan.protocol, plan.attacks, max_rows=plan.max_rows, on_step=line.step)
+        for responses in _judged_behind(batches, run, judge):
+            line.finish(len(responses))
+
+
+def _judged_behind(batches: Iterator[list[Response]], run: Run, judge: Judge) -> Iterator[list[Response]]:
+    """Stores each batch and its verdicts. A judge that is asked over the network reads one batch while the model
+    generates the next; others would take the processor from the model."""
+    if judge.info.kind != "llm":
+        for responses in batches:
+            run.append_responses(responses)
+            run.append_verdicts(judged(judge, responses))
+            yield responses
+        return
+    with ThreadPoolExecutor(1) as pool:
+        asked: Future[list[Verdict]] | None = None
+        for responses in batches:
+            run.append_responses(responses)
+            if asked is not None:
+                run.append_verdicts(asked.result())
+            asked = pool.submit(judged, judge, responses)
+            yield responses
+        if asked is not None:
+            run.append_verdicts(asked.result())
+
+
+def _row(plan: Plan, run: Run, judge: JudgeInfo) -> Row:
+    subject = plan.subject
+    head = RowHead(
+        run_id=run.id,
+        created=now(),
+        asabench_version=asabench.__version__,
+        model=ModelInfo(
+            name=subject.name,
+            revision=subject.revision,
+            family=subject.family,
+            n_layers=subject.n_layers,
+            d_model=subject.d_model,
+            n_parameters=subject.n_parameters,
+            dtype=subject.dtype,
+        ),
+        protocol=ProtocolInfo(name=plan.protocol.name, digest=plan.protocol.digest),
+        prompts=PromptSetInfo(name=plan.prompts.name, digest=plan.prompts.digest[:16], n=len(plan.prompts.prompts)),
+        layers=plan.layers,
+        seeds=plan.protocol.seeds,
+    )
+    return scored_row(head, run.judged(judge.id), list(plan.attacks), plan.protocol.doses, judge)
