@@ -167,7 +167,7 @@ def test_download_and_verify(base: Installed, hub: HubServer, tmp_path: Path) ->
     online = {name: value for name, value in asked.items() if name.startswith(("HF_", "NO_PROXY"))}
     base.run("asabench", "download", "--repo", "lab/set", "--out", "asabench-data", **online)
     assert "tiny-llama" in base.run("asabench", "verify", "asabench-data")
-    rows = "import asabench; print(len(asabench.load_benchmark('asabench-data', split='train')))"
+    rows = "import asabench; print(len(asabench.load_benchmark(path='asabench-data', split='train')))"
     assert 0 < int(base.run("python", "-c", rows)) <= 9
 
 
@@ -179,7 +179,7 @@ def test_validate(base: Installed) -> None:
 def test_report(base: Installed) -> None:
     finished_run(base.here / "runs" / "tiny")
     assert "tiny-llama" in base.run("asabench", "report", "runs/tiny")
-    read = "import asabench; print(asabench.read_run('runs/tiny').row().model.name)"
+    read = "import asabench; print(asabench.read_run('runs/tiny').row.model.name)"
     assert base.run("python", "-c", read).strip() == "tiny-llama"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import asabench
+from asabench.core.attack_names import names_without_targets
 from asabench.core.defaults import ATTACK, PROTOCOL, UTILITY_DOSES, UTILITY_TOKENS
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet
@@ -145,8 +146,8 @@ def measure(
 
 
 def _refuse_attacks_with_targets(attacks: dict[str, Attack]) -> None:
-    if needing := [name for name, attack in attacks.items() if getattr(attack, "needs_targets", False)]:
+    if needing := [name for name, attack in attacks.items() if attack.needs_targets]:
         raise UserError(
             f"the attack {needing[0]} works towards a harmful target, which a harmless request has not; "
-            "allowed here: random, mean_difference, or none"
+            f"allowed here: {', '.join(names_without_targets())}, or none"
         )

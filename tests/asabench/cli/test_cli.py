@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from asabench.core.errors import UserError
 from asabench.core.paths import expanded
 from asabench.runs.folder import read_run
+from harness.model.files import cache_folder
 from tests.command_line import ASABENCH, RULES, asabench, asabench_process, by_rules, refused, refused_in_one_line
 
 
@@ -54,7 +56,9 @@ def test_output_that_cannot_be_written(unbuffered: str) -> None:
     ids=str,
 )
 def test_a_terminal_of_few_characters(environment: dict[str, str], tmp_path: Path) -> None:
-    assert "is not a run folder" in refused_in_one_line("report", "mødel-✓", cwd=tmp_path, **environment)
+    done = asabench_process("report", "mødel-✓", cwd=tmp_path, **environment)
+    assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (2, 1, False)
+    assert "is not a run folder" in done.stderr
     code = (
         "import sys\nfrom asabench.cli.terminal import any_characters\nany_characters()\n"
         "print('m\\xf8del-\\u2713-\\udcff')\nprint('m\\xf8del', file=sys.stderr)"
