@@ -34,7 +34,8 @@ class SubmittedSettings(RunSettings):
     layers: Annotated[tuple[Annotated[int, Field(ge=0, lt=10_000)], ...], Field(min_length=1, max_length=1_000)]
     prompts: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     prompt_count: Annotated[int, Field(ge=1, le=MOST_PROMPTS)]
-    more_stop_tokens: Annotated[tuple[Count, ...], Field(max_length=100)] | None = None
+    more_stop_tokens: Annotated[tuple[Count, ...], Field(max_length=100)] = ()
+    """Tokens that end an answer besides those of `generate`: what the chat template closes a turn with."""
 
 
 class PromptDigest(Record):
