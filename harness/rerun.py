@@ -131,9 +131,9 @@ def rerun(
         defence = defence_path(defence)
         subject = defended(subject, defence)
     _check_subject(subject, manifest, defence)
-    check_prompt_format(subject, settings.protocol)
     by_id = dict(zip((prompt.id for prompt in manifest.prompts), prompt_set.prompts, strict=True))
     cells = [_cell(line, by_id) for line in _lines(drawn)]
+    check_prompt_format(subject, settings.protocol, list(dict.fromkeys(cell.prompt for cell in cells)))
     lines = dict(zip((cell.id for cell in cells), _lines(drawn), strict=True))
     again: dict[str, RerunCell] = {}
     for responses in sweep(subject, cells, settings.protocol, attacks):

@@ -17,13 +17,14 @@ from asabench.core.utility_report import TaskScore, UtilityReport
 from harness.attacks import Attack, make_attacks
 from harness.engine.sweep import grid, sweep
 from harness.evaluation.plan import parse_layers, resolve_protocol
+from harness.model.limits import check_fits
 from harness.model.subject import Subject, check_prompt_format
 from harness.probes.run import evenly_spaced
 from harness.progress import progress_line
 from harness.utility.answers import DETECTOR, Reading, read_answer
 from harness.utility.benign import benign_rates
 from harness.utility.csqa import Questions, csqa_scores, read_questions
-from harness.utility.gsm8k import Problems, gsm8k_scores, read_problems
+from harness.utility.gsm8k import Problems, check_problems, gsm8k_scores, read_problems
 from harness.utility.lm_eval_tasks import LmEvalTasks, lm_eval_scores, read_lm_eval_tasks
 from harness.utility.requests import BENIGN, OVER_REFUSAL, described, load_requests
 
@@ -96,12 +97,20 @@ def measure(
     max_rows: rows of a batch at most. progress: a line on a terminal. Raises `UserError`.
     """
     protocol, attacks = choices.protocol, choices.attacks
-    check_prompt_format(subject, protocol)
     chosen = evenly_spaced(range(subject.n_layers), LAYERS) if choices.layers is None else choices.layers
     layers = parse_layers(chosen, subject.n_layers)
     benign, over_refusal = choices.benign.prompts, choices.over_refusal.prompts
     # A request may be in both sets: it is answered once
     prompts = list(dict.fromkeys([*benign, *over_refusal]))
+    check_prompt_format(subject, protocol, prompts)
+    check_fits(
+        subject.model,
+        {prompt.id: subject.format(prompt, protocol) for prompt in prompts},
+        subject.name,
+        new_tokens=protocol.max_new_tokens,
+    )
+    if choices.gsm8k is not None:
+        check_problems(subject, choices.gsm8k, protocol)
     cells = grid(prompts, layers, list(attacks.values()), protocol)
     with progress_line(0, len(cells), protocol.max_new_tokens, progress) as line:
         found: dict[Cell, Reading | None] = {}

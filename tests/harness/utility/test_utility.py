@@ -430,8 +430,10 @@ def test_the_command_writes_a_report(save_model: Callable[..., Path], tmp_path: 
     csqa = write_lines(tmp_path / "csqa.jsonl", [question(n, "A") for n in range(3)])
     out = tmp_path / "deep" / "utility.json"
     options = ("--limit", 2, "--doses", "0.3", "--max-new-tokens", 4, "--gsm8k", gsm, "--csqa", csqa, "--out", out)
-    # Room for a task's answer of 256 tokens
-    done = asabench("utility", save_model("llama", max_position_embeddings=512), *options)
+    small = asabench("utility", save_model("llama", name="small"), *options)
+    assert small.returncode == 2
+    assert small.stderr.endswith("answers have up to 256 tokens there: leave --gsm8k out\n"), small.stderr
+    done = asabench("utility", save_model("llama", max_position_embeddings=1024), *options)
     assert done.returncode == 0, done.stderr
     report = read_utility(out)
     assert set(report.tasks) == {"gsm8k", "csqa", "csqa_norm"}
