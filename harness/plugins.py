@@ -11,6 +11,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +28,6 @@ def announced(kind: Kind, own: Collection[str] = ()) -> Mapping[str, tuple[str, 
     own: names that are ASABench's, which nobody else's take the place of. A name has several paths where packages
     disagree.
     """
-    from importlib.metadata import entry_points  # it takes its time, and the command line imports this module
-
     found: dict[str, dict[str, None]] = {}
     for entry in entry_points(group=f"asabench.{kind}s"):
         if entry.name not in own:

@@ -8,10 +8,6 @@ from typer.core import TyperCommand
 
 from asabench.core.attack_names import BUILT_IN
 from asabench.core.judge_names import JUDGES
-from harness.plugins import Kind, announced
-
-OWN: dict[Kind, tuple[str, ...]] = {"attack": tuple(BUILT_IN), "judge": tuple(JUDGES), "defence": ()}
-"""The names that come with ASABench, by the parameter that takes them."""
 
 
 class ListsPlugins(TyperCommand):
@@ -20,8 +16,14 @@ class ListsPlugins(TyperCommand):
 
     # Typer brings a click of its own or takes the installed one, by its version: the types of either
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        parameters: dict[str, Any] = {parameter.name or "": parameter for parameter in self.params}
-        for kind, own in OWN.items():
-            if kind in parameters and (found := announced(kind, own)):
-                parameters[kind].help += f" Installed too: {', '.join(found)}."
+        from harness.plugins import announced
+
+        found = {
+            "attack": announced("attack", BUILT_IN),
+            "judge": announced("judge", JUDGES),
+            "defence": announced("defence"),
+        }
+        for parameter in self.params:
+            if names := found.get(parameter.name or ""):
+                parameter.help += f" Installed too: {', '.join(names)}."  # type: ignore[attr-defined]
         super().format_help(ctx, formatter)
