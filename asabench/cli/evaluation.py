@@ -12,7 +12,7 @@ from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
 from asabench.cli.printing import interrupted, print_cost, show_row
-from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, JUDGE, LAYERS, PROMPTS, PROTOCOL
+from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, LAYERS, PROMPTS, PROTOCOL
 from asabench.core.errors import UserError
 
 
@@ -44,6 +44,9 @@ def evaluate(
     defence: options.Defence = None,
     dtype: options.Dtype = DTYPE,
     device: options.Device = DEVICE,
+    engine: options.Engine = ENGINE,
+    tensor_parallel: options.TensorParallel = 1,
+    gpu_memory: options.GpuMemory = None,
     max_rows: options.MaxRows = None,
     chat_template: options.ChatTemplate = None,
     out: Annotated[Optional[Path], option("The run folder.", default="one under runs/")] = None,

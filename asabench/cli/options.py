@@ -43,6 +43,12 @@ DTYPE = "Number format of the weights: float32, bfloat16 or float16."
 Dtype = Annotated[str, option(DTYPE)]
 DEVICE = "Where the model runs: auto, cpu, cuda, cuda:1, ..."
 Device = Annotated[str, option(DEVICE)]
+ENGINE = "What generates: hf, the model in this process; vllm, which needs vLLM in this environment."
+Engine = Annotated[str, option(ENGINE)]
+TensorParallel = Annotated[int, option("GPUs that share the model, for --engine vllm.")]
+GpuMemory = Annotated[
+    Optional[float], option("Share of a GPU's memory that --engine vllm takes.", default="vLLM's own")
+]
 ChatTemplate = Annotated[Optional[Path], option("A Jinja file to format prompts with, for a model without a template.")]
 AllowRemoteCode = Annotated[bool, option("Run Python code that comes with the model.", "--allow-remote-code")]
 AllowPickle = Annotated[

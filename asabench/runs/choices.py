@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asabench.core.attack_names import split_specs
-from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, JUDGE, LAYERS, PROMPTS, PROTOCOL
+from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, LAYERS, PROMPTS, PROTOCOL
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 from asabench.core.records import Prompt
@@ -35,7 +35,8 @@ class Choices:
     `asabench.core.protocol.Protocol`. target: that of all prompts; None leaves them their own. judge: a name
     (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled
     pairs, unless `uncertified`. defence: the import path of one that acts while the model answers
-    (`harness.model.inference_defence`). max_rows: answers generated side by side, at most. out: the run folder; None
+    (`harness.model.inference_defence`). engine: what answers, hf or vllm (`harness.engine.engine`), the same tokens;
+    tensor_parallel and gpu_memory (a share) are vLLM's. max_rows: answers generated side by side, at most. out: the run folder; None
     takes one under `runs/` named after the run's id.
     """
 
@@ -57,6 +58,9 @@ class Choices:
     defence: str | None = None
     dtype: str = DTYPE
     device: str = DEVICE
+    engine: str = ENGINE
+    tensor_parallel: int = 1
+    gpu_memory: float | None = None
     max_rows: int | None = None
     out: Path | None = None
     chat_template: Path | None = None
@@ -226,6 +230,9 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "defence": _text,
     "dtype": _text,
     "device": _text,
+    "engine": _text,
+    "tensor_parallel": _whole,
+    "gpu_memory": _real,
     "max_rows": _whole,
     "out": _path,
     "chat_template": _path,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell
-from harness.stream.noise import Noise, gaussian, portable_seed
+from harness.stream.noise import Noise, gaussian, generator_seed, portable_seed
 
 if TYPE_CHECKING:
     from harness.model.subject import Subject
@@ -38,6 +38,10 @@ class RandomAttack:
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
         """(cell, d_model), float32 on the CPU."""
         return torch.stack([gaussian(cell, subject.d_model, self.noise)[0] for cell in cells])
+
+    def generator_seeds(self, cells: Sequence[Cell]) -> list[int]:
+        """What the generator of each cell's direction starts at: an engine in another process draws it there."""
+        return [generator_seed(cell, self.noise) for cell in cells]
 
 
 def make(protocol: Protocol) -> RandomAttack:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from asabench.core.records import Cell, Prompt, sha256_hex
 from asabench.judging.judge import Judge
 from asabench.runs.choices import DEFAULTS, Choices
 from asabench.runs.settings import RunSettings, in_full
-from harness.attacks import Attack, make_attacks
+from harness.attacks import Attack, make_attacks, needs_weights
 from harness.attacks.target_loss import require_targets
+from harness.engine.engine import Engine, check_engine, make_engine
 from harness.engine.sweep import grid
 from harness.judges import make_judge
 from harness.judges.check import check_bar
@@ -43,12 +44,14 @@ class Plan:
     settings: RunSettings
     path: Path
     max_rows: int | None
+    engine: Engine
 
 
 def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     """Resolves and checks every choice, and loads the model where it is named (see `harness.model.subject.load`).
     Raises `UserError`."""
     check_max_rows(choices.max_rows)
+    check_engine(choices.engine)
     protocol = resolve_protocol(
         choices.protocol,
         size=choices.size,
@@ -72,7 +75,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     if any(each.needs_targets for each in attacks.values()):
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
-    subject = _subject(model, choices)
+    subject = _subject(model, choices, attacks.values())
     check_prompt_format(subject, protocol, prompts.prompts)
     _require_room(subject, prompts.prompts, protocol)
     _require_suffixes_with_tokens(subject, prompts.prompts, protocol)
@@ -109,6 +112,9 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
         settings=settings,
         path=default if choices.out is None else choices.out,
         max_rows=choices.max_rows,
+        engine=make_engine(
+            choices.engine, subject, tensor_parallel=choices.tensor_parallel, gpu_memory=choices.gpu_memory
+        ),
     )
 
 
@@ -116,8 +122,15 @@ def _prompts(prompts: str | tuple[Prompt, ...]) -> PromptSet:
     return load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", prompts)
 
 
-def _subject(model: str | Subject, choices: Choices) -> Subject:
+def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]) -> Subject:
+    elsewhere = choices.engine != "hf"
+    if elsewhere and choices.defence is not None:
+        raise UserError(
+            f"--defence {choices.defence} acts inside the model of the engine hf; leave it out, or use --engine hf"
+        )
     if isinstance(model, Subject):
+        if elsewhere:
+            raise UserError(f"the engine {choices.engine} loads a model itself; give its name, or use the engine hf")
         subject = model
     else:
         subject = load(
@@ -127,6 +140,7 @@ def _subject(model: str | Subject, choices: Choices) -> Subject:
             chat_template=choices.chat_template,
             allow_remote_code=choices.allow_remote_code,
             allow_pickle=choices.allow_pickle,
+            weights=not elsewhere or any(needs_weights(attack) for attack in attacks),
         )
     return subject if choices.defence is None else defended(subject, choices.defence)
 

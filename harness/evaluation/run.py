@@ -18,8 +18,6 @@ from asabench.judging.judge import Judge
 from asabench.runs.folder import Run, open_run
 from asabench.stats.scoring import RowHead, scored_row
 from harness.attacks import stated
-from harness.engine.selftest import self_test
-from harness.engine.sweep import sweep
 from harness.evaluation.judge import checked_judge, judge_the_rest
 from harness.evaluation.plan import Plan
 from harness.evaluation.provenance import now, provenance
@@ -48,6 +46,7 @@ def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
         "protocol_digest": plan.protocol.digest,
         "prompt_set": plan.prompts.name,
         **provenance(plan.subject.device),
+        **plan.engine.described,
         "judge": info.model_dump(),
         "attacks": {name: stated(attack) for name, attack in plan.attacks.items()},
     }
@@ -76,12 +75,17 @@ def _generate(plan: Plan, run: Run, judge: Judge, progress: bool) -> None:
     pending = [cell for cell in plan.cells if cell.id not in done]
     if not pending:
         return
-    found = self_test(plan.subject, plan.cells, plan.protocol, plan.attacks)
-    run.update_manifest(self_tests={**plan.subject.checks, **found})
-    with progress_line(len(done), len(plan.cells), plan.protocol.max_new_tokens, progress) as line:
-        batches = sweep(plan.subject, pending, plan.protocol, plan.attacks, max_rows=plan.max_rows, on_step=line.step)
-        for responses in _judged_behind(batches, run, judge):
-            line.finish(len(responses))
+    engine, protocol, attacks = plan.engine, plan.protocol, plan.attacks
+    try:
+        engine.open(pending, protocol, attacks)
+        found = engine.self_test(pending, protocol, attacks)
+        run.update_manifest(self_tests={**plan.subject.checks, **found})
+        with progress_line(len(done), len(plan.cells), protocol.max_new_tokens, progress) as line:
+            batches = engine.sweep(pending, protocol, attacks, max_rows=plan.max_rows, on_step=line.step)
+            for responses in _judged_behind(batches, run, judge):
+                line.finish(len(responses))
+    finally:
+        engine.close()
 
 
 def _judged_behind(batches: Iterator[list[Response]], run: Run, judge: Judge) -> Iterator[list[Response]]:

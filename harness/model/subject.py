@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from harness.model.limits import check_finite
 from harness.model.memory import keep_freed_memory
 from harness.model.prompt_format import check_prompts, check_template, prompt_ids, without_mark
 from harness.model.stop_tokens import chat_stops, generate_stops, protocol_stops, read_generation_config
-from harness.model.weights import first_line, load_weights
+from harness.model.weights import first_line, load_weights, without_weights
 from harness.stream.injection import capture, edit
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -32,7 +32,8 @@ class Subject:
     """A causal language model and what the harness needs to know of it.
 
     `blocks` are the decoder blocks in order: block l's output is the residual stream h^(l), shape (row, position,
-    d_model). `name` and `revision` say which weights these are, `checks` how that was seen, by check.
+    d_model). `name` and `revision` say which weights these are, `checks` how that was seen, by check. `folder` holds
+    them as they are; None where adapters were merged, or the model was made in memory.
     """
 
     model: Any
@@ -41,6 +42,7 @@ class Subject:
     name: str
     revision: str
     checks: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
     @property
     def n_layers(self) -> int:
@@ -105,9 +107,12 @@ def load(
     chat_template: Path | None = None,
     allow_remote_code: bool = False,
     allow_pickle: bool = False,
+    weights: bool = True,
 ) -> Subject:
     """Loads a model by short name, folder or hub id (`harness.model.files.locate`) and checks that it can be measured.
 
+    weights: False leaves them on disk where no adapter must be merged into them, for an engine that loads them itself
+    and checks them there; the model is then on the device "meta".
     Raises `UserError` for anything that is not a decoder-only model with a residual stream.
     """
     from safetensors import SafetensorError
@@ -123,14 +128,24 @@ def load(
     if target.type == "cpu":
         keep_freed_memory()
     generation_config = read_generation_config(files.folder, name)
+    left_on_disk = not weights and not files.adapters
     try:
-        model, found = load_weights(
-            files.folder,
-            name,
-            dtype=DTYPES[dtype],
-            allow_remote_code=allow_remote_code,
-            allow_pickle=allow_pickle,
-        )
+        if left_on_disk:
+            model, found = without_weights(
+                files.folder,
+                name,
+                dtype=DTYPES[dtype],
+                allow_remote_code=allow_remote_code,
+                allow_pickle=allow_pickle,
+            )
+        else:
+            model, found = load_weights(
+                files.folder,
+                name,
+                dtype=DTYPES[dtype],
+                allow_remote_code=allow_remote_code,
+                allow_pickle=allow_pickle,
+            )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise UserError(_why_not_loaded(name, error, allow_pickle, allow_remote_code)) from None
     if generation_config is not None:  # loading the model drops one with a byte order mark
@@ -153,8 +168,20 @@ def load(
         tokenizer = _tokenizer(files.folder, name, allow_remote_code)
     if template is not None:
         tokenizer.chat_template = read_template(template)
+    if left_on_disk:
+        without_mark(tokenizer)
+        return Subject(
+            model=model.eval(),
+            tokenizer=tokenizer,
+            blocks=find_blocks(model),
+            name=files.name,
+            revision=files.revision,
+            checks=checks,
+            folder=files.folder,
+        )
     model.to(target).eval().requires_grad_(False)
-    return make_subject(model, tokenizer, name=files.name, revision=files.revision, checks=checks)
+    subject = make_subject(model, tokenizer, name=files.name, revision=files.revision, checks=checks)
+    return subject if files.adapters else replace(subject, folder=files.folder)
 
 
 def _tokenizer(folder: Path, name: str, allow_remote_code: bool, config: Any = None) -> Any:
