@@ -36,8 +36,8 @@ class Choices:
     (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled
     pairs, unless `uncertified`. defence: the import path of one that acts while the model answers
     (`harness.model.inference_defence`). engine: what answers, hf or vllm (`harness.engine.engine`), the same tokens;
-    tensor_parallel and gpu_memory (a share) are vLLM's. max_rows: answers generated side by side, at most. out: the run folder; None
-    takes one under `runs/` named after the run's id.
+    tensor_parallel and gpu_memory (a share) are vLLM's. max_rows: answers generated side by side, at most. out: the run
+    folder; None takes one under `runs/` named after the run's id.
     """
 
     prompts: str | tuple[Prompt, ...] = PROMPTS

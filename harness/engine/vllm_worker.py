@@ -1,8 +1,8 @@
 """What runs inside vLLM's workers: the injection of docs/protocol.md, request by request and block by block.
 
 vLLM merges `SteeringWorker` into its worker (`worker_extension_cls`), and its methods are called from outside by
-`collective_rpc`. Requests carry what is injected in `SamplingParams.extra_args`; directions that are not drawn here come
-by file. Each rank of a tensor-parallel group holds the whole stream, so each applies the same rule.
+`collective_rpc`. Requests carry what is injected in `SamplingParams.extra_args`; directions that are not drawn here
+come by file. Each rank of a tensor-parallel group holds the whole stream, so each applies the same rule.
 """
 
 from __future__ import annotations
