@@ -46,6 +46,8 @@ Device = Annotated[str, option(DEVICE)]
 ENGINE = "What generates: hf, the model in this process; vllm, which needs vLLM in this environment."
 Engine = Annotated[str, option(ENGINE)]
 TensorParallel = Annotated[int, option("GPUs that share the model, for --engine vllm.")]
+SHARD = "Work on share I of N of the prompts, such as 3/8."
+Shard = Annotated[Optional[str], option(SHARD, default="ASABENCH_SHARD, or Slurm's array")]
 GpuMemory = Annotated[
     Optional[float], option("Share of a GPU's memory that --engine vllm takes.", default="vLLM's own")
 ]

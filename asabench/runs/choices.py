@@ -36,8 +36,9 @@ class Choices:
     (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled
     pairs, unless `uncertified`. defence: the import path of one that acts while the model answers
     (`harness.model.inference_defence`). engine: what answers, hf or vllm (`harness.engine.engine`), the same tokens;
-    tensor_parallel and gpu_memory (a share) are vLLM's. max_rows: answers generated side by side, at most. out: the run
-    folder; None takes one under `runs/` named after the run's id.
+    tensor_parallel and gpu_memory (a share) are vLLM's. shard: the share of the prompts that this process works on,
+    such as `3/8`; None asks the environment (`asabench.core.shards`). max_rows: answers generated side by side, at
+    most. out: the run folder; None takes one under `runs/` named after the run's id.
     """
 
     prompts: str | tuple[Prompt, ...] = PROMPTS
@@ -61,6 +62,7 @@ class Choices:
     engine: str = ENGINE
     tensor_parallel: int = 1
     gpu_memory: float | None = None
+    shard: str | None = None
     max_rows: int | None = None
     out: Path | None = None
     chat_template: Path | None = None
@@ -233,6 +235,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "engine": _text,
     "tensor_parallel": _whole,
     "gpu_memory": _real,
+    "shard": _text,
     "max_rows": _whole,
     "out": _path,
     "chat_template": _path,

@@ -39,7 +39,7 @@ from asabench.core.row import Row, read_row
 from asabench.core.schema import first_problem
 from asabench.core.text import changes
 from asabench.runs.settings import RunSettings
-from asabench.runs.tables import next_part, read_parts, write_part
+from asabench.runs.tables import next_part, read_parts, write_part, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,6 +94,13 @@ class Run:
     def append_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """One more part; on disk, whole, when this returns."""
         self._append("verdicts", VERDICT_SCHEMA, [verdict_columns(verdict) for verdict in verdicts])
+
+    def append_tables(self, responses: pd.DataFrame, verdicts: pd.DataFrame) -> None:
+        """One more part of both, from tables of the same columns."""
+        for name, schema, table in (("responses", RESPONSE_SCHEMA, responses), ("verdicts", VERDICT_SCHEMA, verdicts)):
+            part = next_part(self.path / name)
+            with disk_errors(part, _AGAIN), whole_file(part) as file:
+                write_table(file, table, schema)
 
     def write_row(self, row: Row) -> None:
         """As the row of its judge, and as the run's."""

@@ -99,10 +99,13 @@ class VllmEngine:
 
     subject: the model, with weights where an attack needs them, else without (`harness.model.subject.load`). Its
     weights are taken out of this process before vLLM starts: a device holds one copy. tensor_parallel: GPUs (or
-    processes, on a CPU) that share the model. gpu_memory: the share of a GPU's memory that vLLM takes.
+    processes, on a CPU) that share the model. gpu_memory: the share of a GPU's memory that vLLM takes. further: keywords
+    of `vllm.LLM` beside. `calls_again` counts the calls that were repeated without a shared cache.
     """
 
-    def __init__(self, subject: Subject, *, tensor_parallel: int = 1, gpu_memory: float | None = None) -> None:
+    def __init__(
+        self, subject: Subject, *, tensor_parallel: int = 1, gpu_memory: float | None = None, **further: Any
+    ) -> None:
         check_vllm()
         heads = getattr(architecture.text_configuration(subject.model), "num_attention_heads", 1)
         if tensor_parallel < 1 or heads % tensor_parallel:
@@ -116,11 +119,13 @@ class VllmEngine:
             )
         self._subject = subject
         self._tensor_parallel, self._gpu_memory = tensor_parallel, gpu_memory
+        self._further = further
         self._llm: Any = None
         self._longest = 0
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._handed_over: dict[str, Tensor] = {}
         self._preempted = 0
+        self.calls_again = 0
         self._last_seen: Mapping[str, Any] = {}
 
     @property
@@ -189,7 +194,7 @@ class VllmEngine:
                 max_logprobs=LOGPROBS,
                 disable_log_stats=False,
                 seed=0,
-                **memory,
+                **{**memory, **self._further},
             )
             self._rpc("asabench_install", subject.n_layers, subject.d_model)
         except (ValueError, RuntimeError, OSError, AssertionError, ImportError) as error:
@@ -279,6 +284,7 @@ class VllmEngine:
         """One call of vLLM. Repeated without a shared cache where requests were read again for want of memory."""
         said = self._call(cells, directions, protocol, attacks, max_tokens, logprobs, shared=True)
         if self._preemptions():
+            self.calls_again += 1
             said = self._call(cells, directions, protocol, attacks, max_tokens, logprobs, shared=False)
             self._preemptions()
         return said

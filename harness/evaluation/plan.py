@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import Protocol, preset
 from asabench.core.protocol import size as published_size
 from asabench.core.records import Cell, Prompt, sha256_hex
+from asabench.core.shards import Shard, shard_here
 from asabench.judging.judge import Judge
 from asabench.runs.choices import DEFAULTS, Choices
 from asabench.runs.settings import RunSettings, in_full
@@ -30,7 +32,7 @@ from harness.model.subject import Subject, check_prompt_format, load
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """An evaluation, resolved. `settings` is what of it decides the answers; `path` the run folder; `max_rows`: rows of
-    a batch at most."""
+    a batch at most. `cells` are those of the `shard`, where this is one."""
 
     subject: Subject
     protocol: Protocol
@@ -45,6 +47,7 @@ class Plan:
     path: Path
     max_rows: int | None
     engine: Engine
+    shard: Shard | None
 
 
 def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
@@ -98,7 +101,17 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     if beyond := subject.stops(protocol) - generate_stops(subject.model, subject.tokenizer):
         # Only where answers end otherwise than those of `generate`: other runs keep their ids
         settings = settings.model_copy(update={"more_stop_tokens": tuple(sorted(beyond))})
+    shard = shard_here(choices.shard, os.environ)
+    if shard is not None and shard.count == 1:
+        shard = None
+    mine = tuple(prompt for prompt in prompts.prompts if shard is None or shard.holds(prompt.id))
+    if not mine:
+        raise UserError(
+            f"shard {shard} holds none of the {len(prompts.prompts)} prompts; ask for fewer shards than prompts"
+        )
     default = Path("runs") / f"{subject.name.replace('/', '--')}-{protocol.name}-{settings.id}"
+    if shard is not None:
+        default = default.with_name(f"{default.name}-shard-{shard.number}-of-{shard.count}")
     return Plan(
         subject=subject,
         protocol=protocol,
@@ -108,13 +121,14 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
         judge=judge,
         bar=choices.bar,
         uncertified=choices.uncertified,
-        cells=tuple(grid(prompts.prompts, layers, list(attacks.values()), protocol)),
+        cells=tuple(grid(mine, layers, list(attacks.values()), protocol)),
         settings=settings,
         path=default if choices.out is None else choices.out,
         max_rows=choices.max_rows,
         engine=make_engine(
             choices.engine, subject, tensor_parallel=choices.tensor_parallel, gpu_memory=choices.gpu_memory
         ),
+        shard=shard,
     )
 
 
