@@ -159,7 +159,7 @@ def expected_cells(prompts: pd.DataFrame, settings: RunSettings, uses_seed: dict
 
 
 def _refuse_holes(runs: Sequence[Run], responses: pd.DataFrame, prompts: pd.DataFrame, settings: RunSettings) -> None:
-    stated = runs[0].manifest.get("attacks")
+    stated: Any = runs[0].manifest.get("attacks")
     try:
         uses_seed = {name: bool(stated[name]["uses_seed"]) for name in settings.attacks}
     except (KeyError, TypeError):

@@ -99,8 +99,8 @@ class VllmEngine:
 
     subject: the model, with weights where an attack needs them, else without (`harness.model.subject.load`). Its
     weights are taken out of this process before vLLM starts: a device holds one copy. tensor_parallel: GPUs (or
-    processes, on a CPU) that share the model. gpu_memory: the share of a GPU's memory that vLLM takes. further: keywords
-    of `vllm.LLM` beside. `calls_again` counts the calls that were repeated without a shared cache.
+    processes, on a CPU) that share the model. gpu_memory: the share of a GPU's memory that vLLM takes. further:
+    keywords of `vllm.LLM` beside. `calls_again` counts the calls that were repeated without a shared cache.
     """
 
     def __init__(

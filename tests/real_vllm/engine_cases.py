@@ -2,8 +2,8 @@
 
 python engine_cases.py FILE
 
-FILE: JSON, a list of cases: `name`, `model` (a folder), `prompts` (texts), `protocol` (a preset and changes), `attacks`,
-`layers` (`all` or numbers), `parallel`, `further` (keywords of vllm.LLM).
+FILE: JSON, a list of cases: `name`, `model` (a folder), `prompts` (texts), `protocol` (a preset and changes),
+`attacks`, `layers` (`all` or numbers), `parallel`, `further` (keywords of vllm.LLM).
 """
 
 from __future__ import annotations

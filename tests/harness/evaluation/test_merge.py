@@ -122,10 +122,10 @@ def test_a_missing_shard_is_a_hole(llama: Subject, tmp_path: Path) -> None:
 def test_what_does_not_belong_together_is_refused(llama: Subject, tmp_path: Path) -> None:
     shard(llama, tmp_path / "s1", "1/2")
     shard(llama, tmp_path / "other", "2/2", doses=[0.5])
-    with pytest.raises(UserError, match="other settings .protocol was"):
+    with pytest.raises(UserError, match=r"other settings .protocol was"):
         merge([tmp_path / "s1", tmp_path / "other"], tmp_path / "merged")
     shard(llama, tmp_path / "judge", "2/2", judge=LengthJudge("length-2"))
-    with pytest.raises(UserError, match="was judged by length-2 and .* by length-1; judge them alike"):
+    with pytest.raises(UserError, match=r"was judged by length-2 and .* by length-1; judge them alike"):
         merge([tmp_path / "s1", tmp_path / "judge"], tmp_path / "merged")
     with pytest.raises(UserError, match="is one of the folders that are merged"):
         merge([tmp_path / "s1"], tmp_path / "s1")
