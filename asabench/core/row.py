@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from asabench.core.estimate import Kappa, Rate
 from asabench.core.files import read_record
+from asabench.core.judge_names import kind_in
 from asabench.core.schema import Record
 
 SCHEMA_VERSION = 2
@@ -73,6 +74,14 @@ class JudgeInfo(Record):
     description: str
     kind: JudgeKind = "other"
     figures: JudgeFigures | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_kind(cls, given: Any) -> Any:
+        """Rows of the rules judge have said `other` once, and the first ones nothing."""
+        if isinstance(given, dict) and given.get("kind", "other") == "other":
+            return {**given, "kind": kind_in(str(given.get("id"))) or "other"}
+        return given
 
 
 class VerdictCounts(Record):

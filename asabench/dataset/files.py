@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 import asabench
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, first_line, one_line
 from asabench.core.files import OTHER_OUT, disk_errors, whole_folder
 from asabench.core.links import link
 from asabench.core.records import sha256_hex
@@ -243,7 +243,7 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
                 raise UserError(f"{path} has another schema ({listed(differences)}); see {link('docs/dataset.md')}")
             return file.read(columns=None if columns is None else list(columns)).replace_schema_metadata(None)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read ({one_line(error)}); download or build the benchmark again") from None
+        raise UserError(f"{path} cannot be read ({first_line(error)}); download or build the benchmark again") from None
 
 
 def write_benchmark(
@@ -353,9 +353,3 @@ def _is_benchmark(path: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-def one_line(error: Exception) -> str:
-    """What the system or Arrow says, as one short line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.splitlines()[0][:100] if text else type(error).__name__

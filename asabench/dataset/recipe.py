@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from asabench.core.defaults import ATTACK, DTYPE, JUDGE, LAYERS, PROTOCOL, PUBLISHED_PROMPTS
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, one_line
 from asabench.core.links import link
 from asabench.core.schema import Record, first_problem
 
@@ -58,8 +58,7 @@ def read_recipe(models: str) -> Recipe:
         try:
             content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"the recipe {path} cannot be read: {reason}; see {EXAMPLE}") from None
+            raise UserError(f"the recipe {path} cannot be read: {one_line(error)}; see {EXAMPLE}") from None
     else:
         content = {"models": [_model(name.strip()) for name in models.split(",") if name.strip()]}
     try:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from asabench.core.attack_names import spec_of
 from asabench.core.errors import UserError
+from asabench.core.judge_names import OWN_KINDS
+from asabench.core.model_names import split_defence
 from asabench.core.models import PACKAGED_ADAPTERS, PACKAGED_MODELS
 from asabench.core.numbers import ranges
 from asabench.core.protocol import Protocol, preset
@@ -25,10 +27,10 @@ def evaluate_words(row: Row, protocol: Protocol | None = None) -> list[str]:
     protocol: as it was run, for what the row does not say of it (tokens, steps, a target). What a row does not name (a
     local folder, a judge's server) stands in capital letters.
     """
-    model, plus, defence = row.model.name.partition("+")
+    model, defence = split_defence(row.model.name)
     options = {
         "--model": model_spec(model, row.model.revision),
-        "--defence": defence if plus else "",
+        "--defence": defence,
         "--protocol": row.protocol.name,
         "--prompts": row.prompts.name,
         "--limit": str(row.prompts.n),
@@ -88,11 +90,9 @@ def model_spec(name: str, revision: str) -> str:
 
 
 def _judge(judge: JudgeInfo) -> str:
-    if judge.kind == "embedded":
-        return "embedded"
-    if judge.kind == "rules" or judge.id.startswith("rules-"):
-        return "rules"
-    return f"vllm:MODEL-OF-{judge.id}" if judge.kind == "llm" else judge.id
+    if judge.kind == "llm":
+        return f"vllm:MODEL-OF-{judge.id}"
+    return judge.kind if judge.kind in OWN_KINDS else judge.id
 
 
 def _changes(protocol: Protocol) -> dict[str, str]:

@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, one_line
 from asabench.core.protocol import LabelSet
 from asabench.core.records import Response, Verdict
 from asabench.core.row import JudgeInfo
@@ -132,8 +132,7 @@ class VllmInProcessJudge:
             outputs = self._start().chat(questions, sampling, use_tqdm=False)
         except ValueError as error:
             raise UserError(
-                f"vLLM refuses a pair ({' '.join(str(error).split())[:200]}); "
-                "where it is too long, use a model with a longer context"
+                f"vLLM refuses a pair ({one_line(error)}); where it is too long, use a model with a longer context"
             ) from None
         return [output.outputs[0] for output in outputs]
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, first_line
 from asabench.core.models import SHORT_NAMES
-from harness.model.weights import ADAPTER_CONFIG, few, first_line, holds_weights, same_values
+from harness.model.weights import ADAPTER_CONFIG, few, holds_weights, same_values
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, with_type
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
 
@@ -145,9 +145,8 @@ def _rendered(tokenizer: Any, messages: Any, protocol: Protocol, name: str, **op
     except UserError:
         raise
     except Exception as error:  # a template is a program: it can raise anything
-        said = " ".join(str(error).split())[:200] or "nothing"
         raise UserError(
-            f"the chat template of {name} cannot format a request ({type(error).__name__}: {said}); "
+            f"the chat template of {name} cannot format a request ({with_type(error)}); "
             "give another one with --chat-template FILE"
         ) from None
 

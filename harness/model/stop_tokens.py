@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, one_line
 from asabench.core.protocol import PRESETS, Protocol
 from harness.model.architecture import generation_settings
 from harness.model.prompt_format import rendered_chat
@@ -37,10 +37,9 @@ def read_generation_config(folder: Path, name: str) -> Any:
             raise ValueError(f"its eos_token_id is {json.dumps(ids)[:60]}")
         settings = GenerationConfig.from_dict(content)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        said = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the {GENERATION_CONFIG} of {name} cannot be read ({said}); it says where an answer ends: repair it, "
-            "or remove it if the end token in config.json is all that the model needs"
+            f"the {GENERATION_CONFIG} of {name} cannot be read ({one_line(error)}); it says where an answer ends: "
+            "repair it, or remove it if the end token in config.json is all that the model needs"
         ) from None
     return settings if path.read_bytes().startswith(BOM_UTF8) else None
 

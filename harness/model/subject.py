@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, first_line
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
 from harness.model import architecture
@@ -21,7 +21,7 @@ from harness.model.limits import check_finite
 from harness.model.memory import keep_freed_memory
 from harness.model.prompt_format import check_prompts, check_template, prompt_ids, without_mark
 from harness.model.stop_tokens import chat_stops, generate_stops, protocol_stops, read_generation_config
-from harness.model.weights import first_line, load_weights
+from harness.model.weights import load_weights
 from harness.stream.injection import capture, edit
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

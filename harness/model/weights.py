@@ -294,12 +294,3 @@ def few(names: Iterable[str]) -> str:
     """The first of many names, as a list for a message."""
     listed = list(names)
     return ", ".join(listed[:2]) + (", ..." if len(listed) > 2 else "")
-
-
-def first_line(error: BaseException) -> str:
-    """An error's text in a line; where the first only announces a list, with the first of the list."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return text[:300]

@@ -17,6 +17,7 @@ from asabench.cli.app import app
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet
 from asabench.core.records import Prompt
+from asabench.runs.training_choices import TrainingChoices
 from harness.defences import make_recipe
 from harness.defences.defend import DefencePlan, estimate, make_plan, run_plan
 from harness.defences.examples import Example, chosen_prompts, refuse_overlap
@@ -52,7 +53,8 @@ def subject(**changes: Any) -> Subject:
 
 def plan(csv: Callable[[str, range], str], out: Path, recipe: str = "refusal", **choices: Any) -> DefencePlan:
     options = {"train": csv("train", range(10, 20)), "test_prompts": csv("test", range(10)), **FAST, **choices}
-    return make_plan(options.pop("model", None) or subject(), recipe, out, **options)
+    model = options.pop("model", None) or subject()
+    return make_plan(model, TrainingChoices.of(recipe=recipe, out=out, **options))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -358,7 +360,7 @@ def test_training_on_test_prompts_is_refused_by_id_without_their_text() -> None:
 
 def test_overlap_is_looked_for_before_a_model_is_loaded(csv: Callable[[str, range], str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="test prompts"):
-        make_plan("no-such-model", "refusal", tmp_path, train=csv("a", range(5)), test_prompts=csv("b", range(4, 6)))
+        plan(csv, tmp_path, model="no-such-model", train=csv("a", range(5)), test_prompts=csv("b", range(4, 6)))
 
 
 def test_folders_that_cannot_be_used(csv: Callable[[str, range], str], tmp_path: Path) -> None:
