@@ -82,9 +82,10 @@ class Run:
         return read_parts(self.path / "verdicts", VERDICT_SCHEMA, ["cell_id", "judge"])
 
     def judged(self, judge: str) -> pd.DataFrame:
-        """The responses with the columns `label` and `reason` of one judge; null where it has not judged."""
+        """The responses with the columns of one judge's verdicts (`label`, `reason`, the facts...); null where it has
+        not judged."""
         verdicts = self.verdicts()
-        own = verdicts.loc[verdicts["judge"] == judge, ["cell_id", "label", "reason"]]
+        own = verdicts[verdicts["judge"] == judge].drop(columns="judge")
         return self.responses().merge(own, on="cell_id", how="left", validate="one_to_one")
 
     def append_responses(self, responses: Sequence[Response]) -> None:

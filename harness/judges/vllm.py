@@ -37,10 +37,11 @@ from urllib.parse import urlsplit
 
 from asabench.core.errors import UserError
 from asabench.core.protocol import LabelSet
-from asabench.core.records import Response, Verdict
+from asabench.core.records import Response, Verdict, facts_behind
 from asabench.core.row import JudgeInfo
 from harness.judges.judge_prompt import (
     LABEL_WORDS,
+    STATED_FACTS,
     TOP_LOGPROBS,
     Decoding,
     Message,
@@ -232,6 +233,7 @@ class VllmJudge:
                 probabilities=self._asks_probabilities,
             ),
             kind="llm",
+            facts=STATED_FACTS[self.labels],
             description=f"{base_name(served.name)}{revision} on {engine}, "
             f"{described(how, self.labels)}; wording {wording_digest(self.labels)}.",
         )
@@ -336,16 +338,17 @@ class VllmJudge:
         label, reason = read_reply(
             reply.content, self.labels, cut=reply.cut, reasoning=served.thinks and not reply.thoughts
         )
+        facts = facts_behind(label, STATED_FACTS[self.labels])
         if label is None or not self._asks_probabilities:
-            return Opinion(label=label, reason=reason)
+            return Opinion(label=label, reason=reason, facts=facts)
         try:
             first = await self._reply(client, first_token_body(served, body["messages"]))
         except _Failed as failed:
             if failed.unscored is None:
                 raise
-            return Opinion(label=label)  # the verdict is there; its probability is not
+            return Opinion(label=label, facts=facts)  # the verdict is there; its probability is not
         p_unsafe, share = p_unsafe_of(first.first_tokens, self.labels)
-        return Opinion(label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe)
+        return Opinion(label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe, facts=facts)
 
     async def _meet(self) -> Served:
         async with self._client() as client:
