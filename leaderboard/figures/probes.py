@@ -6,7 +6,6 @@ Pandas tables in (`asabench probe` writes them), PNG or SVG out, in the style of
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from asabench.core.errors import UserError
+from asabench.core.files import parse_json
 from leaderboard.figures.style import COLOURS, MARKERS, save_figure
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def probe_figures(folder: Path, out: Path | None = None, suffix: str = ".png") -
     `UserError` when the folder holds no finished probe.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = parse_json((folder / "manifest.json").read_text(encoding="utf-8"))
         settings = manifest["settings"]
         title = f"{settings['model']}\n{settings['protocol']['name']}, attack {settings['attack']}"
         if manifest["kind"] != "probe":
