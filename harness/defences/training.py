@@ -283,7 +283,7 @@ def _resume(accelerator: Accelerator, folder: Path) -> Progress:
     except Exception as error:  # of accelerate, safetensors and pickle, for files that a full disk or a copy cut short
         raise UserError(
             f"the checkpoint {found} cannot be read ({first_line(error)}); delete that folder, and the same command "
-            "goes on from the one before it"
+            "begins again"
         ) from None
 
 

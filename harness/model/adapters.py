@@ -8,6 +8,7 @@ give the logits that it gave before merging; anything else is a `UserError`. (Hu
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -254,13 +255,13 @@ def merged(model: Any, folder: Path, name: str, *, tokens: int | None, allow_pic
             ) from None
         off = _refuse_another_model(expected, _logits(model), model.dtype, name)
     _refuse_rows_of_nobody(model, rows, name)
+    found = f"{len(theirs)} tensors, all of its file; merging moves the logits by {off:.2g} of their norm"
     if _sums(model) == sums:
-        raise UserError(
-            f"the adapter {name} changes none of its base's weights; measure the base itself, or save the adapter again "
-            "after its training"
-        )
+        # Not refused: it is what was named, and may be somebody's control
+        found += "; it changes none of its base's weights"
+        print(f"the adapter {name} changes none of its base's weights: what is measured is its base", file=sys.stderr)
     _record_tying(model)
-    return model, f"{len(theirs)} tensors, all of its file; merging moves the logits by {off:.2g} of their norm"
+    return model, found
 
 
 def _tensors(path: Path, name: str) -> dict[str, Tensor]:
