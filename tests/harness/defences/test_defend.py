@@ -373,6 +373,35 @@ def test_folders_that_cannot_be_used(csv: Callable[[str, range], str], tmp_path:
         plan(csv, tmp_path / "out", steps=2)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, '{"settings": '], ids=lambda text: text[:20])
+def test_a_folder_whose_settings_cannot_be_read(content: str, csv: Callable[[str, range], str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "settings.json").write_text(content)
+    with pytest.raises(UserError, match=r"settings.json, which says what was asked .* choose another --out") as caught:
+        plan(csv, tmp_path / "out", steps=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["progress.json", "model.safetensors", "optimizer.bin"])
+def test_a_checkpoint_that_was_cut_short(
+    file: str, csv: Callable[[str, range], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(pools: Pools, settings: Settings, step: int) -> Any:
+        if step == 3:
+            raise KeyboardInterrupt
+        return drawn(pools, settings, step)
+
+    drawn = training.batches_of_step
+    monkeypatch.setattr(training, "batches_of_step", broken)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan(csv, tmp_path / "out", steps=4), checkpoint_every=2, say=quiet)
+    held = tmp_path / "out" / "checkpoints" / "step-000002" / file
+    held.write_bytes(held.read_bytes()[:20])
+    with pytest.raises(UserError, match=r"step-000002 cannot be read .* begins again") as caught:
+        run_plan(plan(csv, tmp_path / "out", steps=4), say=quiet)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_half_written_model_is_recognised(csv: Callable[[str, range], str], tmp_path: Path) -> None:
     folder = run_plan(plan(csv, tmp_path / "out", steps=1), say=quiet)
     (folder / "training.json").unlink()
