@@ -81,7 +81,7 @@ _MODEL_AND_URL = re.compile(r"(.*?)(?:@(https?://.*))?", re.DOTALL)
 _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/?$")
 _TOO_LONG = re.compile(r"context length|context window|maximum model length|max_model_len", re.IGNORECASE)
 _FILTER = re.compile(r"content[ _-]?(filter|management|policy)|responsible ?ai|moderation|flagged", re.IGNORECASE)
-_FILTERED = "cut by the server's content filter"
+FILTERED = "cut by the server's content filter"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 T = TypeVar("T")
@@ -293,7 +293,7 @@ class VllmJudge:
                     opinion = await self._opinion(client, pair)
                     self._tally.answered += 1
                 except _Failed as failed:
-                    if failed.unscored == _FILTERED or await self._answers_others(client, failed):
+                    if failed.unscored == FILTERED or await self._answers_others(client, failed):
                         opinion = Opinion(label=None, reason=failed.unscored)
                     elif failed.unscored is None or self._tally.answered or len(undecided) + 1 == FIRST_FAILURES:
                         raise
@@ -332,7 +332,7 @@ class VllmJudge:
         body = request_body(served, how, messages(*pair, self.labels))
         reply = await self._reply(client, body)
         if reply.filtered:
-            return Opinion(label=None, reason=_FILTERED)
+            return Opinion(label=None, reason=FILTERED)
         label, reason = read_reply(
             reply.content, self.labels, cut=reply.cut, reasoning=served.thinks and not reply.thoughts
         )
@@ -480,7 +480,7 @@ class VllmJudge:
         server = f"the judge server at {self.url}"
         said = " ".join(error.message.split())
         if _FILTER.search(f"{error.code} {said}"):
-            return _Failed(f"{server} filters a request ({said[:200]})", "see its log", status, unscored=_FILTERED)
+            return _Failed(f"{server} filters a request ({said[:200]})", "see its log", status, unscored=FILTERED)
         if status in (401, 403):
             return _Failed(
                 f"{server} refuses the API key ({status})", f"set {KEY_VARIABLE} to the key it takes", status
@@ -610,7 +610,12 @@ def _run(main: Coroutine[Any, Any, T]) -> T:
         return pool.submit(asyncio.run, main).result()
 
 
-def make(rest: str, labels: LabelSet) -> VllmJudge:
-    """rest: `[MODEL][@URL]`. Model names hold slashes, colons and at signs; a URL begins with its scheme."""
+def model_and_url(rest: str) -> tuple[str, str | None]:
+    """Of `[MODEL][@URL]`. Model names hold slashes, colons and at signs; a URL begins with its scheme."""
     model, url = _MODEL_AND_URL.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches any text
+    return model, url
+
+
+def make(rest: str, labels: LabelSet) -> VllmJudge:
+    model, url = model_and_url(rest)
     return VllmJudge(model or DEFAULT_MODEL, url or DEFAULT_URL, labels, cache=VerdictCache())
