@@ -31,6 +31,7 @@ from asabench.core.prompts import PromptSet
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt, sha256_hex
 from asabench.core.schema import Record
+from asabench.judging.refusals import refusal_phrase
 from asabench.stats.intervals import mean_rate
 from harness.defences.examples import (
     Example,
@@ -42,7 +43,6 @@ from harness.defences.examples import (
     refuse_overlap,
     text_tokens,
 )
-from harness.judges.refusals import refusal_phrase
 from harness.model.subject import Subject, check_prompt_format, read_template
 from harness.probes.measures import clean_answers
 
@@ -306,7 +306,7 @@ def losses(subject: Subject, examples: Sequence[Example], batch_size: int) -> li
 
 
 def refusal_rate(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> Rate:
-    """Share of the prompts that the model refuses (`harness.judges.refusals`)."""
+    """Share of the prompts that the model refuses (`asabench.judging.refusals`)."""
     short = protocol.model_copy(update={"max_new_tokens": REFUSAL_TOKENS})
     answers = clean_answers(subject, [subject.format(prompt, short) for prompt in prompts], short)
     texts = [subject.text(answer) for answer in answers]

@@ -86,7 +86,7 @@ _ENDS = ("", "stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete"
 """How servers call the end of a whole reply."""
 LOGPROB_ROUNDING = 1e-3
 """A log probability may be that much above 0 by rounding."""
-_FILTERED = "cut by the server's content filter"
+FILTERED = "cut by the server's content filter"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 T = TypeVar("T")
@@ -299,7 +299,7 @@ class VllmJudge:
                     opinion = await self._opinion(client, pair)
                     self._tally.answered += 1
                 except _Failed as failed:
-                    if failed.unscored == _FILTERED or await self._answers_others(client, failed):
+                    if failed.unscored == FILTERED or await self._answers_others(client, failed):
                         opinion = Opinion(label=None, reason=failed.unscored)
                     elif failed.unscored is None or self._tally.answered or len(undecided) + 1 == FIRST_FAILURES:
                         raise
@@ -487,7 +487,7 @@ class VllmJudge:
         server = f"the judge server at {self.url}"
         said = " ".join(error.message.split())
         if _FILTER.search(f"{error.code} {said}"):
-            return _Failed(f"{server} filters a request ({said[:200]})", "see its log", status, unscored=_FILTERED)
+            return _Failed(f"{server} filters a request ({said[:200]})", "see its log", status, unscored=FILTERED)
         if status in (401, 403):
             return _Failed(
                 f"{server} refuses the API key ({status})",
@@ -608,7 +608,7 @@ def reply_of(completion: Any) -> Reply:
 def _no_verdict(ended: object, refusal: object) -> str | None:
     """Why a reply is no verdict, whatever it says: it was filtered or broken off, or the model refused to judge."""
     if ended == "content_filter":
-        return _FILTERED
+        return FILTERED
     if refusal:
         return "the judge refused to answer"
     if ended is None or str(ended).casefold() in (*_ENDS, "length"):
@@ -641,7 +641,12 @@ def _run(main: Coroutine[Any, Any, T]) -> T:
         return pool.submit(asyncio.run, main).result()
 
 
-def make(rest: str, labels: LabelSet) -> VllmJudge:
-    """rest: `[MODEL][@URL]`. Model names hold slashes, colons and at signs; a URL begins with its scheme."""
+def model_and_url(rest: str) -> tuple[str, str | None]:
+    """Of `[MODEL][@URL]`. Model names hold slashes, colons and at signs; a URL begins with its scheme."""
     model, url = _MODEL_AND_URL.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches any text
+    return model, url
+
+
+def make(rest: str, labels: LabelSet) -> VllmJudge:
+    model, url = model_and_url(rest)
     return VllmJudge(model or DEFAULT_MODEL, url or DEFAULT_URL, labels, cache=VerdictCache())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from asabench.core.prompts import published_digest
-from asabench.core.protocol import PROMPT_SET
 from asabench.submission.checks.values import PINNED, PINNED_WORDS, listed
 from asabench.submission.findings import Finding, shown
 from asabench.submission.known import prompt_set
@@ -66,22 +64,6 @@ def manifest_findings(manifest: RunManifest) -> Iterator[Finding]:
     yield from _prompt_findings(manifest)
 
 
-def _target_findings(manifest: RunManifest) -> Iterator[Finding]:
-    """A target is part of what was measured: without one in the protocol, each prompt has its published one."""
-    settings = manifest.runs[0].settings
-    if manifest.prompt_set != PROMPT_SET or settings.protocol.target is not None:
-        return
-    published = published_digest(settings.prompt_count)[:16]
-    if settings.prompts != published:
-        yield Finding(
-            MANIFEST_FILE,
-            "runs.0.settings.prompts",
-            settings.prompts,
-            f"{published}: {PROMPT_SET} with its published targets, as the protocol names no other target",
-            "evaluate again: a run with --target has it in its protocol",
-        )
-
-
 def _prompt_findings(manifest: RunManifest) -> Iterator[Finding]:
     for name, values in (
         ("id", [prompt.id for prompt in manifest.prompts]),
@@ -89,7 +71,6 @@ def _prompt_findings(manifest: RunManifest) -> Iterator[Finding]:
     ):
         if twice := next((value for value in values if values.count(value) > 1), None):
             yield Finding(MANIFEST_FILE, f"prompts.{name}", f"{twice} more than once", "every prompt once")
-    yield from _target_findings(manifest)
     known = prompt_set(manifest.prompt_set)
     if known is None:
         return
