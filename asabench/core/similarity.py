@@ -4,8 +4,8 @@ Two requests are *near-duplicates* where the cosine of their weighted words is `
 a similarity depends on its two texts alone, and not on what else is compared or installed.
 
     words     of the folded text (`fold`), split at spaces
-    weight    n(w) * (ln((1 + 520) / (1 + d(w))) + 1), where n(w) is how often the word is in the text and d(w) in how
-              many of AdvBench's 520 goals it is (0 for others): term frequency times smoothed inverse document frequency
+    weight    n(w) * (ln((1 + 520) / (1 + d(w))) + 1): term frequency times smoothed inverse document frequency, where
+              n(w) is how often the word is in the text and d(w) in how many of AdvBench's 520 goals it is (others: 0)
     cosine    of the two vectors of weights, rounded to `DIGITS` decimals; 0 for a text without words
 
 The words of the reference come with ASABench by digest (`data/advbench_words.csv`), as its text does not. Limits: words
@@ -25,14 +25,14 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from asabench.core.errors import NotAtHand
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-MEASURE = "tfidf-advbench"
+MEASURE: Literal["tfidf-advbench"] = "tfidf-advbench"
 """The name of what is described above, in records: with another reference or weight it gets another name."""
 NEAR = 0.5
 DIGITS = 6
@@ -127,11 +127,9 @@ def near_between(a: Sequence[str], b: Sequence[str]) -> list[Near]:
     found: list[Near] = []
     for start in range(0, len(a), _BLOCK):
         block = similarities(a[start : start + _BLOCK], b).tocoo()
-        found += [
-            Near(start + int(row), int(column), float(value))
-            for row, column, value in zip(block.row, block.col, block.data, strict=True)
-            if value >= NEAR
-        ]
+        near = block.data >= NEAR
+        places = zip(block.row[near].tolist(), block.col[near].tolist(), block.data[near].tolist(), strict=True)
+        found += [Near(start + row, column, value) for row, column, value in places]
     return sorted(found)
 
 

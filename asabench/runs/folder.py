@@ -37,6 +37,7 @@ from asabench.core.records import (
 )
 from asabench.core.row import Row, read_row
 from asabench.core.schema import first_problem
+from asabench.core.similarity import clusters
 from asabench.core.text import changes
 from asabench.runs.settings import RunSettings
 from asabench.runs.tables import next_part, read_parts, write_part
@@ -82,10 +83,13 @@ class Run:
         return read_parts(self.path / "verdicts", VERDICT_SCHEMA, ["cell_id", "judge"])
 
     def judged(self, judge: str) -> pd.DataFrame:
-        """The responses with the columns `label` and `reason` of one judge; null where it has not judged."""
+        """The responses with the columns `label` and `reason` of one judge, null where it has not judged, and
+        `cluster`, of the prompt's near-duplicates among the run's goals."""
         verdicts = self.verdicts()
         own = verdicts.loc[verdicts["judge"] == judge, ["cell_id", "label", "reason"]]
-        return self.responses().merge(own, on="cell_id", how="left", validate="one_to_one")
+        table = self.responses().merge(own, on="cell_id", how="left", validate="one_to_one")
+        goals = [str(goal) for goal in table["goal"].unique()]
+        return table.assign(cluster=table["goal"].map(dict(zip(goals, clusters(goals), strict=True))).astype("int64"))
 
     def append_responses(self, responses: Sequence[Response]) -> None:
         """One more part; on disk, whole, when this returns."""

@@ -19,13 +19,14 @@ from asabench.core.errors import UserError
 from asabench.core.files import hidden_folder
 from asabench.core.protocol import Protocol, preset
 from asabench.core.records import Prompt, sha256_hex
-from asabench.core.training_record import TRAINING_FILE
+from asabench.core.training_record import TRAINING_FILE, ComparedWithTest
 from harness.defences import DEFAULT_PRESET, Defence, make_recipe
 from harness.defences.examples import (
     HarmfulData,
     SafeCell,
     benign_requests,
     chosen_prompts,
+    compared_with_test,
     own_answers,
     read_cells,
     refuse_overlap,
@@ -57,7 +58,7 @@ ADAPTER = "adapter"
 @dataclass(frozen=True, kw_only=True)
 class DefencePlan:
     """A training, resolved and checked; nothing is trained yet. `base`: the model as it was named, for an adapter to
-    find it again. `finished`: the folder holds it already."""
+    find it again. `compared`: with what it will be tested on. `finished`: the folder holds it already."""
 
     subject: Subject
     base: str
@@ -66,6 +67,7 @@ class DefencePlan:
     data: HarmfulData
     benign: list[Prompt]
     asked: Mapping[str, Any]
+    compared: ComparedWithTest
     out: Path
     finished: bool
 
@@ -93,6 +95,7 @@ def make_plan(
     cells: str | Path | None = None,
     layers: str | None = None,
     test_prompts: str | None = None,
+    allow_similar: bool = False,
     target: str = TARGET,
     protocol: str | Protocol = PROTOCOL,
     dtype: str = DTYPE,
@@ -106,7 +109,8 @@ def make_plan(
 
     cells: a finished run, or a benchmark folder whose train split is used; else the requests of `train`, at all layers
     or those of `layers`. test_prompts: what the defence will be evaluated on, which training may not touch; AdvBench's
-    first hundred if None. Raises `UserError`.
+    first hundred if None. allow_similar: near-duplicates of them may be trained on, and the record names them. Raises
+    `UserError`.
     """
     made, settings = make_recipe(recipe, preset_name, changes)
     resolved = preset(protocol) if isinstance(protocol, str) else protocol
@@ -114,7 +118,9 @@ def make_plan(
     safe_cells = None if cells is None else read_cells(Path(cells))
     harmful = [cell.prompt for cell in safe_cells] if safe_cells is not None else list(chosen_prompts(train).prompts)
     harmful = list(dict.fromkeys(harmful))
-    refuse_overlap(harmful, chosen_prompts(test_prompts or TEST_PROMPTS))
+    test = chosen_prompts(test_prompts or TEST_PROMPTS)
+    refuse_overlap(harmful, test)
+    compared = compared_with_test(harmful, test, allow_similar=allow_similar)
     if isinstance(model, Subject):
         subject = model
     else:
@@ -154,6 +160,7 @@ def make_plan(
         data=HarmfulData(prompts=harmful, protocol=resolved, target=target, layers=chosen_layers, cells=safe_cells),
         benign=benign,
         asked=asked,
+        compared=compared,
         out=folder,
         finished=is_finished(folder, asked),
     )
@@ -229,6 +236,7 @@ def _record(plan: DefencePlan, pools: Pools, progress: Progress) -> dict[str, An
     return {
         **plan.asked,
         "harmful_goals": [prompt.digest for prompt in plan.data.prompts],
+        "compared_with_test": plan.compared.model_dump(mode="json"),
         "examples": len(pools.examples),
         "benign_examples": len(pools.benign),
         "steps": progress.step,
