@@ -59,8 +59,8 @@ def difference(table_a: pd.DataFrame, table_b: pd.DataFrame, attack: str, dose: 
 
     A prompt that is not known in both (unscored) leaves a value, and the interval is widened to hold every reading of
     it. The p-value is over the known ones: McNemar's exact test with one seed; with more, the sign test on the share
-    of seeds by which a prompt broke, which is McNemar's where that share is 0 or 1. With clusters: the sign test on each
-    cluster's sum.
+    of seeds by which a prompt broke, which is McNemar's where that share is 0 or 1. With clusters: the sign test on the
+    sum of each.
     """
     prompts = shared_prompts(table_a, table_b, attack, dose)
     a, b = (outcomes(table, attack, dose, prompts) for table in (table_a, table_b))

@@ -61,6 +61,7 @@ from asabench.submission.schema import (
     Submission,
     TrainingData,
     TrainingSimilarity,
+    percent,
 )
 from asabench.submission.validate import Validation, beside_others, validate_folder
 from asabench.submission.verdict_table import response_digest, schema, sorted_lines, table_bytes
@@ -349,8 +350,8 @@ def similarity_of(
         if found := copies(others, goals):
             first = [prompts[place].id for _, place in found[:3]]
             raise UserError(
-                f"{len(found)} of the requests in {data.name!r} are prompts that the model is tested on but for how they "
-                f"are written ({', '.join(first)}); train without them, or evaluate on other prompts"
+                f"{len(found)} of the requests in {data.name!r} are prompts that the model is tested on, written in "
+                f"another way ({', '.join(first)}); train without them, or evaluate on other prompts"
             )
         for near in near_between(others, goals):
             best[tested[near.second]] = max(best.get(tested[near.second], 0.0), near.similarity)
@@ -365,7 +366,9 @@ def similarity_of(
         requests=len(digests),
         compared=len(compared & digests),
         near=tuple(
-            SimilarPrompt(id=prompt.id, similarity=best[prompt.sha256]) for prompt in prompts if prompt.sha256 in best
+            SimilarPrompt(id=prompt.id, percent=percent(best[prompt.sha256]))
+            for prompt in prompts
+            if prompt.sha256 in best
         ),
     )
 

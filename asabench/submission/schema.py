@@ -14,6 +14,7 @@ A submission is a folder `submissions/<slug>/`:
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -86,7 +87,12 @@ class SimilarPrompt(Record):
     """A test prompt with a near-duplicate among the requests that were trained on, and the highest similarity."""
 
     id: Line
-    similarity: Annotated[float, Field(ge=NEAR, le=1)]
+    percent: Annotated[int, Field(ge=100 * NEAR, le=100)]
+
+
+def percent(similarity: float) -> int:
+    """In hundredths, rounded down: YAML is read here without fractions."""
+    return math.floor(100 * similarity + 1e-9)
 
 
 class TrainingSimilarity(Record):

@@ -9,10 +9,8 @@ from asabench.core.near_duplicates import known_goals, known_near
 from asabench.submission.checks.values import EDIT
 from asabench.submission.findings import REMAKE, Finding, Refused, shown
 from asabench.submission.manifest import RunManifest
-from asabench.submission.schema import SUBMISSION_FILE, TRAINING_PROMPTS_FILE, Submission
+from asabench.submission.schema import SUBMISSION_FILE, TRAINING_PROMPTS_FILE, Submission, percent
 
-TOLERANCE = 1e-6
-"""Similarities are rounded to so much."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DIGEST_LINES = re.compile(rb"(?:[0-9a-f]{64}\n)+")
 
@@ -75,16 +73,17 @@ def _similarity_findings(submission: Submission, trained: frozenset[str], manife
             SUBMISSION_FILE, where, found, f"of the {len(trained)} digests in {TRAINING_PROMPTS_FILE}", REMAKE
         )
     ids = {prompt.sha256: prompt.id for prompt in manifest.prompts}
-    given = {near.id: near.similarity for near in declared.near}
+    given = {near.id: near.percent for near in declared.near}
     if unknown := sorted(given.keys() - set(ids.values())):
         yield Finding(
             SUBMISSION_FILE, f"{where}.near", shown(unknown[0]), "prompts that the model is tested on", REMAKE
         )
     for digest, similarity in known_near(trained, list(ids)).items():
-        if given.get(ids[digest], 0.0) < similarity - TOLERANCE:
-            there = f"{ids[digest]} {given[ids[digest]]:g}" if ids[digest] in given else f"not {ids[digest]}"
+        name, known = ids[digest], percent(similarity)
+        if given.get(name, 0) < known:
+            there = f"{name} at {given[name]} percent" if name in given else f"not {name}"
             yield Finding(
-                SUBMISSION_FILE, f"{where}.near", there, f"{ids[digest]} {similarity:g} by the digests", REMAKE
+                SUBMISSION_FILE, f"{where}.near", there, f"{name} at {known} percent or more, by the digests", REMAKE
             )
             return
 
