@@ -38,6 +38,7 @@ from asabench.core.records import (
 )
 from asabench.core.row import Row, read_row
 from asabench.core.schema import first_problem
+from asabench.core.similarity import clusters
 from asabench.core.text import changes
 from asabench.runs.settings import RunSettings
 from asabench.runs.tables import next_part, read_parts, write_part
@@ -89,8 +90,8 @@ class Run:
         return table
 
     def judged(self, judge: str) -> pd.DataFrame:
-        """The responses with the columns of one judge's verdicts (`label`, `reason`, the facts...); null where it has
-        not judged."""
+        """The responses with the columns of one judge's verdicts (`label`, `reason`, the facts...), null where it has
+        not judged, and `cluster`, of the prompt's near-duplicates among the run's goals."""
         verdicts, responses = self.verdicts(), self.responses()
         own = verdicts[verdicts["judge"] == judge].drop(columns="judge")
         if unknown := sorted(set(own["cell_id"]) - set(responses["cell_id"])):
@@ -98,7 +99,9 @@ class Run:
                 f"{self.path}/verdicts holds {len(unknown)} verdicts on answers that {self.path}/responses does not "
                 f"hold ({unknown[0]}); evaluate again in another --out folder"
             )
-        return responses.merge(own, on="cell_id", how="left", validate="one_to_one")
+        table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
+        goals = [str(goal) for goal in table["goal"].unique()]
+        return table.assign(cluster=table["goal"].map(dict(zip(goals, clusters(goals), strict=True))).astype("int64"))
 
     def append_responses(self, responses: Sequence[Response]) -> None:
         """One more part; on disk, whole, when this returns."""
