@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, first_line
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, FinishReason, Prompt, Response
 from harness.attacks import Attack, needs_weights
@@ -37,7 +37,6 @@ from harness.engine.vllm_worker import KEY
 from harness.model import architecture
 from harness.model.limits import check_fits
 from harness.model.subject import Subject
-from harness.model.weights import first_line
 
 VERSIONS = ("0.32", "0.33")
 """Releases whose first model runner has what `harness.engine.vllm_worker` hooks."""
@@ -252,7 +251,7 @@ class VllmEngine:
             yield [
                 Response(
                     cell=cell,
-                    text=self._subject.text(each.token_ids),
+                    text=self._subject.judged_text(cell.prompt, tokens[cell.prompt], each.token_ids, protocol),
                     token_ids=each.token_ids,
                     finish_reason=each.finish_reason,
                     direction_sha256=None if cell.is_clean else hashlib.sha256(direction.numpy().tobytes()).hexdigest(),
@@ -472,7 +471,8 @@ def _noise_seeds(cells: Sequence[Cell], attacks: Mapping[str, Attack]) -> dict[i
             continue
         own = [index for index, cell in enumerate(cells) if cell.attack == name]
         drawn: Any = attack
-        seeds.update(zip(own, drawn.generator_seeds([cells[index] for index in own]), strict=True))
+        found = drawn.generator_seeds([cells[index] for index in own])
+        seeds.update({} if found is None else zip(own, found, strict=True))
     return seeds
 
 
