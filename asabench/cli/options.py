@@ -53,6 +53,11 @@ ENGINE = "What generates: hf, the model in this process; vllm, which needs vLLM 
 Engine = Annotated[str, option(ENGINE)]
 TensorParallel = Annotated[int, option("GPUs that share the model, for --engine vllm.")]
 SHARD = "Work on share I of N of the prompts, such as 3/8."
+Workers = Annotated[
+    Optional[int], option("Workers under Ray, each with an engine of its own.", default="none: this process")
+]
+GpusPerWorker = Annotated[Optional[float], option("GPUs of each worker.", default="--tensor-parallel, where there are")]
+Ray = Annotated[Optional[str], option("Address of a Ray cluster, such as auto.", default="one on this machine")]
 Shard = Annotated[Optional[str], option(SHARD, default="ASABENCH_SHARD, or Slurm's array")]
 GpuMemory = Annotated[
     Optional[float], option("Share of a GPU's memory that --engine vllm takes.", default="vLLM's own")

@@ -38,8 +38,9 @@ class Choices:
     pairs, unless `uncertified`. defence: the import path of one that acts while the model answers
     (`harness.model.inference_defence`). engine: what answers, hf or vllm (`harness.engine.engine`), the same tokens;
     tensor_parallel and gpu_memory (a share) are vLLM's. shard: the share of the prompts that this process works on,
-    such as `3/8`; None asks the environment (`asabench.core.shards`). max_rows: answers generated side by side, at
-    most. out: the run folder; None takes one under `runs/` named after the run's id.
+    such as `3/8`; None asks the environment (`asabench.core.shards`). workers: engines under Ray, each with
+    `gpus_per_worker` GPUs, on the cluster at the address `ray` or on this machine. max_rows: answers generated side by
+    side, at most. out: the run folder; None takes one under `runs/` named after the run's id.
     """
 
     prompts: str | tuple[Prompt, ...] = PROMPTS
@@ -67,6 +68,9 @@ class Choices:
     tensor_parallel: int = 1
     gpu_memory: float | None = None
     shard: str | None = None
+    workers: int | None = None
+    gpus_per_worker: float | None = None
+    ray: str | None = None
     max_rows: int | None = None
     out: Path | None = None
     chat_template: Path | None = None
@@ -245,6 +249,9 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "tensor_parallel": _whole,
     "gpu_memory": _real,
     "shard": _text,
+    "workers": _whole,
+    "gpus_per_worker": _real,
+    "ray": _text,
     "max_rows": _whole,
     "out": _path,
     "chat_template": _path,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import PAPER_CODE, NoiseDevice, Protocol, preset
@@ -56,6 +58,10 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     Raises `UserError`."""
     check_max_rows(choices.max_rows)
     check_engine(choices.engine)
+    if choices.workers is not None:
+        from harness.engine.ray_engine import check_ray
+
+        check_ray()
     protocol = resolve_protocol(
         choices.protocol,
         size=choices.size,
@@ -126,9 +132,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
         settings=settings,
         path=default if choices.out is None else choices.out,
         max_rows=choices.max_rows,
-        engine=make_engine(
-            choices.engine, subject, tensor_parallel=choices.tensor_parallel, gpu_memory=choices.gpu_memory
-        ),
+        engine=_engine(model, subject, protocol, choices),
         shard=shard,
     )
 
@@ -162,19 +166,53 @@ def _as_the_paper_code(protocol: Protocol, choices: Choices) -> Protocol:
     return protocol
 
 
+def _engine(model: str | Subject, subject: Subject, protocol: Protocol, choices: Choices) -> Engine:
+    """What answers: an engine in this process, or workers under Ray with one each."""
+    if choices.workers is None:
+        for name in ("gpus_per_worker", "ray"):
+            if getattr(choices, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} is for several workers; give --workers N too")
+        return make_engine(
+            choices.engine, subject, tensor_parallel=choices.tensor_parallel, gpu_memory=choices.gpu_memory
+        )
+    from harness.engine.ray_engine import RayEngine, WorkerTask
+
+    assert isinstance(model, str), "checked when the model was loaded"
+    gpus = choices.gpus_per_worker
+    if gpus is None:
+        gpus = float(choices.tensor_parallel) if torch.cuda.is_available() else 0.0
+    task = WorkerTask(
+        model=model,
+        dtype=choices.dtype,
+        device=choices.device,
+        chat_template=choices.chat_template,
+        allow_remote_code=choices.allow_remote_code,
+        allow_pickle=choices.allow_pickle,
+        attacks=choices.attack,
+        protocol=protocol,
+        engine=choices.engine,
+        tensor_parallel=choices.tensor_parallel,
+        gpu_memory=choices.gpu_memory,
+    )
+    return RayEngine(task, workers=choices.workers, gpus_per_worker=gpus, address=choices.ray)
+
+
 def _prompts(prompts: str | tuple[Prompt, ...]) -> PromptSet:
     return load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", prompts)
 
 
 def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]) -> Subject:
-    elsewhere = choices.engine != "hf"
+    elsewhere = choices.engine != "hf" or choices.workers is not None
     if elsewhere and choices.defence is not None:
         raise UserError(
-            f"--defence {choices.defence} acts inside the model of the engine hf; leave it out, or use --engine hf"
+            f"--defence {choices.defence} acts inside the model of the engine hf in this process; leave it out, or use "
+            "--engine hf without --workers"
         )
     if isinstance(model, Subject):
         if elsewhere:
-            raise UserError(f"the engine {choices.engine} loads a model itself; give its name, or use the engine hf")
+            raise UserError(
+                "a model in memory is for the engine hf in this process; give its name, or no --engine and no --workers"
+            )
         subject = model
     else:
         subject = load(
@@ -184,7 +222,7 @@ def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]
             chat_template=choices.chat_template,
             allow_remote_code=choices.allow_remote_code,
             allow_pickle=choices.allow_pickle,
-            weights=not elsewhere or any(needs_weights(attack) for attack in attacks),
+            weights=not elsewhere or (choices.workers is None and any(needs_weights(attack) for attack in attacks)),
         )
     return subject if choices.defence is None else defended(subject, choices.defence)
 

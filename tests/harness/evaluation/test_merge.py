@@ -20,7 +20,7 @@ from harness.model.subject import Subject
 from tests.harness.evaluation.test_evaluate import LengthJudge, small
 
 PROMPTS = [
-    Prompt(id=f"p{number}", goal="count to " + "nine " * (number % 5), suffix="!" * number) for number in range(9)
+    Prompt(id=f"p{number}", goal="count to " + "nine " * (number % 5), suffix="!" * (number + 1)) for number in range(9)
 ]
 ASKED: dict[str, Any] = {"prompts": PROMPTS, "doses": [0.5, 1.0], "seeds": [0, 1], "layers": "0,2"}
 
