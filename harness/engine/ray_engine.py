@@ -8,6 +8,7 @@ the run folder. What a worker had in hand when it died is done again by another.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,7 +125,7 @@ class RayEngine:
                 address=self._address,
                 num_cpus=None if self._address else max(self._workers + 1, os.cpu_count() or 1),
                 include_dashboard=False if self._address is None else None,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 log_to_driver=False,
             )
         except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:

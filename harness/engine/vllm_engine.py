@@ -175,32 +175,37 @@ class VllmEngine:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         from vllm import LLM
 
-        memory = {} if self._gpu_memory is None else {"gpu_memory_utilization": self._gpu_memory}
-        if on_cpu and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-            memory["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
         try:
-            self._llm = LLM(
-                model=str(weights),
-                skip_tokenizer_init=True,
-                dtype=subject.dtype,
-                tensor_parallel_size=self._tensor_parallel,
-                max_model_len=self._longest,
-                enforce_eager=True,
-                enable_prefix_caching=True,
-                async_scheduling=False,
-                generation_config="vllm",
-                worker_extension_cls="harness.engine.vllm_worker.SteeringWorker",
-                max_logprobs=LOGPROBS,
-                disable_log_stats=False,
-                seed=0,
-                **{**memory, **self._further},
-            )
+            self._llm = LLM(**{**self._keywords(weights), **self._further})
             self._rpc("asabench_install", subject.n_layers, subject.d_model)
         except (ValueError, RuntimeError, OSError, AssertionError, ImportError) as error:
             raise UserError(
                 f"vLLM cannot run {subject.name} ({first_line(error)}); its own log says more with "
                 "VLLM_LOGGING_LEVEL=INFO, or use --engine hf"
             ) from None
+
+    def _keywords(self, weights: Path) -> dict[str, Any]:
+        """What `vllm.LLM` is asked for."""
+        keywords: dict[str, Any] = {
+            "model": str(weights),
+            "skip_tokenizer_init": True,
+            "dtype": self._subject.dtype,
+            "tensor_parallel_size": self._tensor_parallel,
+            "max_model_len": self._longest,
+            "enforce_eager": True,
+            "enable_prefix_caching": True,
+            "async_scheduling": False,
+            "generation_config": "vllm",
+            "worker_extension_cls": "harness.engine.vllm_worker.SteeringWorker",
+            "max_logprobs": LOGPROBS,
+            "disable_log_stats": False,
+            "seed": 0,
+        }
+        if self._gpu_memory is not None:
+            keywords["gpu_memory_utilization"] = self._gpu_memory
+        if not torch.cuda.is_available() and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            keywords["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
+        return keywords
 
     def _weights(self) -> Path:
         """The folder that vLLM reads the model from: its own, or one that it is saved into, adapters merged."""

@@ -13,12 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from asabench.core.errors import UserError
 from asabench.core.prompts import Prompt
 from asabench.core.protocol import preset
 from harness.attacks import make_attacks
 from harness.engine.engine import HookedEngine
-from harness.engine.selftest import SelfTestFailed
 from harness.engine.sweep import grid
 from harness.engine.vllm_engine import VllmEngine
 from harness.model.subject import load
@@ -62,6 +60,6 @@ if __name__ == "__main__":
     for case in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         try:
             result = answered(case)
-        except (UserError, SelfTestFailed) as error:
+        except Exception as error:  # one case that fails leaves the others their results
             result = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps({"case": case["name"], **result}), flush=True)
