@@ -11,6 +11,8 @@ import importlib.util
 import logging
 import os
 import pickle
+import re
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -27,6 +29,9 @@ from harness.model.subject import load
 
 CELLS_AT_ONCE = 512
 """Cells that a worker is handed at once, where the prompts are many enough."""
+
+
+CONNECT_SECONDS = 10.0
 
 
 def check_ray() -> None:
@@ -120,6 +125,8 @@ class RayEngine:
             )
         self._everything = [next(group) for _, group in groupby(cells, key=lambda cell: cell.prompt.id)]
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if self._address is not None:
+            _require_listener(self._address)
         try:
             ray.init(
                 address=self._address,
@@ -129,7 +136,9 @@ class RayEngine:
                 log_to_driver=False,
             )
         except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
-            where = "cannot be started on this machine" if self._address is None else f"{self._address} is not reached"
+            where = (
+                "cannot be started on this machine" if self._address is None else f"at {self._address} is not reached"
+            )
             raise UserError(f"Ray {where} ({first_line(error)}); check --ray, or use --shard") from None
         data = ray.data.DataContext.get_current()
         data.enable_progress_bars = False
@@ -199,6 +208,17 @@ class RayEngine:
         import ray
 
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """`UserError` where nobody listens at a cluster's address: Ray itself would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?([^/:]+|\[[^\]]+\]):(\d+)", address)
+    if found is None:  # `auto`, and whatever else Ray knows
+        return
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"Ray at {address} is not reached ({first_line(error)}); check --ray, or use --shard") from None
 
 
 def _own(error: Any) -> Exception:

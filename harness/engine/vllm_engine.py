@@ -173,6 +173,9 @@ class VllmEngine:
         # The first of vLLM's two model runners: the one whose steps the workers can see
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        if on_cpu and self._tensor_parallel > 1:
+            # A node of memory for each worker is what vLLM asks for else, and few machines have as many
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         from vllm import LLM
 
         try:

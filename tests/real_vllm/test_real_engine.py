@@ -62,7 +62,7 @@ def _cases(folder: Path) -> list[dict[str, Any]]:
             "little memory",
             llama,
             protocol=["asabench-v1", {**raw, "max_new_tokens": 100}],
-            further={"block_size": 16, "num_gpu_blocks_override": 40},
+            further={"block_size": 32, "num_gpu_blocks_override": 24},
         ),
         _case("two in parallel", llama, parallel=2),
     ]

@@ -102,7 +102,7 @@ def test_what_cannot_be(model: str, tmp_path: Path, options: dict[str, Any], sai
 
 
 def test_a_cluster_that_is_not_there(model: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Ray 127\.0\.0\.1:9 is not reached \(.*\); check --ray, or use --shard"):
+    with pytest.raises(UserError, match=r"Ray at 127\.0\.0\.1:9 is not reached \(.*\); check --ray, or use --shard"):
         small(model, tmp_path / "run", workers=2, ray="127.0.0.1:9")
 
 
