@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from asabench.core.attack_names import built_in, spec_of
+from asabench.core.attack_names import apart, built_in, spec_of
 from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.judge_names import OWN_KINDS
@@ -182,12 +182,12 @@ def _cell(line: dict[str, Any], prompts: dict[str, Prompt]) -> Cell:
 def _attacks(names: Sequence[str], protocol: Protocol, allowed: Sequence[str]) -> dict[str, Attack]:
     """The submission's attacks by name. A stranger's file must not start code, so what does not come with ASABench is
     made only where it is `allowed`."""
-    if strange := [name for name in names if built_in(name) is None and name not in allowed]:
+    if strange := [name for name in names if built_in(name) is None and not {name, apart(name)[0]} & {*allowed}]:
         raise UserError(
             f"the attack {strange[0]} does not come with ASABench; once you have installed and read its code, allow it "
             f"with --attack {strange[0]}"
         )
-    attacks = make_attacks([spec_of(name) for name in names], protocol)
+    attacks = make_attacks(list(dict.fromkeys(spec_of(name) for name in names)), protocol)
     if unlike := [name for name in names if name not in attacks]:
         raise UserError(f"the attack {unlike[0]} cannot be made again from its name; it needs what its author had")
     return attacks

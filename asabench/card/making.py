@@ -23,6 +23,7 @@ from asabench.core.records import sha256_hex
 from asabench.core.utility_report import UtilityReport
 from asabench.runs.compare import compare
 from asabench.runs.folder import Run
+from asabench.stats.strongest_target import with_strongest
 
 
 def make_card(
@@ -173,7 +174,7 @@ def _resistance(run: Run, base_run: Run | None, trained_goals: Collection[str] |
 
 def _layer_shares(run: Run, base_run: Run | None, trained_layers: Sequence[int]) -> tuple[LayerShare, ...]:
     row = run.row
-    tables = [None if each is None else each.judged(row.judge.id) for each in (run, base_run)]
+    tables = [None if each is None else with_strongest(each.judged(row.judge.id)) for each in (run, base_run)]
     assert tables[0] is not None
     pairs = [(result.attack, result.dose) for result in row.results]
     return layer_shares(tables[0], tables[1], pairs, trained_layers)

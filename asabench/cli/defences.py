@@ -29,7 +29,7 @@ def defend(
     config: options.Config = None,
     preset: Annotated[str, option("Hyper-parameters: small, or paper (the published ones).")] = PRESET,
     train: Annotated[
-        str, option("Harmful requests to train on: a prompt set or CSV file, with rows such as advbench:100-299.")
+        str, option("Harmful requests to train on: a prompt set or CSV file, with rows such as advbench:300-399.")
     ] = TRAINING_PROMPTS,
     cells: Annotated[
         Optional[Path],
@@ -41,6 +41,9 @@ def defend(
     test_prompts: Annotated[
         Optional[str], option("Requests that will be evaluated on, and are not trained on.", default=TEST_PROMPTS)
     ] = None,
+    allow_similar: Annotated[
+        bool, option("Train on near-duplicates of them all the same; the record names them.", "--allow-similar")
+    ] = False,
     target: Annotated[str, option("For lat: the start of compliance that is trained against.")] = TARGET,
     learning_rate: Annotated[
         Optional[float], option("Learning rate of AdamW at its highest.", default=PRESETS_OWN)

@@ -13,6 +13,7 @@ import typer
 
 from asabench.core.attack_names import BUILT_IN, names_without_targets
 from asabench.core.judge_names import forms
+from asabench.core.targets import TARGET_LISTS
 
 PROTOCOLS_OWN = "the protocol's"
 CONFIGS_OWN = "the --config file's"
@@ -73,6 +74,21 @@ ATTACK_WITHOUT_TARGET = f"Attacks between commas: {', '.join(names_without_targe
 Attack = Annotated[str, option(ATTACK)]
 TARGET = "The start of compliance that directed attacks work towards, for all prompts."
 Target = Annotated[Optional[str], option(TARGET, default="each prompt's own")]
+Targets = Annotated[
+    Optional[str],
+    option(
+        "Targets that directed attacks work towards one after the other, the strongest counting: "
+        f"{', '.join(TARGET_LISTS)}, a text file with one a line, or such as 'Sure, here is|Step 1:'.",
+        default="one target a prompt",
+    ),
+]
+PaperCode = Annotated[
+    bool, option("With gu2025: also what the paper's code does besides (docs/protocol.md).", "--paper-code")
+]
+NoiseDevice = Annotated[
+    Optional[str],
+    option("Whose generator draws noise: cpu or cuda; a seed is another vector on either.", default=PROTOCOLS_OWN),
+]
 PROTOCOL = "How prompts are formatted, perturbed and answered: asabench-v1 or gu2025."
 Protocol = Annotated[str, option(PROTOCOL)]
 Formatting = Annotated[str, option("The protocol that says how prompts are formatted: asabench-v1 or gu2025.")]

@@ -23,8 +23,9 @@ def one_line(error: BaseException) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of what it says, where the next ones are details; one that only announces a list comes with the
-    first of the list."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first of the list. Of an error that says a key alone, with its type."""
+    said = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else str(error)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     return text[:_LONGEST] or type(error).__name__
 

@@ -153,9 +153,13 @@ class AttackResult(Record):
     asr_at_1_corrected: Rate | None = None
 
 
+IntervalUnit = Literal["prompt", "cluster"]
+"""What the intervals of a row resample: single prompts, or clusters of near-duplicate prompts."""
+
+
 class Row(Record):
     """One line of the leaderboard. `attack` to `verdicts` are the headline: the worst case among `results`
-    (`worst_case`). `eps50` is keyed by attack."""
+    (`worst_case`). `eps50` is keyed by attack. `interval_unit`: rows from before clusters have "prompt"."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -180,6 +184,7 @@ class Row(Record):
     results: tuple[AttackResult, ...]
     flags: tuple[str, ...] = ()
     eps50: dict[str, Eps50] = Field(default_factory=dict)
+    interval_unit: IntervalUnit = "prompt"
 
 
 def worst_case(results: Sequence[AttackResult], attack: str | None = None) -> AttackResult | None:

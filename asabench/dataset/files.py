@@ -11,7 +11,6 @@ One config a model. A folder is written beside its place and renamed when it is 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from pydantic import Field, ValidationError
 
 import asabench
 from asabench.core.errors import UserError, first_line, one_line
-from asabench.core.files import OTHER_OUT, disk_errors, whole_folder
+from asabench.core.files import OTHER_OUT, disk_errors, parse_json, whole_folder
 from asabench.core.links import link
 from asabench.core.records import sha256_hex
 from asabench.core.row import JudgeInfo, PromptSetInfo, ProtocolInfo
@@ -197,7 +196,7 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest of a benchmark folder; `UserError` when it is missing, broken or of another schema version."""
     file = path / MANIFEST
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{path} is not a benchmark folder: it holds no {MANIFEST}; give the folder of a build or a download"

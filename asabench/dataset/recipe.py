@@ -56,8 +56,8 @@ def read_recipe(models: str) -> Recipe:
     path = Path(models)
     if path.suffix in (".yaml", ".yml"):
         try:
-            content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            content: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UserError(f"the recipe {path} cannot be read: {one_line(error)}; see {EXAMPLE}") from None
     else:
         content = {"models": [_model(name.strip()) for name in models.split(",") if name.strip()]}

@@ -26,8 +26,8 @@ class TrainingChoices(Record):
     recipe: `name[:option=value...]`. out: the folder of the defended model. train: requests to train on, or `cells`: a
     finished run, or a benchmark folder, whose train split is used. layers: blocks to perturb, or of `cells` those at
     them; all if None. test_prompts: what the defence will be evaluated on, which training may not touch; AdvBench's
-    first hundred if None. target: the start of compliance that is trained against. From `learning_rate` on: fields of
-    `harness.defences.training.Settings`.
+    first hundred if None. allow_similar: near-duplicates of them may be trained on all the same. target: the start of
+    compliance that is trained against. From `learning_rate` on: fields of `harness.defences.training.Settings`.
     """
 
     recipe: str
@@ -37,6 +37,7 @@ class TrainingChoices(Record):
     cells: Path | None = None
     layers: str | tuple[int, ...] | None = None
     test_prompts: str | None = None
+    allow_similar: bool = False
     target: str = TARGET
     protocol: str | Protocol = PROTOCOL
     dtype: str = DTYPE

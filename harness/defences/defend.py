@@ -20,7 +20,7 @@ from asabench.core.files import hidden_folder
 from asabench.core.numbers import ranges
 from asabench.core.protocol import preset
 from asabench.core.records import Prompt, sha256_hex
-from asabench.core.training_record import TRAINING_FILE
+from asabench.core.training_record import TRAINING_FILE, ComparedWithTest
 from asabench.runs.training_choices import TrainingChoices
 from harness.defences import Defence, make_recipe
 from harness.defences.examples import (
@@ -28,6 +28,7 @@ from harness.defences.examples import (
     SafeCell,
     benign_requests,
     chosen_prompts,
+    compared_with_test,
     own_answers,
     read_cells,
     refuse_overlap,
@@ -59,7 +60,7 @@ ADAPTER = "adapter"
 @dataclass(frozen=True, kw_only=True)
 class DefencePlan:
     """A training, resolved and checked; nothing is trained yet. `base`: the model as it was named, for an adapter to
-    find it again. `finished`: the folder holds it already."""
+    find it again. `compared`: with what it will be tested on. `finished`: the folder holds it already."""
 
     subject: Subject
     base: str
@@ -68,6 +69,7 @@ class DefencePlan:
     data: HarmfulData
     benign: list[Prompt]
     asked: Mapping[str, Any]
+    compared: ComparedWithTest
     out: Path
     finished: bool
 
@@ -95,7 +97,9 @@ def make_plan(model: str | Subject, choices: TrainingChoices) -> DefencePlan:
     else:
         harmful = [cell.prompt for cell in safe_cells]
     harmful = list(dict.fromkeys(harmful))
-    refuse_overlap(harmful, chosen_prompts(choices.test_prompts or TEST_PROMPTS))
+    test = chosen_prompts(choices.test_prompts or TEST_PROMPTS)
+    refuse_overlap(harmful, test)
+    compared = compared_with_test(harmful, test, allow_similar=choices.allow_similar)
     subject = model if isinstance(model, Subject) else _load(model, choices)
     benign = benign_requests()
     check_prompt_format(subject, protocol, [*harmful, *benign])
@@ -126,6 +130,7 @@ def make_plan(model: str | Subject, choices: TrainingChoices) -> DefencePlan:
         data=HarmfulData(prompts=harmful, protocol=protocol, target=choices.target, layers=layers, cells=safe_cells),
         benign=benign,
         asked=asked,
+        compared=compared,
         out=choices.out,
         finished=is_finished(choices.out, asked),
     )
@@ -213,6 +218,7 @@ def _record(plan: DefencePlan, pools: Pools, progress: Progress) -> dict[str, An
     return {
         **plan.asked,
         "harmful_goals": [prompt.digest for prompt in plan.data.prompts],
+        "compared_with_test": plan.compared.model_dump(mode="json"),
         "examples": len(pools.examples),
         "benign_examples": len(pools.benign),
         "steps": progress.step,

@@ -6,7 +6,7 @@ the model is about to answer the question, and averaged over the answer's tokens
 `incoherent`, one for `unsafe`. `tools.embedded_judge.training` made the heads (`embedded_head.json`), and
 docs/results/embedded-judge.md says how well they do.
 
-Before the model reads anything, `harness.judges.coherence` sorts out broken text (`incoherent`) and text that is not
+Before the model reads anything, `asabench.judging.coherence` sorts out broken text (`incoherent`) and text that is not
 English (unscored).
 """
 
@@ -28,8 +28,8 @@ from asabench.core.models import PACKAGED_MODELS
 from asabench.core.protocol import LabelSet
 from asabench.core.records import Label, Response, Verdict, facts_behind, sha256_hex
 from asabench.core.row import JudgeInfo
-from harness.judges import coherence
-from harness.judges.coherence import coherence_verdict, tables_digest
+from asabench.judging import coherence
+from asabench.judging.coherence import coherence_verdict, tables_digest
 from harness.model.architecture import block_list, d_mlp
 from harness.model.kv_cache import bytes_per_position, expand, growing_cache
 from harness.model.memory import free_memory

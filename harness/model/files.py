@@ -18,7 +18,7 @@ from asabench.core.models import HUB_EXAMPLE, PACKAGED_ADAPTERS, PACKAGED_MODELS
 from asabench.core.paths import expanded
 from asabench.core.records import sha256_hex
 from asabench.core.training_record import TRAINING_FILE, read_training
-from harness.model.adapters import adapter_weights, base_of, is_adapter, is_pinned
+from harness.model.adapters import adapter_weights, base_of, is_adapter, is_folder, is_pinned
 from harness.model.packaged import Weights, file_sha256, weights
 from harness.model.weights import ADAPTER_CONFIG, refuse_other_weights
 
@@ -66,7 +66,7 @@ def _located(name: str, trust: _Trust, above: tuple[Path, ...]) -> ModelFiles:
     if name in PACKAGED_ADAPTERS:
         return _adapted(Path(str(files("asabench"))) / "data" / "adapters" / name, name, None, trust, above)
     folder = expanded(name)
-    if folder.is_dir():
+    if is_folder(folder):
         return _in_folder(folder, folder.resolve().name, None, trust, above)
     repository, _, revision = name.partition("@")
     return _on_hub(repository, revision or "main", trust, above)

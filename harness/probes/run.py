@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from asabench.core.errors import UserError
-from asabench.core.files import write_whole
+from asabench.core.files import parse_json, write_whole
 from asabench.core.prompts import content
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt, sha256_hex
@@ -182,7 +182,7 @@ def _make_room(out: Path) -> None:
     manifest = out / MANIFEST
     try:
         if manifest.exists():
-            if json.loads(manifest.read_text(encoding="utf-8")).get("kind") != "probe":
+            if parse_json(manifest.read_text(encoding="utf-8")).get("kind") != "probe":
                 raise UserError(f"{out} holds something other than a probe; choose another --out folder")
             manifest.unlink()
         out.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from asabench.core.defaults import BAR
-from asabench.core.judge_names import OWN_KINDS, kind_in
+from asabench.core.judge_names import OWN_KINDS, kind_in, may_be_certified
 from asabench.core.row import JudgeFigures, Row
 from asabench.judging.agreement import CheckResult, reaches
 from asabench.judging.certificate import Certificate
@@ -40,6 +40,14 @@ def judge_findings(row: Row, certificate: Certificate | None, *, is_there: bool)
                 f"true beside a balanced accuracy of {value}",
                 f"a certified judge reaches {BAR:.2f}",
                 "evaluate with a judge that reaches it, or with --uncertified",
+            )
+        if not may_be_certified(judge.id):
+            yield Finding(
+                ROW_FILE,
+                "judge.certified",
+                f"true of {shown(judge.id)}",
+                "false: that judge is there to compare with a paper's table",
+                "judge the run again by another judge (`asabench judge`), or with --uncertified",
             )
         if judge.kind in OWN_KINDS and kind_in(judge.id) != judge.kind:
             yield Finding(
