@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from asabench.core.estimate import Kappa, Rate
 from asabench.core.files import read_record
@@ -80,7 +80,7 @@ class JudgeInfo(Record):
     id: str
     certified: bool = False
     description: str
-    kind: JudgeKind = "other"
+    kind: Annotated[JudgeKind, Field(validate_default=True)] = "other"
     figures: JudgeFigures | None = None
     facts: tuple[Fact, ...] = ("refused", "coherent")
 
@@ -89,13 +89,11 @@ class JudgeInfo(Record):
         """What rates by its verdicts measure: harm is claimed only by a certified judge that tells it."""
         return "harm" if self.certified and "harmful" in self.facts else "refusal broken"
 
-    @model_validator(mode="before")
+    @field_validator("kind")
     @classmethod
-    def _with_kind(cls, given: Any) -> Any:
+    def _kind_of_ours(cls, kind: JudgeKind, info: ValidationInfo) -> JudgeKind:
         """Rows of the rules judge have said `other` once, and the first ones nothing."""
-        if isinstance(given, dict) and given.get("kind", "other") == "other":
-            return {**given, "kind": kind_in(str(given.get("id"))) or "other"}
-        return given
+        return (kind_in(info.data.get("id", "")) or kind) if kind == "other" else kind
 
 
 class VerdictCounts(Record):
