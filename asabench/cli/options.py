@@ -83,7 +83,7 @@ Targets = Annotated[
     ),
 ]
 PaperCode = Annotated[
-    bool, option("With gu2025: also what the paper's code does besides (docs/protocol.md).", "--paper-code")
+    bool, option("With gu2025: also what the paper's code does besides.", "--paper-code")
 ]
 NoiseDevice = Annotated[
     Optional[str],
