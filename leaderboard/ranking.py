@@ -70,7 +70,9 @@ class Track:
 
     @property
     def key(self) -> str:
-        return f"{self.protocol}/{self.judge_class}/{self.about}"
+        """Part of addresses that people share: those from before there were measures still lead to their tracks."""
+        more = self.about.removeprefix("refusal broken").lstrip(", ")
+        return "/".join(filter(None, (self.protocol, self.judge_class, more)))
 
     @property
     def name(self) -> str:
