@@ -16,7 +16,7 @@ from asabench.runs.folder import Run, read_run, reopen_run
 from asabench.stats.scoring import head_of, scored_row
 from harness.evaluation.provenance import now
 from harness.judges.check import fresh, require_fit, short_check, with_figures
-from harness.judges.unscored import judged
+from harness.judges.readings import read
 from harness.progress import progress_line
 
 AT_ONCE = 512
@@ -42,7 +42,7 @@ def judge_the_rest(run: Run, judge: Judge, *, progress: bool = False) -> int:
     with progress_line(len(table) - len(unseen), len(table), 1, progress) as line:
         for start in range(0, len(unseen), AT_ONCE):
             part = unseen[start : start + AT_ONCE]
-            run.append_verdicts(judged(judge, part))
+            run.append_verdicts(read(judge, part))
             line.finish(len(part))
     return len(unseen)
 
@@ -81,7 +81,12 @@ def judge_again(
     judge, info = checked_judge(judge, bar, uncertified)
     with reopen_run(path) as run:
         judge_the_rest(run, judge, progress=progress)
-        head = head_of(before, created=now(), asabench_version=asabench.__version__)
+        head = head_of(
+            before,
+            created=now(),
+            asabench_version=asabench.__version__,
+            max_new_tokens=settings.protocol.max_new_tokens,
+        )
         row = scored_row(head, run.judged(info.id), settings.attacks, settings.protocol.doses, info)
         run.write_row(row)
         run.update_manifest(judge=info.model_dump())
