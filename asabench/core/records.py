@@ -86,13 +86,17 @@ class Response:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What one judge says of one response. `label=None` means unscored; `p_unsafe` is set by judges that have one."""
+    """What one judge says of one response. `label=None` means unscored; `p_unsafe` is set by judges that have one.
+
+    `reply` is what the judge's model wrote, where there is one: it stays in the run's folder (`Run.replies`), so that
+    it can be read again, and is never published."""
 
     cell_id: str
     judge: str
     label: Label | None
     reason: str | None = None
     p_unsafe: float | None = None
+    reply: str | None = None
 
 
 def response_columns(response: Response) -> dict[str, object]:
@@ -140,6 +144,7 @@ RESPONSE_SCHEMA: dict[str, str] = {
     "finish_reason": "string",
     "direction_sha256": "string",
 }
+REPLY_SCHEMA: dict[str, str] = {"cell_id": "string", "judge": "string", "reply": "string"}
 VERDICT_SCHEMA: dict[str, str] = {
     "cell_id": "string",
     "judge": "string",

@@ -1,7 +1,8 @@
 """Verdicts of judges that cost something, kept on disk: a pair is asked about once, also when a run is cut short.
 
 One SQLite file in the user's cache folder, or in the folder that the environment variable `ASABENCH_CACHE` names. It
-holds labels under a judge's id and the digest of a pair, and no text. Several processes may use it at once (on a local
+holds what a judge said under its id and the digest of a pair: no request and no answer, but the replies of judges that
+are language models. Several processes may use it at once (on a local
 disk: SQLite's write-ahead log does not work across machines).
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from asabench.core.errors import UserError
 from asabench.core.records import LABELS, Label, Response, Verdict
+from harness.judges.guards import Facts
 from harness.model.files import cache_folder
 
 # The number is that of the table's form: a later form gets a file of its own
@@ -40,6 +42,8 @@ class Opinion:
     label: Label | None
     reason: str | None = None
     p_unsafe: float | None = None
+    reply: str | None = None
+    facts: Facts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +82,22 @@ class Session:
         for start in range(0, len(digests), PAIRS_A_QUERY):
             some = digests[start : start + PAIRS_A_QUERY]
             lines = self._connection.execute(
-                "SELECT pair, label, reason, p_unsafe FROM opinions "
+                "SELECT pair, label, reason, p_unsafe, reply, refused, coherent, harmful FROM opinions "
+                "LEFT JOIN replies USING (judge, pair) "
                 f"WHERE judge = ? AND pair IN ({','.join('?' * len(some))})",
                 (self._judge, *some),
             )
-            for digest, label, reason, p_unsafe in lines:
+            for digest, label, reason, p_unsafe, reply, *said in lines:
                 if label in LABELS:
-                    found[by_digest[digest]] = Opinion(label=label, reason=reason, p_unsafe=p_unsafe)
+                    refused, coherent, harmful = (None if fact is None else bool(fact) for fact in said)
+                    facts = Facts(refused=refused, coherent=coherent, harmful=harmful)
+                    found[by_digest[digest]] = Opinion(
+                        label=label,
+                        reason=reason,
+                        p_unsafe=p_unsafe,
+                        reply=reply,
+                        facts=None if facts == Facts() else facts,
+                    )
         return found
 
     def keep(self, pair: Pair, opinion: Opinion) -> None:
@@ -94,9 +107,24 @@ class Session:
                 "INSERT OR REPLACE INTO opinions VALUES (?, ?, ?, ?, ?)",
                 (self._judge, pair_digest(*pair), opinion.label, opinion.reason, opinion.p_unsafe),
             )
+            if opinion.reply is not None or opinion.facts is not None:
+                facts = opinion.facts or Facts()
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        self._judge,
+                        pair_digest(*pair),
+                        opinion.reply,
+                        *(
+                            None if fact is None else int(fact)
+                            for fact in (facts.refused, facts.coherent, facts.harmful)
+                        ),
+                    ),
+                )
 
     def forget(self) -> int:
         """Drops all of this judge's opinions; how many there were."""
+        self._connection.execute("DELETE FROM replies WHERE judge = ?", (self._judge,))
         return self._connection.execute("DELETE FROM opinions WHERE judge = ?", (self._judge,)).rowcount
 
 
@@ -129,6 +157,11 @@ class VerdictCache:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS opinions (judge TEXT NOT NULL, pair TEXT NOT NULL, label TEXT NOT NULL, "
             "reason TEXT, p_unsafe REAL, PRIMARY KEY (judge, pair)) WITHOUT ROWID"
+        )
+        # Beside the other table, whose form earlier versions know
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS replies (judge TEXT NOT NULL, pair TEXT NOT NULL, reply TEXT, "
+            "refused INTEGER, coherent INTEGER, harmful INTEGER, PRIMARY KEY (judge, pair)) WITHOUT ROWID"
         )
         return connection
 
@@ -164,7 +197,14 @@ def judged_once(
             missing = [longest, *(pair for pair in missing if pair != longest)]
             ask(missing, keep)
     verdicts = [
-        Verdict(cell_id=response.cell.id, judge=judge, label=said.label, reason=said.reason, p_unsafe=said.p_unsafe)
+        Verdict(
+            cell_id=response.cell.id,
+            judge=judge,
+            label=said.label,
+            reason=said.reason,
+            p_unsafe=said.p_unsafe,
+            reply=said.reply,
+        )
         for response, said in zip(responses, (opinions[pair] for pair in pairs), strict=True)
     ]
     return verdicts, Counts(given=len(pairs), pairs=len(different), cached=cached, asked=len(missing))
