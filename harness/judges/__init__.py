@@ -82,6 +82,9 @@ def ask(judge: Judge, responses: Sequence[Response]) -> list[Verdict]:
             raise UserError(
                 f"the judge {of} gave the label {verdict.label!r}; allowed: {', '.join(LABELS)}, or None for unscored"
             )
+        for name, fact in verdict.facts._asdict().items():
+            if not isinstance(fact, bool | None):
+                raise UserError(f"the judge {of} gave {fact!r} as {name}; allowed: True, False, or None for unknown")
         p = verdict.p_unsafe
         if p is not None and not (isinstance(p, Real) and math.isfinite(p)):
             raise UserError(f"the judge {of} gave {p!r} as p_unsafe; allowed: a number, or None")

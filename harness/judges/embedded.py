@@ -25,7 +25,7 @@ from torch import Tensor
 from asabench.core.errors import NotAtHand, UserError
 from asabench.core.models import PACKAGED_MODELS
 from asabench.core.protocol import LabelSet
-from asabench.core.records import Label, Response, Verdict, sha256_hex
+from asabench.core.records import Label, Response, Verdict, facts_behind, sha256_hex
 from asabench.core.row import JudgeInfo
 from harness.judges import coherence
 from harness.judges.coherence import coherence_verdict, tables_digest
@@ -273,7 +273,14 @@ class Embedded:
                 label, p_unsafe = verdicts[pair]
                 reason = REASONS[label]
             judged.append(
-                Verdict(cell_id=response.cell.id, judge=self._info.id, label=label, reason=reason, p_unsafe=p_unsafe)
+                Verdict(
+                    cell_id=response.cell.id,
+                    judge=self._info.id,
+                    label=label,
+                    reason=reason,
+                    p_unsafe=p_unsafe,
+                    **facts_behind(label, self._info.facts)._asdict(),
+                )
             )
         return judged
 

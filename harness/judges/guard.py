@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from asabench.core.judge_names import GUARDS
-from asabench.core.records import Response, Verdict
+from asabench.core.records import FACTS, Facts, Response, Verdict, facts_behind, label_of
 from asabench.core.row import JudgeInfo
 from harness.judges import coherence
 from harness.judges.coherence import coherence_verdict, tables_digest
-from harness.judges.guards import TABLE, Facts, Guard, Question, guard_id, model_of, question_of, read_score
+from harness.judges.guards import TABLE, Guard, Question, guard_id, model_of, question_of, read_score
 from harness.judges.published import published_prompt
 from harness.judges.verdict_cache import Ask, Counts, Opinion, Pair, VerdictCache, judged_once
 
@@ -48,6 +48,7 @@ class NamedGuard:
         return JudgeInfo(
             id=guard_id(self.name, model, engine, self.prompt, gate=tables_digest(coherence), **facts),
             kind="llm",
+            facts=tuple(fact for fact in FACTS if fact == "coherent" or fact in self.guard.facts),
             description=f"{GUARDS[self.name].about}: {running}, asked in its own format, temperature 0; says {says}; "
             "rules that find broken text come first.",
         )
@@ -71,8 +72,8 @@ class NamedGuard:
         pair: Pair, facts: Facts, reason: str | None, reply: str | None, p_unsafe: float | None = None
     ) -> Opinion:
         # The gate let it through: it reads as English, or it is in a language that the gate does not read
-        facts = replace(facts, coherent=True if coherence_verdict(pair[1]) is None else None)
-        return Opinion(label=facts.label, reason=reason, p_unsafe=p_unsafe, reply=reply, facts=facts)
+        facts = facts._replace(coherent=True if coherence_verdict(pair[1]) is None else None)
+        return Opinion(label=label_of(facts), reason=reason, p_unsafe=p_unsafe, reply=reply, facts=facts)
 
 
 def unread_reason(reply: str | None, *, cut: bool) -> str:
@@ -92,9 +93,9 @@ def judged_behind_gate(
         if found is not None and found[0] == "incoherent":
             reasons[text] = found[1]
     asked, counts = judged_once([r for r in responses if r.text not in reasons], judge, cache, ask)
-    said = iter(asked)
+    said, broken = iter(asked), facts_behind("incoherent", FACTS)
     verdicts = [
-        Verdict(cell_id=response.cell.id, judge=judge, label="incoherent", reason=reasons[response.text])
+        Verdict(cell_id=response.cell.id, judge=judge, reason=reasons[response.text], **broken._asdict())
         if response.text in reasons
         else next(said)
         for response in responses

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asabench.core.protocol import LabelSet
-from asabench.core.records import Label, Response, Verdict
+from asabench.core.records import Label, Response, Verdict, facts_behind
 from asabench.core.row import JudgeInfo
 from harness.judges import coherence, refusals
 from harness.judges.coherence import coherence_verdict, tables_digest
@@ -60,7 +60,10 @@ class Rules:
         verdicts = []
         for response in responses:
             label, reason = read_text(response.text)
-            verdicts.append(Verdict(cell_id=response.cell.id, judge=self._info.id, label=label, reason=reason))
+            facts = facts_behind(label, self._info.facts)
+            verdicts.append(
+                Verdict(cell_id=response.cell.id, judge=self._info.id, label=label, reason=reason, **facts._asdict())
+            )
         return verdicts
 
 

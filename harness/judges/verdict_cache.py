@@ -2,8 +2,8 @@
 
 One SQLite file in the user's cache folder, or in the folder that the environment variable `ASABENCH_CACHE` names. It
 holds what a judge said under its id and the digest of a pair: no request and no answer, but the replies of judges that
-are language models. Several processes may use it at once (on a local
-disk: SQLite's write-ahead log does not work across machines).
+are language models. Several processes may use it at once (on a local disk: SQLite's write-ahead log does not work
+across machines).
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asabench.core.errors import UserError
-from asabench.core.records import LABELS, Label, Response, Verdict
-from harness.judges.guards import Facts
+from asabench.core.records import LABELS, NOTHING_KNOWN, Facts, Label, Response, Verdict
 from harness.model.files import cache_folder
 
 # The number is that of the table's form: a later form gets a file of its own
-FILE_NAME = "verdicts-1.sqlite"
+FILE_NAME = "verdicts-2.sqlite"
 
 BUSY_SECONDS = 30.0
 """How long a process waits for another one's write."""
@@ -42,8 +41,8 @@ class Opinion:
     label: Label | None
     reason: str | None = None
     p_unsafe: float | None = None
+    facts: Facts = NOTHING_KNOWN
     reply: str | None = None
-    facts: Facts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,21 +81,15 @@ class Session:
         for start in range(0, len(digests), PAIRS_A_QUERY):
             some = digests[start : start + PAIRS_A_QUERY]
             lines = self._connection.execute(
-                "SELECT pair, label, reason, p_unsafe, reply, refused, coherent, harmful FROM opinions "
-                "LEFT JOIN replies USING (judge, pair) "
+                "SELECT pair, label, reason, p_unsafe, refused, coherent, harmful, reply FROM opinions "
                 f"WHERE judge = ? AND pair IN ({','.join('?' * len(some))})",
                 (self._judge, *some),
             )
-            for digest, label, reason, p_unsafe, reply, *said in lines:
+            for digest, label, reason, p_unsafe, *facts, reply in lines:
                 if label in LABELS:
-                    refused, coherent, harmful = (None if fact is None else bool(fact) for fact in said)
-                    facts = Facts(refused=refused, coherent=coherent, harmful=harmful)
+                    known = Facts(*(None if fact is None else bool(fact) for fact in facts))
                     found[by_digest[digest]] = Opinion(
-                        label=label,
-                        reason=reason,
-                        p_unsafe=p_unsafe,
-                        reply=reply,
-                        facts=None if facts == Facts() else facts,
+                        label=label, reason=reason, p_unsafe=p_unsafe, facts=known, reply=reply
                     )
         return found
 
@@ -104,27 +97,20 @@ class Session:
         """Writes one opinion, at once. Unscored ones are not kept: they may be read the next time."""
         if opinion.label is not None:
             self._connection.execute(
-                "INSERT OR REPLACE INTO opinions VALUES (?, ?, ?, ?, ?)",
-                (self._judge, pair_digest(*pair), opinion.label, opinion.reason, opinion.p_unsafe),
+                "INSERT OR REPLACE INTO opinions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    self._judge,
+                    pair_digest(*pair),
+                    opinion.label,
+                    opinion.reason,
+                    opinion.p_unsafe,
+                    *opinion.facts,
+                    opinion.reply,
+                ),
             )
-            if opinion.reply is not None or opinion.facts is not None:
-                facts = opinion.facts or Facts()
-                self._connection.execute(
-                    "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        self._judge,
-                        pair_digest(*pair),
-                        opinion.reply,
-                        *(
-                            None if fact is None else int(fact)
-                            for fact in (facts.refused, facts.coherent, facts.harmful)
-                        ),
-                    ),
-                )
 
     def forget(self) -> int:
         """Drops all of this judge's opinions; how many there were."""
-        self._connection.execute("DELETE FROM replies WHERE judge = ?", (self._judge,))
         return self._connection.execute("DELETE FROM opinions WHERE judge = ?", (self._judge,)).rowcount
 
 
@@ -156,12 +142,8 @@ class VerdictCache:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS opinions (judge TEXT NOT NULL, pair TEXT NOT NULL, label TEXT NOT NULL, "
-            "reason TEXT, p_unsafe REAL, PRIMARY KEY (judge, pair)) WITHOUT ROWID"
-        )
-        # Beside the other table, whose form earlier versions know
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS replies (judge TEXT NOT NULL, pair TEXT NOT NULL, reply TEXT, "
-            "refused INTEGER, coherent INTEGER, harmful INTEGER, PRIMARY KEY (judge, pair)) WITHOUT ROWID"
+            "reason TEXT, p_unsafe REAL, refused INTEGER, coherent INTEGER, harmful INTEGER, reply TEXT, "
+            "PRIMARY KEY (judge, pair)) WITHOUT ROWID"
         )
         return connection
 
@@ -203,6 +185,7 @@ def judged_once(
             label=said.label,
             reason=said.reason,
             p_unsafe=said.p_unsafe,
+            **said.facts._asdict(),
             reply=said.reply,
         )
         for response, said in zip(responses, (opinions[pair] for pair in pairs), strict=True)

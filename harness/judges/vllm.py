@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from asabench.core.judge_names import guard_in
 from asabench.core.protocol import LabelSet
+from asabench.core.records import facts_behind
 from asabench.core.row import JudgeInfo
 from harness.judges.guard_server import make_guard
 from harness.judges.judge_prompt import (
+    STATED_FACTS,
     TOP_LOGPROBS,
     Decoding,
     Message,
@@ -83,6 +85,7 @@ class VllmJudge(ServerJudge):
                 probabilities=self._asks_probabilities,
             ),
             kind="llm",
+            facts=STATED_FACTS[self.labels],
             description=f"{self.engine}, {described(how, self.labels)}; wording {wording_digest(self.labels)}.",
         )
 
@@ -104,16 +107,21 @@ class VllmJudge(ServerJudge):
         label, reason = read_reply(
             reply.content, self.labels, cut=reply.cut, reasoning=served.thinks and not reply.thoughts
         )
+        facts = facts_behind(label, STATED_FACTS[self.labels])
         if label is None or not self._asks_probabilities:
-            return Opinion(label=label, reason=reason, reply=reply.content)
+            return Opinion(label=label, reason=reason, reply=reply.content, facts=facts)
         try:
             first = await self._reply(client, first_token_body(served, body["messages"]))
         except Failed as failed:
             if failed.unscored is None:
                 raise
-            return Opinion(label=label, reply=reply.content)  # the verdict is there; its probability is not
+            return Opinion(
+                label=label, reply=reply.content, facts=facts
+            )  # the verdict is there; its probability is not
         p_unsafe, share = p_unsafe_of(first.first_tokens, self.labels)
-        return Opinion(label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe, reply=reply.content)
+        return Opinion(
+            label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe, reply=reply.content, facts=facts
+        )
 
 
 def request_body(served: Served, how: Decoding, question: list[Message]) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from typing import Any
 from asabench.core.errors import UserError
 from asabench.core.judge_names import guard_in
 from asabench.core.protocol import LabelSet
-from asabench.core.records import Response, Verdict
+from asabench.core.records import Response, Verdict, facts_behind
 from asabench.core.row import JudgeInfo
 from harness.judges.guard import NamedGuard, judged_behind_gate
 from harness.judges.guards import Chat, Raw
 from harness.judges.judge_prompt import (
+    STATED_FACTS,
     TOP_LOGPROBS,
     Decoding,
     Message,
@@ -75,6 +76,7 @@ class VllmInProcessJudge:
         return JudgeInfo(
             id=judge_id("vllm-in-process", self.model, self.labels, how, **facts),
             kind="llm",
+            facts=STATED_FACTS[self.labels],
             description=f"{base_name(self.model)} on vLLM {vllm.__version__} in this process, "
             f"{described(how, self.labels)}; wording {wording_digest(self.labels)}.",
         )
@@ -135,11 +137,14 @@ class VllmInProcessJudge:
 
     def _opinion(self, reply: Any, token: Any | None) -> Opinion:
         label, reason = read_reply(reply.text, self.labels, cut=reply.finish_reason == "length", reasoning=self.thinks)
+        facts = facts_behind(label, STATED_FACTS[self.labels])
         if label is None or token is None:
-            return Opinion(label=label, reason=reason, reply=reply.text)
+            return Opinion(label=label, reason=reason, reply=reply.text, facts=facts)
         likeliest = [(each.decoded_token or "", each.logprob) for each in token.logprobs[0].values()]
         p_unsafe, share = p_unsafe_of(likeliest, self.labels)
-        return Opinion(label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe, reply=reply.text)
+        return Opinion(
+            label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe, reply=reply.text, facts=facts
+        )
 
 
 class GuardInProcess:
