@@ -75,6 +75,10 @@ class Run:
         """The row; `UserError` if the run is not finished."""
         return read_row(self.path / "row.json")
 
+    def rows(self) -> list[Row]:
+        """The rows of all judges, by the names of their files."""
+        return [read_row(path) for path in sorted((self.path / "rows").glob("*.json"))]
+
     def responses(self) -> pd.DataFrame:
         """One line a cell; see `asabench.core.records.RESPONSE_SCHEMA`."""
         return read_parts(self.path / "responses", RESPONSE_SCHEMA, ["cell_id"])
