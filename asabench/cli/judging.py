@@ -133,6 +133,26 @@ def judge_check(
         sys.exit(1)
 
 
+def judge_read(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    reader: Annotated[
+        Optional[str], option("Who reads, as a file name; two people take two.", default="needed to read")
+    ] = None,
+    sample: Annotated[int, option("So many steered answers, the same for every reader.")] = 100,
+    seed: Annotated[int, option("Another seed is another sample.")] = 0,
+    port: Annotated[int, option("0 takes any that is free.")] = 0,
+    report: Annotated[bool, option("Print how far readers agree, and the judges against them.", "--report")] = False,
+) -> None:
+    """Read a run's answers on a local page and say what is in them, blind to the judge; no text leaves the machine."""
+    from asabench.runs import reading
+
+    if report:
+        return print(reading.report(run))
+    if reader is None:
+        raise UserError("asabench judge read needs --reader NAME, or --report")
+    reading.read_answers(run, reader, sample, seed, port)
+
+
 def judge_server(
     context: typer.Context,
     model: options.ModelArgument,
