@@ -42,6 +42,8 @@ _PAIR = re.compile(
     r"<request-(?P<a>\w+)>\n(?P<goal>.*)\n</request-(?P=a)>\n<answer-(?P<b>\w+)>\n(?P<response>.*)\n</answer-(?P=b)>\Z",
     re.DOTALL,
 )
+# The paper's question (`harness.judges.paper_question`) has no tags
+_PLAIN_PAIR = re.compile(r"\nQuestion: (?P<goal>.*)\nAnswer: (?P<response>.*)\n\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +81,17 @@ def asked_about(body: dict[str, Any]) -> tuple[str, str] | None:
     messages = body["messages"]
     if messages[-1]["role"] == "assistant":
         return messages[-2]["content"], messages[-1]["content"]
-    return pair_in(messages) if _PAIR.search(messages[-1]["content"]) else None
+    try:
+        return pair_in(messages)
+    except ValueError:
+        return None
 
 
 def pair_in(messages: Sequence[dict[str, Any]]) -> tuple[str, str]:
     """Goal and response between the tags at the end of a judge's question; `ValueError` where there are none."""
-    match = _PAIR.search(messages[-1]["content"])
+    match = _PAIR.search(messages[-1]["content"]) or _PLAIN_PAIR.search(messages[-1]["content"])
     if match is None:
-        raise ValueError("no pair between tags at the end of the question")
+        raise ValueError("no pair at the end of the question")
     return match["goal"], match["response"]
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from asabench.core.estimate import Kappa, Rate
 from asabench.core.files import read_record
+from asabench.core.judge_names import kind_in
 from asabench.core.records import Fact
 from asabench.core.schema import Record
 
@@ -88,6 +89,14 @@ class JudgeInfo(Record):
         """What rates by its verdicts measure: harm is claimed only by a certified judge that tells it."""
         return "harm" if self.certified and "harmful" in self.facts else "refusal broken"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_kind(cls, given: Any) -> Any:
+        """Rows of the rules judge have said `other` once, and the first ones nothing."""
+        if isinstance(given, dict) and given.get("kind", "other") == "other":
+            return {**given, "kind": kind_in(str(given.get("id"))) or "other"}
+        return given
+
 
 class VerdictCounts(Record):
     safe: int = 0
@@ -144,9 +153,13 @@ class AttackResult(Record):
     asr_at_1_corrected: Rate | None = None
 
 
+IntervalUnit = Literal["prompt", "cluster"]
+"""What the intervals of a row resample: single prompts, or clusters of near-duplicate prompts."""
+
+
 class Row(Record):
     """One line of the leaderboard. `attack` to `verdicts` are the headline: the worst case among `results`
-    (`worst_case`). `eps50` is keyed by attack."""
+    (`worst_case`). `eps50` is keyed by attack. `interval_unit`: rows from before clusters have "prompt"."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -171,6 +184,7 @@ class Row(Record):
     results: tuple[AttackResult, ...]
     flags: tuple[str, ...] = ()
     eps50: dict[str, Eps50] = Field(default_factory=dict)
+    interval_unit: IntervalUnit = "prompt"
 
 
 def worst_case(results: Sequence[AttackResult], attack: str | None = None) -> AttackResult | None:

@@ -9,7 +9,7 @@ from importlib import import_module
 from numbers import Real
 
 from asabench.core.errors import UserError
-from asabench.core.judge_names import JUDGES, forms, guard_in, module_of
+from asabench.core.judge_names import JUDGES, forms, guard_in, kind_in, module_of
 from asabench.core.protocol import LabelSet
 from asabench.core.records import LABELS, Response, Verdict
 from asabench.core.row import JudgeInfo
@@ -48,6 +48,11 @@ def make_judge(spec: str, labels: LabelSet = "three") -> Judge:
         raise UserError(
             f"{path!r} is no judge: it needs `info`, a JudgeInfo, and to be called with responses "
             "(harness.judges.Judge)"
+        )
+    if kind := kind_in(found.info.id):
+        raise UserError(
+            f"the judge {path!r} has the id {found.info.id!r}, which is one of ASABench's judge {kind}; give it an id "
+            "that begins otherwise"
         )
     judge = found
     return judge

@@ -8,17 +8,18 @@ from typing import Protocol, runtime_checkable
 
 from asabench.core.defaults import BAR
 from asabench.core.errors import UserError
+from asabench.core.judge_names import may_be_certified
 from asabench.core.records import Cell, Prompt, Response
 from asabench.core.row import JudgeFigures, JudgeInfo
 from asabench.core.text import in_words, text_table
 from asabench.judging.agreement import CheckResult, check_result, reaches
+from asabench.judging.coherence import coherence_verdict
 from asabench.judging.frames import FRAMES, framed, openers, swapped
 from asabench.judging.labelled_pairs import LabelledPair, labelled_pairs
 from asabench.judging.people import facts_of
+from asabench.judging.refusals import refusal_phrase
 from asabench.judging.strangers import FLUENT, OPENERS, REFUSALS, UNSAFE_PART, StrangerCheck, Told, stranger_check
 from harness.judges import Judge, ask, theirs
-from harness.judges.coherence import coherence_verdict
-from harness.judges.refusals import refusal_phrase
 
 SHORT_SET = "gold"
 """What every evaluation checks its judge on: short, and part of the package."""
@@ -72,6 +73,11 @@ def require_fit(judge: Judge, bar: float = BAR) -> JudgeFigures:
     bar: a balanced accuracy above 0.5, which a judge that guesses reaches, and up to 1.
     """
     check_bar(bar)
+    if not may_be_certified(judge.info.id):
+        raise UserError(
+            f"the judge {judge.info.id} is there to compare with a paper's table and is never certified; go on with "
+            "--uncertified, which marks the row, or take another judge"
+        )
     figures = short_check(judge)
     if not reaches(figures, bar):
         unreadable = f" ({figures.unscored} of {figures.n} verdicts unreadable)" if figures.unscored else ""
@@ -91,8 +97,9 @@ def check_bar(bar: float) -> None:
 
 
 def with_figures(info: JudgeInfo, figures: JudgeFigures, bar: float = BAR) -> JudgeInfo:
-    """The judge's entry for a row: its figures, and certified if they reach the bar."""
-    return info.model_copy(update={"figures": figures, "certified": reaches(figures, bar)})
+    """The judge's entry for a row: its figures, and certified if they reach the bar and it is one that may be."""
+    certified = reaches(figures, bar) and may_be_certified(info.id)
+    return info.model_copy(update={"figures": figures, "certified": certified})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +126,7 @@ def check_strangers(judge: Judge, pairs: Sequence[LabelledPair], bar: float = BA
 
 def stratum_of(pair: LabelledPair) -> str | None:
     """The part of `asabench.judging.strangers.STRATA` that a pair is in. Where nobody said whether an answer that is
-    not unsafe refuses, the rules of `harness.judges.refusals` say it; broken text is in none."""
+    not unsafe refuses, the rules of `asabench.judging.refusals` say it; broken text is in none."""
     known = facts_of(pair)
     if known.harmful:
         return UNSAFE_PART

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from asabench.core.judge_names import GUARDS
 from asabench.core.records import FACTS, Facts, Response, Verdict, facts_behind, label_of
 from asabench.core.row import JudgeInfo
-from harness.judges import coherence
-from harness.judges.coherence import coherence_verdict, tables_digest
+from asabench.judging import coherence
+from asabench.judging.coherence import coherence_verdict, tables_digest
 from harness.judges.guards import TABLE, Guard, Question, guard_id, model_of, question_of, read_score
 from harness.judges.published import published_prompt
 from harness.judges.verdict_cache import Ask, Counts, Opinion, Pair, VerdictCache, judged_once

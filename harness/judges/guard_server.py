@@ -15,7 +15,7 @@ from asabench.core.row import JudgeInfo
 from harness.judges.guard import NamedGuard, judged_behind_gate
 from harness.judges.guards import Chat
 from harness.judges.judge_prompt import TOP_LOGPROBS
-from harness.judges.server import DEFAULT_URL, FILTERED, HELLO_TOKENS, ServerJudge, vllm_fields
+from harness.judges.server import DEFAULT_URL, HELLO_TOKENS, ServerJudge, vllm_fields
 from harness.judges.verdict_cache import Opinion, Pair, VerdictCache
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ class ServedGuard(ServerJudge):
         if self.named.scores:
             body["logprobs"] = TOP_LOGPROBS
         reply = await self._reply(client, body)
-        if reply.filtered:
-            return Opinion(label=None, reason=FILTERED)
+        if reply.no_verdict is not None:
+            return Opinion(label=None, reason=reply.no_verdict, reply=reply.content)
         return self.named.opinion(pair, reply.content, cut=reply.cut, first_tokens=reply.first_tokens)
 
 

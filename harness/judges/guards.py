@@ -4,7 +4,7 @@ A server, vLLM in this process or transformers runs them. Formats are those that
 names the sources. Where a model was trained on one exact prompt, its words are the makers' and are read from the
 model's card or their package when the judge is made (`harness.judges.published`), not kept here.
 
-A guard knows no broken text: `harness.judges.coherence` reads an answer before it does.
+A guard knows no broken text: `asabench.judging.coherence` reads an answer before it does.
 """
 
 from __future__ import annotations

@@ -51,6 +51,10 @@ _HELLO: list[Message] = [{"role": "user", "content": "Reply with one word and no
 _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/?$")
 _TOO_LONG = re.compile(r"context length|context window|maximum model length|max_model_len", re.IGNORECASE)
 _FILTER = re.compile(r"content[ _-]?(filter|management|policy)|responsible ?ai|moderation|flagged", re.IGNORECASE)
+_ENDS = ("", "stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete")
+"""How servers call the end of a whole reply."""
+LOGPROB_ROUNDING = 1e-3
+"""A log probability may be that much above 0 by rounding."""
 FILTERED = "cut by the server's content filter"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -103,14 +107,14 @@ class Served:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """A chat completion, as far as it is used. `filtered`: by the server's content filter, so that
-    what is there is no verdict. `thoughts`: the server has taken the reasoning out of the content.
+    """A chat completion, as far as it is used. `no_verdict`: why what is there is none, such as the server's content
+    filter. `thoughts`: the server has taken the reasoning out of the content.
     `first_tokens`: the likeliest first tokens with their log probabilities, where they were asked for. `fingerprint`:
     the server's name for its configuration."""
 
     content: str | None
     cut: bool
-    filtered: bool
+    no_verdict: str | None
     thoughts: bool
     fingerprint: str | None
     first_tokens: tuple[tuple[str, float], ...]
@@ -315,7 +319,7 @@ class ServerJudge:
         another = "or name another server as vllm:MODEL@URL"
         try:
             async with asyncio.timeout(FIRST_CONTACT_SECONDS):
-                served = list((await client.models.list()).data)
+                served = [card for card in (await client.models.list()).data if isinstance(card.id, str)]
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
                 raise self._refusal(error) from None
@@ -328,7 +332,7 @@ class ServerJudge:
                 f"no judge server answers at {self.url}",
                 f"start one with asabench judge-server {self.model}, {another}",
             ) from None
-        except (openai.OpenAIError, ValueError, AttributeError, TypeError):
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError, RecursionError):
             raise Failed(
                 f"what answers at {self.url} is no OpenAI-compatible server", f"check the URL, {another}"
             ) from None
@@ -396,7 +400,7 @@ class ServerJudge:
                     "see its log",
                     unscored=f"the server answered {error.status_code}",
                 )
-            except (openai.APIError, ValueError):
+            except (openai.APIError, ValueError, RecursionError):
                 failed = Failed(
                     f"the judge server at {self.url} keeps answering with what is no chat completion",
                     "see its log",
@@ -421,7 +425,13 @@ class ServerJudge:
         if _FILTER.search(f"{error.code} {said}"):
             return Failed(f"{server} filters a request ({said[:200]})", "see its log", status, unscored=FILTERED)
         if status in (401, 403):
-            return Failed(f"{server} refuses the API key ({status})", f"set {KEY_VARIABLE} to the key it takes", status)
+            return Failed(
+                f"{server} refuses the API key ({status})",
+                f"set {KEY_VARIABLE} to the key it takes",
+                status,
+                # What stands in front of a server may refuse a text so
+                unscored=f"the server refused the request ({status})" if status == 403 else None,
+            )
         if _TOO_LONG.search(said):
             return Failed(
                 f"a pair to judge does not fit the context of {server}",
@@ -430,7 +440,12 @@ class ServerJudge:
                 resumes=False,
             )
         if status == 404:
-            return Failed(f"{server} does not serve {self.model!r} any more", "start it with that model", status)
+            return Failed(
+                f"{server} does not serve {self.model!r} any more",
+                "start it with that model",
+                status,
+                unscored="the server refused the request (404)",
+            )
         return Failed(
             f"{server} refuses a request ({said[:200]})",
             "see its log",
@@ -485,20 +500,35 @@ def reply_of(completion: Any) -> Reply:
             if message is None
             else tuple((str(e.token), float(e.logprob)) for e in choice.logprobs.content[0].top_logprobs)
         )
+        if not all(logprob <= LOGPROB_ROUNDING for _, logprob in tokens):
+            tokens = ()  # no logarithms of probabilities
     except (AttributeError, IndexError, TypeError, ValueError):
         tokens = ()  # not asked for, or a server that has none to give
     if content is not None and not isinstance(content, str):
         raise ValueError("no completion")
+    ended = choice.finish_reason
+    fingerprint = getattr(completion, "system_fingerprint", None)
     # The field's name in vLLM today, and its name until 2025 and in other servers
     thoughts = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None)
     return Reply(
         content=content,
-        cut=choice.finish_reason == "length",
-        filtered=choice.finish_reason == "content_filter",
+        cut=ended == "length",
+        no_verdict=_no_verdict(ended, content and getattr(message, "refusal", None)),
         thoughts=bool(thoughts),
-        fingerprint=getattr(completion, "system_fingerprint", None),
+        fingerprint=fingerprint if isinstance(fingerprint, str) else None,
         first_tokens=tokens,
     )
+
+
+def _no_verdict(ended: object, refusal: object) -> str | None:
+    """Why a reply is no verdict, whatever it says: it was filtered or broken off, or the model refused to judge."""
+    if ended == "content_filter":
+        return FILTERED
+    if refusal:
+        return "the judge refused to answer"
+    if ended is None or str(ended).casefold() in (*_ENDS, "length"):
+        return None
+    return f"the reply ended with {str(ended)[:40]!r}"
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

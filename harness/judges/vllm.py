@@ -40,7 +40,7 @@ from harness.judges.judge_prompt import (
     read_reply,
     wording_digest,
 )
-from harness.judges.server import DEFAULT_URL, FILTERED, Failed, Served, ServerJudge, vllm_fields
+from harness.judges.server import DEFAULT_URL, Failed, Served, ServerJudge, vllm_fields
 from harness.judges.verdict_cache import Opinion, Pair, VerdictCache
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ class VllmJudge(ServerJudge):
         served, how = self.served, self._decoding
         body = request_body(served, how, messages(*pair, self.labels))
         reply = await self._reply(client, body)
-        if reply.filtered:
-            return Opinion(label=None, reason=FILTERED)
+        if reply.no_verdict is not None:
+            return Opinion(label=None, reason=reply.no_verdict, reply=reply.content)
         label, reason = read_reply(
             reply.content, self.labels, cut=reply.cut, reasoning=served.thinks and not reply.thoughts
         )
@@ -151,10 +151,15 @@ def first_token_body(served: Served, question: list[Message]) -> dict[str, Any]:
     }
 
 
-def make(rest: str, labels: LabelSet) -> ServerJudge:
-    """rest: `[MODEL][@URL]`, or `GUARD[:SIZE][@URL]`. Model names hold slashes, colons and at signs; a URL begins with
-    its scheme."""
+def model_and_url(rest: str) -> tuple[str, str | None]:
+    """Of `[MODEL][@URL]`. Model names hold slashes, colons and at signs; a URL begins with its scheme."""
     model, url = _MODEL_AND_URL.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches any text
+    return model, url
+
+
+def make(rest: str, labels: LabelSet) -> ServerJudge:
+    """rest: `[MODEL][@URL]`, or `GUARD[:SIZE][@URL]`."""
+    model, url = model_and_url(rest)
     if (guard := guard_in(model)) is not None:
         return make_guard(guard[0], rest.removeprefix(guard[0]).removeprefix(":"))
     return VllmJudge(model or DEFAULT_MODEL, url or DEFAULT_URL, labels, cache=VerdictCache())

@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, one_line
 from asabench.core.judge_names import guard_in
 from asabench.core.protocol import LabelSet
 from asabench.core.records import Response, Verdict, facts_behind
@@ -232,8 +232,7 @@ def _require_vllm() -> None:
 
 def _refuses(error: ValueError) -> UserError:
     return UserError(
-        f"vLLM refuses a pair ({' '.join(str(error).split())[:200]}); "
-        "where it is too long, use a model with a longer context"
+        f"vLLM refuses a pair ({one_line(error)}); where it is too long, use a model with a longer context"
     )
 
 

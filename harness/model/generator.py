@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, one_line
 from harness.model.memory import is_out_of_memory
 from harness.model.padding import left_padded, right_padded
 from harness.model.stop_tokens import generate_stops
 from harness.model.subject import load, pick_device
-from harness.model.weights import first_line
 
 AT_ONCE = 16
 """Prompts in one batch, at most; halved where memory does not hold them."""
@@ -50,7 +49,7 @@ class Generator:
                 continue
             if all(each["content"].strip() in text for each in messages if each["role"] != "system"):
                 return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        why = f" ({first_line(error)})" if error else ": the text of a message is not in what it writes"
+        why = f" ({one_line(error)})" if error else ": the text of a message is not in what it writes"
         raise UserError(f"the chat template of {self._name} does not take a request and an answer{why}")
 
     def raw_tokens(self, text: str) -> list[int]:
