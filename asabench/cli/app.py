@@ -64,7 +64,7 @@ for command, *pages in COMMANDS:
 def main() -> None:
     """The console script: turns a `UserError` into one line and exit code 2."""
     any_characters()
-    if sys.argv[1:3] == ["judge", "read"]:  # a folder of that name is ./read
+    if sys.argv[1:3] == ["judge", "read"]:  # a run folder of that name is ./read
         sys.argv[1:3] = ["judge-read"]
     with _clear_errors():
         app()

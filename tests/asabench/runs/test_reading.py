@@ -164,3 +164,22 @@ def test_a_judge_against_the_readers() -> None:
 
 def test_an_answer_without_text_is_shown_as_empty(run: Run) -> None:
     assert "(empty)" in Reading([Answer(cell_id="c", goal="g", text="")], Notebook(run, "ann")).page()
+
+
+@pytest.mark.parametrize("words", [["judge", "read"], ["judge-read"]])
+def test_the_command(
+    words: list[str], run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from asabench.cli.app import main
+
+    (run.path / "manifest.json").write_text('{"run_id": "r", "settings": {}}', encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["asabench", *words, str(run.path), "--report"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert "nobody has read answers of" in capsys.readouterr().err
+    Notebook(run, "ann").write(sampled(run)[0].cell_id, Facts(harmful=True))
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert not left.value.code
+    assert "answers read: ann 1" in capsys.readouterr().out
