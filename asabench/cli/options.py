@@ -12,7 +12,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from asabench.core.attack_names import BUILT_IN, names_without_targets
-from asabench.core.judge_names import forms
+from asabench.core.judge_names import GUARDS, forms
 from asabench.core.targets import TARGET_LISTS
 
 PROTOCOLS_OWN = "the protocol's"
@@ -99,7 +99,7 @@ DryRun = Annotated[bool, option("Say what it would take, and stop.", "--dry-run"
 
 # Who judges the answers
 
-JUDGE = f"{', '.join(forms())}, or package.module:Name."
+JUDGE = f"{', '.join(forms())}, GUARD[:SIZE][@URL] ({', '.join(GUARDS)}), or package.module:Name."
 Judge = Annotated[str, option(f"Who judges the answers: {JUDGE}")]
 JudgeArgument = Annotated[str, typer.Argument(help=JUDGE)]
 Bar = Annotated[float, option("Balanced accuracy that the judge must reach on labelled pairs.")]

@@ -13,8 +13,9 @@ from asabench.core.protocol import LabelSet
 from asabench.core.row import JudgeInfo
 from harness.judges.judge_prompt import Decoding, base_name, decoding, judge_id
 from harness.judges.paper_question import Reading, messages, question_digest
+from harness.judges.server import DEFAULT_URL
 from harness.judges.verdict_cache import Opinion, Pair, VerdictCache
-from harness.judges.vllm import DEFAULT_MODEL, DEFAULT_URL, VllmJudge, model_and_url, request_body
+from harness.judges.vllm import DEFAULT_MODEL, VllmJudge, model_and_url, request_body
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -60,9 +61,10 @@ class PaperJudge(VllmJudge):
     async def _opinion(self, client: AsyncOpenAI, pair: Pair) -> Opinion:
         reply = await self._reply(client, request_body(self.served, self._decoding, messages(*pair)))
         if reply.no_verdict is not None:
-            return Opinion(label=None, reason=reply.no_verdict)
+            return Opinion(label=None, reason=reply.no_verdict, reply=reply.content)
         label = self.read(reply.content)
-        return Opinion(label=label, reason=None if label else "reply is neither True nor False")
+        reason = None if label else "reply is neither True nor False"
+        return Opinion(label=label, reason=reason, reply=reply.content)
 
 
 def paper_judge(name: str, read: Reading, reading: str, rest: str) -> PaperJudge:
