@@ -27,3 +27,5 @@ ENGINE = "hf"
 HOST = "127.0.0.1"
 PORT = 8000
 """Where a server listens that runs until Ctrl-C."""
+PRESET = "small"
+"""Of a defence's hyper-parameters; the other is `paper`."""

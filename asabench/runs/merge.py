@@ -64,7 +64,7 @@ def merge(folders: Sequence[Path], out: Path) -> Row:
     with open_run(out, settings, context, prompts) as run:
         if len(run.responses()):
             raise UserError(f"{out} holds answers already; give another --out folder")
-        run.append_tables(responses, verdicts)
+        run.append_tables(responses=responses, verdicts=verdicts, replies=_replies(runs))
         row = scored_row(_head(first, settings), run.judged(judge.id), settings.attacks, settings.protocol.doses, judge)
         run.write_row(row)
         run.update_manifest(state="finished", finished=_now())
@@ -105,6 +105,7 @@ def _head(run: Run, settings: RunSettings) -> RowHead:
         ),
         layers=settings.layers,
         seeds=settings.protocol.seeds,
+        max_new_tokens=settings.protocol.max_new_tokens,
     )
 
 
@@ -175,6 +176,12 @@ def _refuse_holes(runs: Sequence[Run], responses: pd.DataFrame, prompts: pd.Data
         open_ = [str(run.path) for run in runs if run.manifest.get("state") != "finished"]
         where = f" ({', '.join(open_[:3])}{', ...' if len(open_) > 3 else ''})" if open_ else ", or that were left out"
         raise UserError(f"{len(missing)} of {len(wanted)} answers are missing, of {lacking} prompts; {_AGAIN}{where}")
+
+
+def _replies(runs: Sequence[Run]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat([run.replies() for run in runs], ignore_index=True).drop_duplicates(["cell_id", "judge"])
 
 
 def _verdicts(runs: Sequence[Run], responses: pd.DataFrame, judge: str) -> pd.DataFrame:
