@@ -16,6 +16,8 @@ from asabench.core.estimate import Rate
 Grid = Mapping[tuple[int, int | None], str]
 
 LABELS = {"u": "unsafe", "s": "safe", "i": "incoherent", "?": None}
+TEXT = pd.Series(["safe"]).dtype
+"""What this pandas makes of texts: `str` from 3 on, `object` before."""
 NOTHING = Rate(value=None, low=None, high=None)
 Z = 1.959963984540054
 
@@ -24,7 +26,7 @@ def frame(*parts: list[dict[str, object]]) -> pd.DataFrame:
     """A table with the column types that the store gives."""
     columns = ["prompt_id", "layer", "attack", "dose", "seed", "label"]
     table = pd.DataFrame([line for part in parts for line in part], columns=columns)
-    return table.astype({"layer": "Int32", "seed": "Int64", "dose": "float64", "label": "str", "prompt_id": "str"})
+    return table.astype({"layer": "Int32", "seed": "Int64", "dose": "float64", "label": TEXT, "prompt_id": TEXT})
 
 
 def line(prompt: int, letter: str, **fields: object) -> dict[str, object]:

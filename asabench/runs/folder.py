@@ -114,8 +114,9 @@ class Run:
             write_part(file, rows, columns)
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path | str) -> Run:
     """A run that exists, for reading; it may still be running."""
+    path = Path(path)
     manifest = path / "manifest.json"
     if not manifest.is_file():
         raise UserError(
