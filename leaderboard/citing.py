@@ -22,11 +22,14 @@ def bibtex(entry: Entry, url: str | None) -> str:
     return "\n".join([f"@misc{{asabench-{entry.slug},", *lines, "}"])
 
 
-PAPER_BIBTEX = """@article{gu2025probing,
-  title        = {Probing the Robustness of Large Language Models Safety to Latent Perturbations},
+PAPER_BIBTEX = """@inproceedings{gu2026probing,
+  title        = {Probing the Safety Robustness of LLMs in Latent Space},
   author       = {Gu and others},
-  year         = {2025},
-  journal      = {arXiv preprint arXiv:2506.16078},
+  year         = {2026},
+  booktitle    = {ACL 2026 (Long Papers)},
+  pages        = {21126--21143},
+  doi          = {10.18653/v1/2026.acl-long.967},
+  note         = {arXiv:2506.16078},
 }"""
 
 _TEX = {

@@ -1,20 +1,27 @@
-"""Tiny random models of every family, and their tokenizer."""
+"""Tiny random models of every family, and their tokenizer; one real model; a browser; what all tests run under."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+# Before torch is imported, here and in the programs that tests start: each worker of pytest-xdist has one core
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from harness.model.subject import Subject, make_subject
+from harness.model.files import locate
+from harness.model.subject import Subject, load, make_subject
+from tests import browser as browsers
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and the programs they start too, of which some
 # tests ask what they do on Ctrl-C
@@ -29,7 +36,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
-_COMMON = dict(
+COMMON = dict(
     vocab_size=VOCABULARY,
     hidden_size=32,
     intermediate_size=48,
@@ -40,28 +47,28 @@ _COMMON = dict(
     eos_token_id=2,
     pad_token_id=0,
 )
-_GROUPED = {**_COMMON, "num_key_value_heads": 2}
+GROUPED = {**COMMON, "num_key_value_heads": 2}
 
 # Each family of the test matrix: (configuration class, its arguments)
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", _GROUPED),
+    "llama": ("LlamaConfig", GROUPED),
     # a window shorter than prompt and answer: the cache must not lose what the mask keeps, nor the reverse
-    "mistral": ("MistralConfig", {**_GROUPED, "sliding_window": 12}),
-    "qwen2": ("Qwen2Config", _GROUPED),
-    "qwen3": ("Qwen3Config", {**_GROUPED, "head_dim": 8}),
+    "mistral": ("MistralConfig", {**GROUPED, "sliding_window": 12}),
+    "qwen2": ("Qwen2Config", GROUPED),
+    "qwen3": ("Qwen3Config", {**GROUPED, "head_dim": 8}),
     "gemma3": (
         "Gemma3TextConfig",
         {
-            **_GROUPED,
+            **GROUPED,
             "head_dim": 8,
             "query_pre_attn_scalar": 8,
             "sliding_window": 12,
             "layer_types": ["sliding_attention", "full_attention"] * 2,
         },
     ),
-    "phi3": ("Phi3Config", {**_GROUPED, "sliding_window": None}),
-    "olmo2": ("Olmo2Config", _GROUPED),
-    "gpt_neox": ("GPTNeoXConfig", _COMMON),
+    "phi3": ("Phi3Config", {**GROUPED, "sliding_window": None}),
+    "olmo2": ("Olmo2Config", GROUPED),
+    "gpt_neox": ("GPTNeoXConfig", COMMON),
     "gpt2": (
         "GPT2Config",
         dict(vocab_size=VOCABULARY, n_embd=32, n_layer=4, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=2),
@@ -79,7 +86,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             eos_token_id=2,
         ),
     ),
-    "falcon": ("FalconConfig", {**_COMMON, "alibi": False, "new_decoder_architecture": False}),
+    "falcon": ("FalconConfig", {**COMMON, "alibi": False, "new_decoder_architecture": False}),
     "bloom": (
         "BloomConfig",
         dict(
@@ -109,9 +116,10 @@ def chat_tokenizer() -> Any:
     return tokenizer
 
 
-def tiny_model(family: str, seed: int = 0, **changes: Any) -> Any:
-    """A random model of a family, float32, with weights large enough that its answers differ between prompts."""
-    config_class, arguments = FAMILIES[family]
+def tiny_model(family: str | tuple[str, dict[str, Any]], seed: int = 0, **changes: Any) -> Any:
+    """A random model, float32, with weights large enough that its answers differ between prompts. family: a name in
+    FAMILIES, or a configuration class and its arguments."""
+    config_class, arguments = FAMILIES[family] if isinstance(family, str) else family
     config = getattr(transformers, config_class)(**{**arguments, **changes})
     torch.manual_seed(seed)
     with warnings.catch_warnings():
@@ -155,3 +163,55 @@ def save_model(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return save
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of this session in place of the user's, shared by its workers, so that what was converted by
+    other code is not what is tested."""
+    if os.environ.get("ASABENCH_CACHE"):
+        yield Path(os.environ["ASABENCH_CACHE"])
+        return
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASABENCH_CACHE", str(folder / "asabench-cache"))
+        yield folder / "asabench-cache"
+
+
+@pytest.fixture(scope="session")
+def packaged_model(own_cache: Path) -> str:
+    """The short name of the real model, its weights converted: by one worker, while the others wait."""
+    name = "smollm2-135m"
+    own_cache.mkdir(exist_ok=True)
+    with (own_cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        locate(name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def smollm2(packaged_model: str) -> Subject:
+    """The real model, loaded once a worker: tests leave it as it is."""
+    return load(packaged_model)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium (`tests.browser`). Not for the whole session: Playwright runs an event loop meanwhile."""
+    if browsers.sync_playwright is None or browsers.Axe is None:
+        browsers.leave_out()
+    with browsers.sync_playwright() as playwright:
+        chromium = browsers.launch(playwright)
+        if chromium is None:
+            browsers.leave_out()
+        yield chromium
+        chromium.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.getreports("skipped")
+    if number := sum(browsers.LEFT_OUT in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(browsers.left_out(number))

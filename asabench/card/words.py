@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from asabench.card.records import CARD_ATTACKS, Curves, ModelCard, Resistance
+from asabench.core.attack_names import spec_of
 from asabench.core.defaults import TARGET
 from asabench.core.estimate import Rate
 from asabench.core.protocol import PROMPT_SET
@@ -106,8 +107,7 @@ def not_measured(card: ModelCard) -> list[NotMeasured]:
 
 
 def _evaluation(model: str, prompts: str, out: str) -> str:
-    # A gradient's direction is an option of the attack, and its name in a row
-    attacks = ",".join(attack.replace("gradient-", "gradient:direction=") for attack in CARD_ATTACKS)
+    attacks = ",".join(spec_of(attack) for attack in CARD_ATTACKS)
     return (
         f"asabench evaluate --model {model} --prompts {prompts} --size standard --attack {attacks} "
         f'--target "{TARGET}" --out {out}'

@@ -12,6 +12,7 @@ import typer
 from asabench.cli import options
 from asabench.cli.needs import MODEL, judge_needs, needs
 from asabench.cli.options import option
+from asabench.core.attack_names import split_specs
 from asabench.core.defaults import DEVICE
 from asabench.core.errors import NotAtHand, UserError
 from asabench.core.links import link as page
@@ -161,6 +162,9 @@ def validate(
     ] = None,
     model: Annotated[Optional[str], option(FOR_RERUN + options.MODEL, default="the weights it names")] = None,
     defence: Annotated[Optional[str], option(FOR_RERUN + options.DEFENCE)] = None,
+    attack: Annotated[
+        Optional[str], option(FOR_RERUN + "Of its attacks, between commas, those that are others' code and may run.")
+    ] = None,
     prompts: Annotated[Optional[str], option(FOR_RERUN + options.PROMPTS, default="those it names")] = None,
     target: Annotated[Optional[str], option(FOR_RERUN + options.TARGET, default="as submitted")] = None,
     judge: Annotated[Optional[str], option(FOR_RERUN + options.JUDGE, default="its judge")] = None,
@@ -182,8 +186,10 @@ def validate(
         raise UserError(f"--jobs {jobs}; give 1 or more, or 0 for one a core")
     if as_json and markdown:
         raise UserError("--json and --markdown exclude each other; give one")
-    if rerun is None and any(each is not None for each in (model, defence, prompts, target, judge, seed)):
-        raise UserError("--model, --defence, --prompts, --target, --judge and --seed are for --rerun; add --rerun K")
+    if rerun is None and any(each is not None for each in (model, defence, attack, prompts, target, judge, seed)):
+        raise UserError(
+            "--model, --defence, --attack, --prompts, --target, --judge and --seed are for --rerun; add --rerun K"
+        )
     if rerun is not None and (as_json or markdown):
         raise UserError("--rerun prints neither JSON nor a comment; ask for them without it")
     done = checking.validate(paths, jobs=jobs or os.cpu_count() or 1)
@@ -213,6 +219,7 @@ def validate(
                 prompts=prompts,
                 target=target,
                 defence=defence,
+                attack=() if attack is None else split_specs(attack),
                 seed=seed,
                 device=device,
                 allow_remote_code=allow_remote_code,

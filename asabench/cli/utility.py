@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
+from asabench.core.attack_names import split_specs
 from asabench.core.defaults import ATTACK, DEVICE, DTYPE, PROTOCOL, UTILITY_DOSES, UTILITY_TOKENS
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
@@ -60,7 +61,7 @@ def utility(
     choices = make_choices(
         benign=benign,
         over_refusal=over_refusal,
-        attack=() if attack == "none" else attack.split(","),
+        attack=() if attack == "none" else split_specs(attack),
         doses=numbers("doses", doses, float) or (),
         layers=layers,
         seeds=numbers("seeds", seeds, int) or (),

@@ -1,4 +1,134 @@
-"""What attacks are called in rows and tables."""
+"""What attacks are called: where they are asked for, and in rows and tables. Only this module takes their names apart.
+
+An attack is asked for by a *specification*: `name[:option=value...]` for one that comes with ASABench or that an
+installed package announces, `package.module:Name[:option=value...]` for anybody's. In rows and tables it stands under
+its *recorded name*. For ASABench's own that is the name and what is not the default (`pgd:steps=4`; `gradient-ascend`
+is `gradient:direction=ascend`). For anybody else's it is the import path and every argument that was given, in order
+of their names: a specification, with which the same attack is asked for again, and which no other module can have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote, unquote
+
+from asabench.core.errors import UserError
 
 REQUIRED_ATTACKS = ("random", "gradient-ascend", "gradient-descend", "pgd")
 """What every ranked entry was attacked with. `pgd` is the adaptive one: it works through the defence itself."""
+
+OTHER = "other"
+"""The family of an attack that states none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltIn:
+    """What readers of rows and help texts know of an attack that comes with ASABench, without loading it.
+
+    family: what it is compared as. uses_seed: whether it draws by a run's seeds. needs_targets: whether it works
+    towards a prompt's target. variants: recorded names that differ from the attack's own, and the option that each
+    stands for. `harness.attacks` has a module of the attack's name, and a test holds that the two say the same.
+    """
+
+    family: str
+    uses_seed: bool = False
+    needs_targets: bool = False
+    variants: Mapping[str, str] = field(default_factory=dict)
+
+
+BUILT_IN: Mapping[str, BuiltIn] = {
+    "random": BuiltIn(family="random", uses_seed=True),
+    "gradient": BuiltIn(
+        family="gradient",
+        needs_targets=True,
+        variants={"gradient-ascend": "direction=ascend", "gradient-descend": "direction=descend"},
+    ),
+    "pgd": BuiltIn(family="pgd", needs_targets=True),
+    "mean_difference": BuiltIn(family="mean_difference"),
+}
+"""The attacks that come with ASABench. Another is a line here and a file in `harness/attacks/`."""
+
+RECORDED_NAME = r"^[A-Za-z_][A-Za-z0-9._:=%-]{0,159}$"
+"""What a recorded name may be: too little for a text to stand in it."""
+
+_BY_RECORDED = {recorded: known for name, known in BUILT_IN.items() for recorded in (name, *known.variants)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSpec:
+    """A specification, taken apart. `name`: of an attack, or an import path `package.module:Name`; `options`: as text,
+    in the order given."""
+
+    name: str
+    options: Mapping[str, str]
+
+    @property
+    def is_path(self) -> bool:
+        return ":" in self.name
+
+
+def split_specs(text: str) -> list[str]:
+    """The specifications that stand between commas."""
+    return text.split(",")
+
+
+def read_spec(text: str) -> AttackSpec:
+    """Takes a specification apart; `UserError` for one that cannot be read. Whether there is such an attack is not
+    asked. In arguments of others' attacks `%3A` is a colon, `%2C` a comma, and so on, as in a URL."""
+    name, *rest = text.split(":")
+    own = name in BUILT_IN
+    if not own and rest and "=" not in rest[0]:
+        name, rest = f"{name}:{rest[0]}", rest[1:]
+    options: dict[str, str] = {}
+    for part in rest:
+        key, equals, value = part.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"the option {part!r} of attack {text!r} cannot be read; write name:option=value")
+        if key in options:
+            raise UserError(f"the option {key!r} of attack {text!r} is there twice; give it once")
+        options[key] = value if own else unquote(value)
+    return AttackSpec(name=name, options=options)
+
+
+def recorded_name(path: str, options: Mapping[str, str]) -> str:
+    """The recorded name of an attack that does not come with ASABench; `UserError` where it would be none."""
+    # What `quote` leaves as it is and a recorded name may not hold
+    written = {key: quote(value, safe="").replace("~", "%7E") for key, value in options.items()}
+    name = ":".join([path, *(f"{key}={written[key]}" for key in sorted(written))])
+    if not re.match(RECORDED_NAME, name):
+        raise UserError(
+            f"the attack {name!r} cannot be recorded; a name and its options have at most 160 plain letters, digits "
+            "and . _ - between them"
+        )
+    return name
+
+
+def built_in(recorded: str) -> BuiltIn | None:
+    """What is known of the attack of a row or table; None for one that does not come with ASABench."""
+    name, *options = recorded.split(":")
+    # A class of a module that has the name of an attack of ours is no attack of ours
+    return _BY_RECORDED.get(name) if all("=" in option for option in options) else None
+
+
+def family_of(recorded: str) -> str:
+    """The family of the attack of a row or table. Others' attacks are of the family `OTHER` here, whatever they state:
+    a row must be read without their code."""
+    known = built_in(recorded)
+    return OTHER if known is None else known.family
+
+
+def spec_of(recorded: str) -> str:
+    """The specification that asks for the attack of a row or table: `gradient-ascend` is
+    `gradient:direction=ascend`."""
+    name, *options = recorded.split(":")
+    for own, known in BUILT_IN.items():
+        if name in known.variants:
+            return ":".join([own, known.variants[name], *options])
+    return recorded
+
+
+def names_without_targets() -> Sequence[str]:
+    """Of the attacks that come with ASABench, those that need no target."""
+    return [name for name, known in BUILT_IN.items() if not known.needs_targets]

@@ -14,7 +14,6 @@ from asabench.core import advbench
 from asabench.core.canonical import canonical_text
 from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
-from asabench.core.paths import expanded
 from asabench.core.records import Prompt, sha256_hex
 
 COLUMNS = ("id", "goal", "target", "suffix")
@@ -105,7 +104,7 @@ def load_prompts(name: str) -> PromptSet:
     if name in PROMPT_SETS:
         return PromptSet(name, tuple(PROMPT_SETS[name]()))
     try:
-        path = expanded(name)
+        path = Path(name).expanduser()
         found = path.is_file()
     except (OSError, RuntimeError):  # too long for a path, or the home folder of nobody
         found = False

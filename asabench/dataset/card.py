@@ -30,11 +30,12 @@ TITLE = "ASABench: a benchmark for the latent robustness of language model safet
 CITATION_MESSAGE = "If you use ASABench, please cite it, and the paper whose attack it measures."
 SOFTWARE_TITLE = "ASABench: a benchmark and leaderboard harness for the latent robustness of language model safety"
 SOFTWARE_AUTHORS = "The ASABench authors"
-PAPER_TITLE = "Probing the Robustness of Large Language Models Safety to Latent Perturbations"
+PAPER_TITLE = "Probing the Safety Robustness of LLMs in Latent Space"
 PAPER_AUTHORS = "Gu et al."
-PAPER_YEAR = 2025
+PAPER_YEAR = 2026
 PAPER_ARXIV = "2506.16078"
-PAPER_URL = f"https://arxiv.org/abs/{PAPER_ARXIV}"
+PAPER_VENUE = "ACL 2026 (Long Papers)"
+PAPER_URL = "https://doi.org/10.18653/v1/2026.acl-long.967"
 
 _START, _END = "<!-- made by asabench push: start -->", "<!-- made by asabench push: end -->"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -223,11 +224,12 @@ def bibtex(repo: str, version: str) -> str:
   note   = {{Data set {repo}, version {version}}},
   url    = {{{repo_url(repo)}}}
 }}
-@article{{gu{PAPER_YEAR}probing,
+@inproceedings{{gu{PAPER_YEAR}probing,
   title   = {{{{{PAPER_TITLE}}}}},
   author  = {{{PAPER_AUTHORS}}},
   year    = {{{PAPER_YEAR}}},
-  journal = {{arXiv:{PAPER_ARXIV}}},
+  booktitle = {{{PAPER_VENUE}}},
+  note    = {{arXiv:{PAPER_ARXIV}}},
   url     = {{{PAPER_URL}}}
 }}"""
 

@@ -14,6 +14,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asabench.core.attack_names import split_specs
 from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, JUDGE, LAYERS, PROMPTS, PROTOCOL
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
@@ -127,9 +128,9 @@ def _text(name: str, value: object) -> str:
     return value
 
 
-def _texts(name: str, value: object) -> tuple[str, ...]:
+def _specs(name: str, value: object) -> tuple[str, ...]:
     if isinstance(value, str):
-        return tuple(value.split(","))
+        return tuple(split_specs(value))
     if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
         raise _unread(name, value, "a text, or a list of them")
     return tuple(value)
@@ -212,7 +213,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "layers": _text_or_numbers,
     "doses": _list_of(float),
     "seeds": _list_of(int),
-    "attack": _texts,
+    "attack": _specs,
     "protocol": _protocol,
     "size": _text,
     "max_new_tokens": _whole,

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from asabench.core.attack_names import spec_of
 from asabench.core.errors import UserError
 from asabench.core.models import PACKAGED_ADAPTERS, PACKAGED_MODELS
 from asabench.core.numbers import ranges
@@ -31,7 +32,7 @@ def evaluate_words(row: Row, protocol: Protocol | None = None) -> list[str]:
         "--protocol": row.protocol.name,
         "--prompts": row.prompts.name,
         "--limit": str(row.prompts.n),
-        "--attack": ",".join(attack_spec(attack) for attack in _attacks(row)),
+        "--attack": ",".join(spec_of(attack) for attack in _attacks(row)),
         "--doses": ",".join(f"{dose:g}" for dose in sorted({result.dose for result in row.results} or {row.dose})),
         "--seeds": ",".join(map(str, row.seeds)),
         "--layers": "all" if len(set(row.layers)) == row.model.n_layers else ranges(row.layers),
@@ -60,11 +61,6 @@ def command_words(command: str) -> list[str]:
     if tuple(words[:2]) != COMMAND or shlex.join(words) != command:
         raise ValueError("allowed are lines that `asabench submit` writes: asabench evaluate and its options, quoted")
     return words
-
-
-def attack_spec(name: str) -> str:
-    """An attack's name in a table as it is asked for: `gradient-ascend` is `gradient:direction=ascend`."""
-    return re.sub(r"^gradient-(ascend|descend)", r"gradient:direction=\1", name)
 
 
 def preparation(row: Row) -> str | None:

@@ -114,7 +114,7 @@ class Run:
             write_part(file, rows, columns)
 
 
-def read_run(path: Path | str) -> Run:
+def read_run(path: str | Path) -> Run:
     """A run that exists, for reading; it may still be running."""
     path = Path(path)
     manifest = path / "manifest.json"

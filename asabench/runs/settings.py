@@ -32,14 +32,15 @@ class RunSettings(Record):
     layers: tuple[int, ...]
     prompts: str
     prompt_count: int
-    more_stop_tokens: tuple[int, ...] | None = None
+    more_stop_tokens: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """As the run has it on disk: fields of the protocol that came later than the run stay out, so that its id
         remains its id."""
-        return self.model_dump(mode="json", exclude_unset=True) | {
-            "protocol": self.protocol.as_json(exclude_unset=True)
-        }
+        dumped = self.model_dump(mode="json", exclude_unset=True)
+        if not self.more_stop_tokens:
+            dumped.pop("more_stop_tokens", None)
+        return dumped | {"protocol": self.protocol.as_json(exclude_unset=True)}
 
     @property
     def id(self) -> str:

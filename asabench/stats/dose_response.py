@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from asabench.core.attack_names import family_of
 from asabench.core.estimate import Rate
 from asabench.core.row import AttackResult, Censored, Eps50
 from asabench.stats.intervals import TAILS, Array, readings, resampled_means, wilson
@@ -158,16 +159,15 @@ def masking_flag(results: Iterable[AttackResult]) -> bool:
     """Whether gradients look masked: an attack that should be weaker than `gradient`, or no better, does better.
 
     At some dose that both were run at: the MASR of `random` lies above the interval of the best `gradient` (whichever
-    sign), or `pgd` exceeds it by `FAR_MORE` or more and their intervals do not overlap. An attack belongs to the family
-    that its name starts with, so `gradient-descend` is a `gradient`. A question, not a verdict: a run that has only the
-    sign that pushes away from compliance raises it too.
+    sign), or `pgd` exceeds it by `FAR_MORE` or more and their intervals do not overlap. Attacks are compared by family
+    (`asabench.core.attack_names.family_of`), so `gradient-descend` is a `gradient`; others' attacks are none of these.
+    A question, not a verdict: a run that has only the sign that pushes away from compliance raises it too.
     """
     best: dict[tuple[str, float], Rate] = {}
     for result in results:
-        family = next((name for name in ("random", "gradient", "pgd") if result.attack.startswith(name)), None)
-        if family is None or result.masr.value is None:
+        if result.masr.value is None:
             continue
-        key = (family, result.dose)
+        key = (family_of(result.attack), result.dose)
         best[key] = max(best.get(key, result.masr), result.masr, key=lambda rate: rate.value or 0.0)
     return any(
         _is_masked(gradient, best.get(("random", dose)), best.get(("pgd", dose)))

@@ -7,26 +7,26 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from asabench.core.attack_names import built_in
 from asabench.core.records import CLEAN
 from asabench.runs.settings import RunSettings
 from asabench.submission.findings import Finding, shown
 from asabench.submission.schema import VERDICTS_FILE
 
-WITH_SEEDS = frozenset({"random"})
-"""Of the attacks that come with ASABench, those that draw; of others the table says whether they do."""
-WITHOUT_SEEDS = ("gradient-", "pgd", "mean_difference")
 _NO_SEED = -1
 _RUN_AGAIN = "let the run finish (`asabench evaluate` again with the same options), then submit it again"
 
 
 def seeds_of(attack: str, table: pd.DataFrame, seeds: Sequence[int]) -> tuple[int | None, ...]:
-    """The seeds that an attack's cells must have: the protocol's, or None once for an attack that draws nothing."""
-    if attack in WITH_SEEDS:
-        return tuple(seeds)
-    if attack.startswith(WITHOUT_SEEDS):
-        return (None,)
-    own = table.loc[(table["attack"] == attack) & table["layer"].notna(), "seed"]
-    return (None,) if own.isna().all() else tuple(seeds)
+    """The seeds that an attack's cells must have: the protocol's, or None once for an attack that draws nothing. Of an
+    attack that does not come with ASABench the table says whether it draws."""
+    known = built_in(attack)
+    if known is None:
+        own = table.loc[(table["attack"] == attack) & table["layer"].notna(), "seed"]
+        draws = bool(own.notna().any())
+    else:
+        draws = known.uses_seed
+    return tuple(seeds) if draws else (None,)
 
 
 def cell_findings(table: pd.DataFrame, settings: RunSettings, prompts: Sequence[str]) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from asabench.core.attack_names import RECORDED_NAME
 from asabench.core.errors import UserError
 from asabench.core.records import CLEAN
 from asabench.core.row import JudgeInfo, ModelInfo
@@ -17,7 +18,6 @@ from asabench.submission.schema import Digest, Line, Text
 HEADLINE_ATTACK = "random"
 PROMPT_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Short names, so that no sentence fits into one."""
-ATTACK = r"^[A-Za-z][A-Za-z0-9._:=-]{0,79}$"
 MOST_PROMPTS = 10_000
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -30,7 +30,7 @@ class SubmittedSettings(RunSettings):
     revision: Line
     dtype: Literal["float32", "bfloat16", "float16"]
     chat_template: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None
-    attacks: Annotated[tuple[Annotated[str, Field(pattern=ATTACK)], ...], Field(min_length=1, max_length=50)]
+    attacks: Annotated[tuple[Annotated[str, Field(pattern=RECORDED_NAME)], ...], Field(min_length=1, max_length=50)]
     layers: Annotated[tuple[Annotated[int, Field(ge=0, lt=10_000)], ...], Field(min_length=1, max_length=1_000)]
     prompts: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     prompt_count: Annotated[int, Field(ge=1, le=MOST_PROMPTS)]

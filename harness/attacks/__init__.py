@@ -7,71 +7,62 @@ An attack does not normalise, dose or apply what it proposes: `harness.stream.pe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Protocol as Interface
 
 from torch import Tensor
 
+from asabench.core.attack_names import BUILT_IN, read_spec
 from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell
-from harness.attacks.gradient import GradientAttack
-from harness.attacks.mean_difference import MeanDifferenceAttack
-from harness.attacks.pgd import PgdAttack
-from harness.attacks.random import RandomAttack
+from harness.attacks.options import read_options
+from harness.attacks.plugin import plugin_attack
 from harness.model.subject import Subject
-from harness.plugins import imported
+from harness.plugins import path_of
 
 
 class Attack(Interface):
-    """What the harness asks of an attack. `name` stands in the `attack` column; `uses_seed` is False when every seed
-    would give the same directions (then there is one cell per dose and layer, with no seed). An attack may also have
-    `needs_targets = True`: then prompts without a target are refused before anything runs."""
+    """What the harness asks of an attack.
+
+    name: what stands in the `attack` column (`asabench.core.attack_names`). family: what it is compared as.
+    uses_seed: False when every seed would give the same directions; then there is one cell per dose and layer, with no
+    seed. needs_targets: prompts without a target are refused before anything runs.
+    """
 
     @property
     def name(self) -> str: ...
 
     @property
+    def family(self) -> str: ...
+
+    @property
     def uses_seed(self) -> bool: ...
+
+    @property
+    def needs_targets(self) -> bool: ...
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
         """Raw directions (cell, d_model), float32 on the CPU, in the order of `cells`."""
         ...
 
 
-Options = dict[str, str]
-"""What stands behind the name on the command line: `gradient:direction=descend:at=reference`."""
-
-ATTACKS: dict[str, Callable[..., Attack]] = {
-    "random": lambda protocol: RandomAttack(noise=protocol.noise),
-    "gradient": GradientAttack,
-    "pgd": PgdAttack,
-    "mean_difference": MeanDifferenceAttack,
-}
+ATTACKS: dict[str, Callable[..., Attack]] = {name: import_module(f"harness.attacks.{name}").make for name in BUILT_IN}
+"""What makes each attack that comes with ASABench: called with the protocol, and its options by keyword."""
 
 
 def make_attack(spec: str, protocol: Protocol) -> Attack:
-    """An attack from `name[:option=value...]`, or someone else's from `package.module:Name[:option=value...]`.
+    """The attack of a specification (`asabench.core.attack_names`). Raises `UserError`.
 
-    Theirs is called as ours are: with the protocol, and the options by keyword.
+    Somebody else's is made as ours are: called with the protocol, and the options by keyword, as its constructor
+    declares them (`harness.attacks.options`).
     """
-    name, *rest = spec.split(":")
-    make = ATTACKS.get(name)
-    if make is None:
-        if "." not in name and not (rest and "=" not in rest[0]):
-            raise UserError(
-                f"unknown attack {name!r}; allowed: {', '.join(ATTACKS)}, or an import path such as package.module:Name"
-            )
-        make, rest = imported("attack", name, rest[0] if rest else ""), rest[1:]
-    options: Options = {}
-    for part in rest:
-        key, equals, value = part.partition("=")
-        if not equals or not key.isidentifier():
-            raise UserError(f"the option {part!r} of attack {spec!r} cannot be read; write name:option=value")
-        options[key] = value
-    try:
-        return make(protocol, **options)
-    except TypeError as error:
-        raise UserError(f"the attack {spec!r} cannot be made: {error}") from None
+    asked = read_spec(spec)
+    if asked.name in ATTACKS:
+        make = ATTACKS[asked.name]
+        return make(protocol, **read_options(asked.name, make, asked.options))
+    path = asked.name if asked.is_path else path_of("attack", asked.name, own=ATTACKS, forms=ATTACKS)
+    return plugin_attack(path, asked.options, protocol)
 
 
 def make_attacks(specs: Sequence[str], protocol: Protocol) -> dict[str, Attack]:

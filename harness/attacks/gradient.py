@@ -8,41 +8,47 @@ target likelier. They are two attacks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from asabench.core.protocol import GradientPosition, Protocol
 from asabench.core.records import Cell
-from harness.attacks.target_loss import POSITIONS, SIGN, checked_option, loss_gradients
+from harness.attacks.target_loss import SIGN, Direction, loss_gradients
 from harness.model.subject import Subject
 
 
 class GradientAttack:
-    """direction: `ascend` (as published) or `descend` (targeted). at: where the gradient is read, by default the
-    protocol's `gradient_at`. Raises `UserError` for other values."""
+    """The sign of the gradient of L, the mean NLL of the target "Sure, here is ...", at block `l`'s output; all layers
+    of a prompt from one forward and backward."""
 
+    family = "gradient"
+    uses_seed = False
     needs_targets = True
 
     def __init__(
         self,
         protocol: Protocol,
-        direction: Literal["ascend", "descend"] = "ascend",
-        at: GradientPosition | None = None,
+        direction: Annotated[
+            Direction, Field(description="`ascend`, as published, raises L; `descend` makes the target likelier")
+        ] = "ascend",
+        at: Annotated[
+            GradientPosition | None,
+            Field(
+                description="where the gradient is read: by default `last_prompt` in asabench-v1, and `reference` in "
+                "gu2025 (as the paper's code reads it)"
+            ),
+        ] = None,
     ) -> None:
         self.protocol = protocol
-        self.direction = checked_option("gradient", "direction", direction, list(SIGN))
+        self.direction = direction
         self.at: GradientPosition = protocol.gradient_at if at is None else at
-        checked_option("gradient", "at", self.at, POSITIONS)
 
     @property
     def name(self) -> str:
         return f"gradient-{self.direction}" + ("" if self.at == self.protocol.gradient_at else f":at={self.at}")
-
-    @property
-    def uses_seed(self) -> bool:
-        return False
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
         """(cell, d_model), float32 on the CPU, of -1, 0 and 1.
@@ -57,3 +63,6 @@ class GradientAttack:
                 raise ValueError("a gradient direction needs a cell with a layer")
             found[row] = SIGN[self.direction] * gradients[cell.prompt][cell.layer].sign()
         return found
+
+
+make = GradientAttack

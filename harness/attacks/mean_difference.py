@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from asabench.core.errors import UserError
@@ -26,20 +28,30 @@ BATCH = 32
 
 
 class MeanDifferenceAttack:
-    """harmful, benign: text files in UTF-8, one text a line; those that come with ASABench where not given.
+    """Mean activation over compliant texts less that over benign ones.
 
-    Raises `UserError` for a file that cannot be read or holds no text. `protocol` is not used: the texts are given raw,
-    with the tokenizer's default special tokens.
+    Text files are in UTF-8, one text a line. Raises `UserError` for a file that cannot be read or holds no text.
+    `protocol` is not used: the texts are given raw, with the tokenizer's default special tokens.
     """
 
-    def __init__(self, protocol: Protocol, harmful: str | None = None, benign: str | None = None) -> None:
-        self.harmful = _read(_shipped(COMPLIANCE) if harmful is None else Path(harmful))
-        self.benign = _read(_shipped(BENIGN) if benign is None else Path(benign))
+    family = "mean_difference"
+    uses_seed = False
+    needs_targets = False
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        harmful: Annotated[
+            Path | None, Field(description="compliant answers to harmful requests; those that come along by default")
+        ] = None,
+        benign: Annotated[Path | None, Field(description="benign texts; those that come along by default")] = None,
+    ) -> None:
+        self.harmful = _read(_shipped(COMPLIANCE) if harmful is None else harmful)
+        self.benign = _read(_shipped(BENIGN) if benign is None else benign)
         own = harmful is not None or benign is not None
         # By content: a path means nothing on another machine
         digest = sha256_hex("\n".join([*self.harmful, "", *self.benign]))[:8]
         self.name = "mean_difference" + (f":texts={digest}" if own else "")
-        self.uses_seed = False
         self._cache: ModelCache[str] = ModelCache()
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
@@ -84,3 +96,6 @@ def _read(path: Path) -> tuple[str, ...]:
     if not texts:
         raise UserError(f"mean_difference: {path} holds no text; {how}")
     return texts
+
+
+make = MeanDifferenceAttack

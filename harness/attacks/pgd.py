@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, Prompt
+from harness.attacks.options import not_default
 from harness.attacks.target_loss import (
     SIGN,
+    Direction,
     TargetPass,
-    checked_option,
     gradients_wanted,
     loss_gradients,
     require_targets,
@@ -30,51 +32,55 @@ from harness.model.subject import Subject
 from harness.stream.noise import gaussian
 from harness.stream.perturbation import standardise
 
-# The step size is the best of 0.1, 0.25, 0.5, 1 and 2 at doses 0.1, 0.3 and 1 on SmolLM2-135M (quickstart prompts)
-DEFAULTS = {"steps": "8", "starts": "2", "step_size": "0.25", "direction": "descend", "seed": "0"}
-
 
 class PgdAttack:
-    """Options come as text from the command line; `UserError` for what they cannot be.
-
-    steps: gradient steps from every start, 0 or more. starts: 1 or more; the first is the direction of `gradient` with
-    the same `direction`, the second that of `random` with seed `seed`, others are further draws. step_size: length of a
-    step in each entry of a direction of standard deviation 1. direction: `descend` lowers the target's loss, `ascend`
-    raises it.
+    """Several gradient steps on the raw direction through equations (1) and (2), at the cell's own dose; the best
+    iterate of all starts, `gradient`'s direction among them.
 
     It looks for the best of all starts, so a run's seeds are no draws of it: there is one cell a layer and dose.
     """
 
-    needs_targets = True
+    family = "pgd"
     uses_seed = False
+    needs_targets = True
 
     def __init__(
         self,
         protocol: Protocol,
-        steps: str = DEFAULTS["steps"],
-        starts: str = DEFAULTS["starts"],
-        step_size: str = DEFAULTS["step_size"],
-        direction: str = DEFAULTS["direction"],
-        seed: str = DEFAULTS["seed"],
+        steps: Annotated[int, Field(ge=0, description="gradient steps from every start")] = 8,
+        starts: Annotated[
+            int,
+            Field(
+                ge=1,
+                description="the first is the direction of `gradient` with the same `direction`, the second that of "
+                "`random` with the seed `seed`, others are further draws",
+            ),
+        ] = 2,
+        # The best of 0.1, 0.25, 0.5, 1 and 2 at doses 0.1, 0.3 and 1 on SmolLM2-135M (quickstart prompts)
+        step_size: Annotated[
+            float,
+            Field(
+                gt=0,
+                allow_inf_nan=False,
+                description="length of a step in each entry of a direction of standard deviation 1",
+            ),
+        ] = 0.25,
+        direction: Annotated[
+            Direction, Field(description="`descend` lowers the target's loss, `ascend` raises it")
+        ] = "descend",
+        seed: Annotated[int, Field(ge=0, description="of its random starts; the run's seeds are no draws of it")] = 0,
     ) -> None:
         self.protocol = protocol
-        self.steps = _whole("steps", steps, 0)
-        self.starts = _whole("starts", starts, 1)
-        self.step_size = _positive("step_size", step_size)
-        self.direction = checked_option("pgd", "direction", direction, list(SIGN))
-        self.seed = _whole("seed", seed, 0)
+        self.steps = steps
+        self.starts = starts
+        self.step_size = step_size
+        self.direction = direction
+        self.seed = seed
 
     @property
     def name(self) -> str:
         """`pgd`, with the options that are not the default."""
-        given = {
-            "steps": str(self.steps),
-            "starts": str(self.starts),
-            "step_size": f"{self.step_size:g}",
-            "direction": self.direction,
-            "seed": str(self.seed),
-        }
-        return ":".join(["pgd", *(f"{key}={value}" for key, value in given.items() if value != DEFAULTS[key])])
+        return ":".join(["pgd", *not_default(self)])
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
         """(cell, d_model), float32 on the CPU: of all iterates of all starts, the best by `target_loss`.
@@ -139,21 +145,4 @@ class PgdAttack:
         return best.cpu(), lowest.cpu()
 
 
-def _whole(option: str, text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise UserError(f"pgd: {option}={text} cannot be used; allowed: whole numbers of {least} or more")
-    return value
-
-
-def _positive(option: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise UserError(f"pgd: {option}={text} cannot be used; allowed: numbers above 0, such as 0.25")
-    return value
+make = PgdAttack

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
+from asabench.core.protocol import Protocol
 from asabench.core.records import Cell
 from harness.stream.noise import Noise, gaussian, portable_seed
 
@@ -20,17 +21,24 @@ __all__ = ["RandomAttack", "portable_seed"]
 
 @dataclass(frozen=True)
 class RandomAttack:
-    """Gaussian noise, the same on every machine.
+    """N(0, I), one draw per (seed, goal, layer), or one for all under gu2025.
 
-    `per-cell`: each (seed, goal, layer) has a draw of its own, whatever the batch, order or device (asabench-v1).
-    `one-vector`: the generator starts at the seed before every draw, so that one vector serves all prompts and layers
-    (gu2025).
+    The same on every machine. `per-cell`: each (seed, goal, layer) has a draw of its own, whatever the batch, order or
+    device (asabench-v1). `one-vector`: the generator starts at the seed before every draw, so that one vector serves
+    all prompts and layers (gu2025).
     """
 
     noise: Noise = "per-cell"
-    name: str = "random"
-    uses_seed: bool = True
+
+    name: ClassVar[str] = "random"
+    family: ClassVar[str] = "random"
+    uses_seed: ClassVar[bool] = True
+    needs_targets: ClassVar[bool] = False
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
         """(cell, d_model), float32 on the CPU."""
         return torch.stack([gaussian(cell, subject.d_model, self.noise)[0] for cell in cells])
+
+
+def make(protocol: Protocol) -> RandomAttack:
+    return RandomAttack(noise=protocol.noise)

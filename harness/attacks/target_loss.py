@@ -12,12 +12,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from typing import get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from asabench.core.attack_names import names_without_targets
 from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.protocol import GradientPosition, Protocol
@@ -31,22 +32,14 @@ from harness.model.tensor_cache import ModelCache
 from harness.stream.injection import edit
 from harness.stream.perturbation import normalise, perturb, standardise
 
-POSITIONS: tuple[GradientPosition, ...] = get_args(GradientPosition)
-
-SIGN: Mapping[str, float] = {"ascend": 1.0, "descend": -1.0}
+Direction = Literal["ascend", "descend"]
+SIGN: Mapping[Direction, float] = {"ascend": 1.0, "descend": -1.0}
 """`ascend` raises L, as the paper writes it; `descend` makes the target likelier."""
 
 IGNORED = -100  # cross_entropy's own mark for labels that do not count
 
 _ROWS_ON_CPU, _ROWS_ON_GPU = 64, 256
 _PROMPTS_ON_CPU, _PROMPTS_ON_GPU = 16, 64
-
-
-def checked_option(attack: str, option: str, value: str, allowed: Sequence[str]) -> str:
-    """`value`, or a `UserError` that lists what is allowed."""
-    if value not in allowed:
-        raise UserError(f"{attack}: {option}={value} is unknown; allowed: {', '.join(allowed)}")
-    return value
 
 
 def require_targets(prompts: Sequence[Prompt]) -> None:
@@ -123,7 +116,7 @@ def gradients_wanted(subject: Subject) -> Iterator[None]:
             raise
         raise UserError(
             f"the model {subject.name} has no gradients ({text.splitlines()[0][:120]}); quantised weights often have "
-            "none: use its float32 or bfloat16 weights, or the attacks random and mean_difference"
+            f"none: use its float32 or bfloat16 weights, or the attacks {' and '.join(names_without_targets())}"
         ) from error
 
 

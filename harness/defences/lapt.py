@@ -119,8 +119,12 @@ class Lapt(Record):
     ) -> Perturbed:
         batch = batch_of(examples)
         noise = torch.randn(len(examples), subject.d_model, generator=generator)
-        injection = Injection.from_directions(layers, noise, torch.full((len(examples),), self.dose))
-        injection.positions = batch.answer_positions
+        injection = Injection.from_directions(
+            layer=layers,
+            direction=noise,
+            dose=torch.full((len(examples),), self.dose),
+            positions=batch.answer_positions,
+        )
         return Perturbed(batch=batch, injection=injection)
 
     def losses(self, subject: Subject, batch: Batch, prepared: list[Perturbed]) -> dict[str, Tensor]:

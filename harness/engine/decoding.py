@@ -17,7 +17,7 @@ from asabench.core.records import FinishReason
 from harness.model.kv_cache import expand, growing_cache, keep_rows
 from harness.model.padding import left_padded
 from harness.model.subject import Subject
-from harness.stream.injection import Injection, inject
+from harness.stream.injection import Injecting, Injection, inject
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 """(token ids so far (1, position), logits (1, vocabulary)) -> logits, as transformers defines it."""
@@ -49,7 +49,7 @@ class Batch:
         injection: Injection,
         max_new_tokens: int,
     ) -> None:
-        self.subject, self.injection = subject, injection
+        self.subject, self.injecting = subject, Injecting(injection)
         device = subject.device
         ids, mask = left_padded(prompt_ids)
         longest = ids.shape[1]
@@ -69,9 +69,9 @@ class Batch:
     def step(self, watching: AbstractContextManager[object] | None = None) -> Tensor:
         """Feeds `next_tokens`, perturbed, and returns the logits (row, vocabulary) of the tokens after them. watching:
         opened around the forward, after the perturbation: its hooks see perturbed blocks."""
-        self.injection.step = self.steps
+        self.injecting.step = self.steps
         self.steps += 1
-        with inject(self.subject.blocks, self.injection), watching or nullcontext():
+        with inject(self.subject.blocks, self.injecting), watching or nullcontext():
             logits = self.subject.forward(self.next_tokens[:, None], self.mask[:, : self.length], cache=self.cache)
         return logits[:, -1]
 
@@ -82,7 +82,7 @@ class Batch:
 
     def keep(self, rows: Tensor) -> None:
         """Drops every row but `rows` (ascending indices)."""
-        self.injection.keep(rows)
+        self.injecting.keep(rows)
         keep_rows(self.cache, rows)
         self.mask, self.next_tokens = self.mask[rows], self.next_tokens[rows]
 
@@ -102,8 +102,8 @@ def decode(
 ) -> list[Answer]:
     """Greedy answers, one a row.
 
-    prompt_ids: token ids per prompt. prompt_of_row: (row,). injection: as many rows; used up by the call. stops: the
-    tokens that end an answer; the subject's own in the chat format if None.
+    prompt_ids: token ids per prompt. prompt_of_row: (row,). injection: as many rows. stops: the tokens that end an
+    answer; the subject's own in the chat format if None.
     on_step: called after every step with the number of rows that it advanced.
     """
     n_rows = len(prompt_of_row)

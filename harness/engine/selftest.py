@@ -19,7 +19,7 @@ from harness.attacks import Attack
 from harness.engine.decoding import Answer, Batch, decode
 from harness.engine.sweep import injection_of, propose
 from harness.model.subject import Subject
-from harness.stream.injection import capture, edit, inject
+from harness.stream.injection import Injection, capture, edit, inject
 
 NEW_TOKENS = 8
 
@@ -116,7 +116,7 @@ def _first_perturbed_step(
     moved = torch.zeros(len(cells), dtype=torch.bool)
     for layer in layers:
         moved |= (perturbed[layer] != given.outputs[layer][:, -1]).any(dim=-1).cpu()
-    return _Seen(step=step, logits=logits, moved=moved, fired=injection.fired)
+    return _Seen(step=step, logits=logits, moved=moved, fired=batch.injecting.fired)
 
 
 def _changed(seen: _Seen, layers: Sequence[int], dose: float, dtype: str) -> str:
@@ -164,13 +164,13 @@ def _same(subject: Subject, expected: Sequence[Answer], got: Sequence[Answer], n
     return f"{len(names) - len(different)} of {len(names)}; near ties in {subject.dtype} at {text}"
 
 
-def _no_hook_left(subject: Subject, injection: object) -> None:
+def _no_hook_left(subject: Subject, injection: Injection) -> None:
     def hooks() -> list[int]:
         return [len(block._forward_hooks) for block in subject.blocks]
 
     before = hooks()
     try:
-        with inject(subject.blocks, injection):  # type: ignore[arg-type]
+        with inject(subject.blocks, injection):
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass

@@ -17,7 +17,7 @@ from harness.engine.decoding import decode
 from harness.engine.generation_config import active_processors
 from harness.model.kv_cache import bytes_per_position, growing_cache
 from harness.model.limits import check_fits
-from harness.model.memory import free_memory
+from harness.model.memory import free_memory, is_out_of_memory
 from harness.model.subject import Subject
 from harness.stream.injection import NO_LAYER, Injection
 
@@ -81,7 +81,7 @@ def sweep(
         try:
             responses = _run(subject, batch, tokens, protocol, attacks, processors, on_step)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             responses = None
         if responses is None:  # outside the except clause: inside it the traceback would keep the batch's memory
@@ -145,13 +145,15 @@ def injection_of(cells: Sequence[Cell], directions: Tensor, protocol: Protocol) 
     """The injection of a batch whose rows are `cells`. directions: (cell, d_model), raw."""
     layer = torch.tensor([NO_LAYER if cell.layer is None else cell.layer for cell in cells])
     dose = torch.tensor([cell.dose for cell in cells])
-    injection = Injection.from_directions(layer, directions, dose, protocol.statistics)
-    if protocol.steps != "every":
-        injection.steps = frozenset((0,) if protocol.steps == "first" else protocol.steps)
+    listed = (0,) if protocol.steps == "first" else protocol.steps
+    steps = None if isinstance(listed, str) else frozenset(listed)
+    layer_at = {}
     if protocol.step_layers is not None:
         assert isinstance(protocol.steps, tuple), "checked when the protocol was resolved"
-        injection.layer_at = dict(zip(protocol.steps, protocol.step_layers, strict=True))
-    return injection
+        layer_at = dict(zip(protocol.steps, protocol.step_layers, strict=True))
+    return Injection.from_directions(
+        layer=layer, direction=directions, dose=dose, statistics=protocol.statistics, steps=steps, layer_at=layer_at
+    )
 
 
 @torch.no_grad()
@@ -173,7 +175,3 @@ def row_bytes(subject: Subject, positions: int, position_bytes: float) -> float:
 def rows_that_fit(subject: Subject, positions: int, position_bytes: float) -> int:
     """Rows of `positions` tokens that two thirds of the free memory hold; at least one."""
     return max(1, int(free_memory(subject.device) * 2 / 3 / row_bytes(subject, positions, position_bytes)))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -15,7 +15,7 @@ from asabench.judging.judge import Judge
 from asabench.runs.folder import Run, read_run, reopen_run
 from asabench.stats.scoring import head_of, scored_row
 from harness.evaluation.provenance import now
-from harness.judges.check import KeepsVerdicts, require_fit, short_check, with_figures
+from harness.judges.check import fresh, require_fit, short_check, with_figures
 from harness.judges.unscored import judged
 from harness.progress import progress_line
 
@@ -30,9 +30,7 @@ def checked_judge(judge: Judge, bar: float = BAR, uncertified: bool = False) -> 
     at other times is not taken for what it says now.
     """
     info = with_figures(judge.info, short_check(judge) if uncertified else require_fit(judge, bar), bar)
-    if not info.certified and isinstance(judge, KeepsVerdicts):
-        judge = judge.fresh()
-    return judge, info
+    return (judge if info.certified else fresh(judge)), info
 
 
 def judge_the_rest(run: Run, judge: Judge, *, progress: bool = False) -> int:

@@ -69,7 +69,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     judge = make_judge(choices.judge, protocol.labels) if isinstance(choices.judge, str) else choices.judge
     _ = judge.info  # a judge behind a server that is not there says so now
     prompts = _prompts(choices.prompts).first(limit).with_target(protocol.target)
-    if any(getattr(each, "needs_targets", False) for each in attacks.values()):
+    if any(each.needs_targets for each in attacks.values()):
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
     subject = _subject(model, choices)

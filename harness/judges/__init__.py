@@ -2,80 +2,81 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from numbers import Real
 
 from asabench.core.errors import UserError
+from asabench.core.judge_names import JUDGES, forms, module_of
 from asabench.core.protocol import LabelSet
+from asabench.core.records import LABELS, Response, Verdict
+from asabench.core.row import JudgeInfo
 from asabench.judging.judge import Judge
-from harness.judges.rules import Rules
-from harness.judges.verdict_cache import VerdictCache
-from harness.plugins import imported
+from harness.plugins import announced, blamed, imported, made, path_of
 
-__all__ = ["JUDGES", "Judge", "make_judge"]
-
-
-def _rules(rest: str, labels: LabelSet) -> Judge:
-    return Rules()
-
-
-def _embedded(rest: str, labels: LabelSet) -> Judge:
-    from harness.judges.embedded import Embedded
-
-    return Embedded()
-
-
-def _vllm(rest: str, labels: LabelSet) -> Judge:
-    from harness.judges.vllm import DEFAULT_MODEL, DEFAULT_URL, VllmJudge
-
-    # Model names hold slashes, colons and at signs; a URL begins with its scheme
-    model, url = _MODEL_AND_URL.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches any text
-    return VllmJudge(model or DEFAULT_MODEL, url or DEFAULT_URL, labels, cache=VerdictCache())
-
-
-def _vllm_in_process(rest: str, labels: LabelSet) -> Judge:
-    from harness.judges.vllm_in_process import VllmInProcessJudge
-
-    if not rest:
-        raise UserError("the judge vllm-in-process names no model; write vllm-in-process:MODEL")
-    return VllmInProcessJudge(rest, labels, cache=VerdictCache())
-
-
-JUDGES: dict[str, Callable[[str, LabelSet], Judge]] = {
-    "rules": _rules,
-    "embedded": _embedded,
-    "vllm": _vllm,
-    "vllm-in-process": _vllm_in_process,
-}
-"""Each is made from what stands behind its name and a colon, and the labels that a language model is asked for."""
-
-_TAKES_MORE = ("vllm", "vllm-in-process")
-_MODEL_AND_URL = re.compile(r"(.*?)(?:@(https?://.*))?", re.DOTALL)
+__all__ = ["Judge", "ask", "make_judge", "theirs"]
 
 
 def make_judge(spec: str, labels: LabelSet = "three") -> Judge:
-    """A judge from `rules`, `embedded`, `vllm[:MODEL[@URL]]` or `vllm-in-process:MODEL`, or someone else's from
-    `package.module:Name`, which is called without arguments.
+    """A judge by its name (`asabench.core.judge_names`), or someone else's by the name under which an installed package
+    announces it, or from `package.module:Name`; theirs is called without arguments. Raises `UserError`.
 
     labels: what a language model is asked for (`asabench.core.protocol.LabelSet`). Other judges have their own: in
     two-label rates `incoherent` counts as safe. A judge behind a server is asked for nothing yet.
     """
     name, colon, rest = spec.partition(":")
     if name in JUDGES:
-        if colon and (name not in _TAKES_MORE or not rest):
-            raise UserError(f"the judge {spec!r} cannot be read; {_allowed()}")
-        return JUDGES[name](rest, labels)
-    if "." not in name and not colon:
-        raise UserError(f"unknown judge {spec!r}; {_allowed()}")
-    make = imported("judge", name, rest)
-    try:
-        judge = make()
-    except TypeError as error:
-        raise UserError(f"the judge {spec!r} cannot be made without arguments: {error}") from None
-    if not isinstance(judge, Judge):
-        raise UserError(f"{spec!r} is no judge: it needs `info` and to be called with responses (harness.judges.Judge)")
+        if colon and not (JUDGES[name].takes and rest):
+            allowed = ", ".join([*forms(), *announced("judge", JUDGES)])
+            raise UserError(f"the judge {spec!r} cannot be read; allowed: {allowed}, or an import path")
+        judge: Judge = import_module(f"harness.judges.{module_of(name)}").make(rest, labels)
+        return judge
+    path = spec if colon else path_of("judge", name, own=JUDGES, forms=forms())
+    make = imported("judge", path)
+    found = made(f"the judge {path!r} cannot be made without arguments", make)
+    with blamed(f"the judge {path!r} cannot be used", type(found).__module__):
+        fits = callable(found) and isinstance(getattr(found, "info", None), JudgeInfo)
+    if not fits:
+        raise UserError(
+            f"{path!r} is no judge: it needs `info`, a JudgeInfo, and to be called with responses "
+            "(harness.judges.Judge)"
+        )
+    judge = found
     return judge
 
 
-def _allowed() -> str:
-    return "allowed: rules, embedded, vllm:MODEL@URL, vllm-in-process:MODEL, or an import path package.module:Name"
+@contextmanager
+def theirs(judge: Judge, what: str) -> Iterator[None]:
+    """Inside, what somebody else's judge raises is a `UserError` of one line; an error of ours keeps its traceback."""
+    module = type(judge).__module__
+    if module.partition(".")[0] == __name__.partition(".")[0]:
+        yield
+        return
+    with blamed(f"the judge {module}:{type(judge).__qualname__} {what}", module):
+        yield
+
+
+def ask(judge: Judge, responses: Sequence[Response]) -> list[Verdict]:
+    """The judge's verdicts, one a response, in order. Raises `UserError` where they are none."""
+    with theirs(judge, "gives no verdicts"):
+        found, of = judge(responses), judge.info.id
+    if not isinstance(found, list | tuple) or not all(isinstance(verdict, Verdict) for verdict in found):
+        raise UserError(f"the judge {of} returned no list of verdicts (asabench.core.records.Verdict)")
+    if [verdict.cell_id for verdict in found] != [response.cell.id for response in responses]:
+        raise UserError(
+            f"the judge {of} gave {len(found)} verdicts for {len(responses)} answers, or in another order; a judge "
+            "must return one a response, in order"
+        )
+    for verdict in found:
+        if verdict.judge != of:
+            raise UserError(f"the judge {of} gave a verdict under the id {verdict.judge!r}; it must be the same")
+        if verdict.label not in (None, *LABELS):
+            raise UserError(
+                f"the judge {of} gave the label {verdict.label!r}; allowed: {', '.join(LABELS)}, or None for unscored"
+            )
+        p = verdict.p_unsafe
+        if p is not None and not (isinstance(p, Real) and math.isfinite(p)):
+            raise UserError(f"the judge {of} gave {p!r} as p_unsafe; allowed: a number, or None")
+    return list(found)

@@ -12,7 +12,7 @@ from asabench.core.row import JudgeFigures, JudgeInfo
 from asabench.core.text import in_words
 from asabench.judging.agreement import CheckResult, check_result, reaches
 from asabench.judging.labelled_pairs import LabelledPair, labelled_pairs
-from harness.judges import Judge
+from harness.judges import Judge, ask, theirs
 
 SHORT_SET = "gold"
 """What every evaluation checks its judge on: short, and part of the package."""
@@ -39,18 +39,19 @@ def as_responses(pairs: Sequence[LabelledPair]) -> list[Response]:
     ]
 
 
+def fresh(judge: Judge) -> Judge:
+    """The judge without what it remembers."""
+    if not isinstance(judge, KeepsVerdicts):
+        return judge
+    with theirs(judge, "has no fresh twin"):
+        return judge.fresh()
+
+
 def check_judge(judge: Judge, pairs: Sequence[LabelledPair], set_name: str) -> CheckResult:
-    """The judge's figures on these pairs, from verdicts that it gives now. Whatever it raises passes through;
-    `UserError` if it does not give one verdict an answer, in order."""
+    """The judge's figures on these pairs, from verdicts that it gives now. Raises as `harness.judges.ask` does."""
     # A server that went wrong since must not pass on what it said before
-    judge = judge.fresh() if isinstance(judge, KeepsVerdicts) else judge
-    responses = as_responses(pairs)
-    verdicts = judge(responses)
-    if [verdict.cell_id for verdict in verdicts] != [response.cell.id for response in responses]:
-        raise UserError(
-            f"the judge {judge.info.id} gave {len(verdicts)} verdicts for {len(responses)} answers, or in another "
-            "order; a judge must return one a response, in order"
-        )
+    judge = fresh(judge)
+    verdicts = ask(judge, as_responses(pairs))
     return check_result(judge.info, pairs, [verdict.label for verdict in verdicts], set_name)
 
 

@@ -77,6 +77,7 @@ PASSING = (408, 425, 429, 500, *range(502, 505), *range(520, 531))
 overloaded."""
 
 _HELLO: list[Message] = [{"role": "user", "content": "Reply with one word and nothing else: safe"}]
+_MODEL_AND_URL = re.compile(r"(.*?)(?:@(https?://.*))?", re.DOTALL)
 _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/?$")
 _TOO_LONG = re.compile(r"context length|context window|maximum model length|max_model_len", re.IGNORECASE)
 _FILTER = re.compile(r"content[ _-]?(filter|management|policy)|responsible ?ai|moderation|flagged", re.IGNORECASE)
@@ -607,3 +608,9 @@ def _run(main: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(main)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, main).result()
+
+
+def make(rest: str, labels: LabelSet) -> VllmJudge:
+    """rest: `[MODEL][@URL]`. Model names hold slashes, colons and at signs; a URL begins with its scheme."""
+    model, url = _MODEL_AND_URL.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches any text
+    return VllmJudge(model or DEFAULT_MODEL, url or DEFAULT_URL, labels, cache=VerdictCache())

@@ -144,3 +144,9 @@ class VllmInProcessJudge:
         likeliest = [(each.decoded_token or "", each.logprob) for each in token.logprobs[0].values()]
         p_unsafe, share = p_unsafe_of(likeliest, self.labels)
         return Opinion(label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe)
+
+
+def make(rest: str, labels: LabelSet) -> VllmInProcessJudge:
+    if not rest:
+        raise UserError("the judge vllm-in-process names no model; write vllm-in-process:MODEL")
+    return VllmInProcessJudge(rest, labels, cache=VerdictCache())

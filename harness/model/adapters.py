@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from asabench.core.errors import UserError
 from asabench.core.models import SHORT_NAMES
-from harness.model.architecture import forward, record_untied
 from harness.model.weights import ADAPTER_CONFIG, few, first_line, holds_weights, same_values
 
 if TYPE_CHECKING:
@@ -363,6 +362,8 @@ def _logits(model: Any) -> Tensor:
     """(position, vocabulary) of a few tokens, the last of the vocabulary among them: float32."""
     import torch
 
+    from harness.model.architecture import forward
+
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.tensor([[1 % vocabulary, 2 % vocabulary, 3 % vocabulary, 5 % vocabulary, vocabulary - 1]])
     return forward(model, ids, torch.ones_like(ids))[0].float()
@@ -423,6 +424,8 @@ def _record_tying(model: Any) -> None:
     output = model.get_output_embeddings()
     if output is None or output.weight is model.get_input_embeddings().weight:
         return
+    from harness.model.architecture import record_untied
+
     record_untied(model)
 
 

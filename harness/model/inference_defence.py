@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from asabench.core.errors import UserError
+from harness.model.memory import is_out_of_memory
 from harness.model.subject import Subject, check_residual_stream
-from harness.plugins import imported
+from harness.plugins import blamed, imported, made, path_of
 
 
 class InferenceDefence(Protocol):
@@ -24,18 +25,23 @@ class InferenceDefence(Protocol):
 
 def defended(subject: Subject, spec: str) -> Subject:
     """The subject inside the defence `package.module:Name`, which is made without arguments; its name then says so.
+    spec may be the name under which an installed package announces it.
 
     Raises `UserError` for what cannot be imported or made, and when what comes out cannot be measured.
     """
-    module, _, name = spec.partition(":")
-    try:
-        defence: InferenceDefence = imported("defence", module, name)()
-    except TypeError as error:
-        raise UserError(f"the defence {spec!r} cannot be made without arguments: {error}") from None
+    path = defence_path(spec)
+    defence = made(f"the defence {path!r} cannot be made without arguments", imported("defence", path))
     if not callable(defence):
-        raise UserError(f"{spec!r} is no defence: it must be callable with a subject (harness.model.inference_defence)")
-    found = defence(subject)
+        raise UserError(f"{path!r} is no defence: it must be callable with a subject (harness.model.inference_defence)")
+    with blamed(f"the defence {path!r} cannot be used", type(defence).__module__, passes=is_out_of_memory):
+        found = defence(subject)
     if not isinstance(found, Subject) or found.n_layers != subject.n_layers:
-        raise UserError(f"the defence {spec!r} must return a Subject with the {subject.n_layers} blocks it was given")
-    check_residual_stream(found)
-    return replace(found, name=f"{subject.name}+{spec}")
+        raise UserError(f"the defence {path!r} must return a Subject with the {subject.n_layers} blocks it was given")
+    with blamed(f"the defended model of {path!r} cannot be run", type(defence).__module__, passes=is_out_of_memory):
+        check_residual_stream(found)
+    return replace(found, name=f"{subject.name}+{path}")
+
+
+def defence_path(spec: str) -> str:
+    """The import path of a defence. Raises `UserError`."""
+    return spec if ":" in spec else path_of("defence", spec, own=(), forms=())

@@ -81,7 +81,7 @@ def check_fits(
         if limit is not None and needed > limit.positions:
             raise UserError(
                 f"the prompt {prompt} has {len(ids)} tokens and needs {needed} positions with its answer, and {name} "
-                f"has {limit.positions}{limit.reason}; shorten the prompt, or use fewer --max-new-tokens"
+                f"has {limit.positions}{limit.reason}; shorten the prompt, or let answers have fewer tokens"
             )
 
 

@@ -39,7 +39,7 @@ from harness.model.limits import check_fits
 from harness.model.memory import free_memory
 from harness.model.subject import Subject
 from harness.model.tensor_cache import ModelCache
-from harness.stream.injection import NO_LAYER, Injection, edit, inject
+from harness.stream.injection import Injection, edit, inject
 from harness.stream.perturbation import normalise, perturb, standardise
 
 BYTES_ON_CPU = 2**29
@@ -115,11 +115,11 @@ def nll_and_kl(
         kl = np.empty((len(cells), max(group.lengths) if with_kl else 0))
         for part in _parts(len(cells), group.rows_per_batch):
             injection = Injection.from_directions(
-                torch.tensor([cell.layer for cell in cells[part]]),
-                directions[part],
-                torch.tensor([cell.dose for cell in cells[part]]),
+                layer=torch.tensor([cell.layer for cell in cells[part]]),
+                direction=directions[part],
+                dose=torch.tensor([cell.dose for cell in cells[part]]),
+                positions=group.positions(rows[part]),
             )
-            injection.positions = group.positions(rows[part])
             read = group.read(rows[part], layers=injection.layers, perturbed=inject(subject.blocks, injection))
             for index, (row, steered) in enumerate(zip(rows[part], read, strict=True), start=part.start):
                 nll[index] = group.nll(row, steered)
@@ -260,7 +260,9 @@ class _Group:
         rows_per_batch: int,
     ) -> None:
         self.subject, self.prompts, self.rows_per_batch = subject, prompts, rows_per_batch
-        self.prefix = Batch(subject, prompt_ids, torch.arange(len(prompts)), _no_injection(subject, len(prompts)), 0)
+        self.prefix = Batch(
+            subject, prompt_ids, torch.arange(len(prompts)), Injection.nothing(len(prompts), subject.d_model), 0
+        )
         device = subject.device
         self.lengths = [len(answer) for answer in answers]
         longest = max(self.lengths)
@@ -329,10 +331,6 @@ class _Group:
         return -float(log_probabilities.gather(-1, own[:, None]).double().sum())
 
 
-def _no_injection(subject: Subject, rows: int) -> Injection:
-    return Injection(torch.full((rows,), NO_LAYER), torch.zeros(rows, subject.d_model), torch.zeros(rows))
-
-
 def _groups(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> Iterator[_Group]:
     """The prompts with their clean answers, in groups small enough that the clean distributions of one are kept."""
     prompt_ids = [subject.format(prompt, protocol) for prompt in prompts]
@@ -374,7 +372,7 @@ def clean_answers(subject: Subject, prompt_ids: Sequence[Sequence[int]], protoco
             subject,
             [ids for _, ids in chosen],
             torch.arange(len(chosen)),
-            _no_injection(subject, len(chosen)),
+            Injection.nothing(len(chosen), subject.d_model),
             protocol.max_new_tokens,
             stops=subject.stops(protocol),
             processors=processors,

@@ -81,7 +81,7 @@ def probe(
     _check(subject, prompts if "landscape" not in what else mapped, [*layers, *planes], doses, seeds, what, a, b)
     if "landscape" in what and against.name == attack.name and not attack.uses_seed:
         raise UserError(f"a landscape needs two directions, and {attack.name} gives only one; name another attack")
-    check_prompt_format(subject, protocol)
+    check_prompt_format(subject, protocol, prompts)
     _make_room(out)
     along = len(prompts) * len(layers) * len(doses) * (len(seeds) if attack.uses_seed else 1)
     plane_seeds = (seeds[0], seeds[0] + 1)

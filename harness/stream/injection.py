@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -24,7 +24,7 @@ NO_LAYER = -1
 Statistics = Literal["current-step", "clean-prompt-input"]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Injection:
     """What to do to each row of a batch.
 
@@ -36,9 +36,6 @@ class Injection:
 
     steps: the generation steps (forwards, from 0) that are perturbed; None means all of them.
     layer_at: the multi-token setting: by step, the block at which all perturbed rows are perturbed, instead of `layer`.
-
-    `step` is the step under way, set by whoever runs the forwards. `fired` counts, per layer, how often its hook ran:
-    a self-test reads it.
     """
 
     layer: Tensor
@@ -48,70 +45,82 @@ class Injection:
     positions: Tensor | None = None
     steps: frozenset[int] | None = None
     layer_at: Mapping[int, int] = field(default_factory=dict)
-    step: int = 0
-    fired: Counter[int] = field(default_factory=Counter)
-    _kept_delta: dict[int, Tensor] = field(default_factory=dict)
-    _rows: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def from_directions(
-        cls, layer: Tensor, direction: Tensor, dose: Tensor, statistics: Statistics = "current-step"
-    ) -> Injection:
-        """From raw directions (row, d_model), as an attack proposes them. Computed in float32."""
-        return cls(layer, standardise(direction.float()), dose.float(), statistics)
+    def from_directions(cls, *, layer: Tensor, direction: Tensor, dose: Tensor, **how: Any) -> Injection:
+        """From raw directions (row, d_model), as an attack proposes them. Computed in float32. how: further fields."""
+        return cls(layer=layer, unit=standardise(direction.float()), dose=dose.float(), **how)
 
-    def __post_init__(self) -> None:
-        self._index()
+    @classmethod
+    def nothing(cls, rows: int, d_model: int) -> Injection:
+        """Of rows that are all clean."""
+        return cls(layer=torch.full((rows,), NO_LAYER), unit=torch.zeros(rows, d_model), dose=torch.zeros(rows))
 
-    def _index(self) -> None:
-        self._rows = {
-            int(layer): (self.layer == layer).nonzero().squeeze(1) for layer in self.layer.unique() if layer != NO_LAYER
-        }
+    @cached_property
+    def rows(self) -> Mapping[int, Tensor]:
+        """By block, the indices of the rows that it perturbs, in some step or in all."""
+        if self.layer_at:
+            steered = (self.layer != NO_LAYER).nonzero().squeeze(1)
+            return dict.fromkeys(sorted(set(self.layer_at.values())), steered)
+        layers = sorted({int(layer) for layer in self.layer.unique()} - {NO_LAYER})
+        return {layer: (self.layer == layer).nonzero().squeeze(1) for layer in layers}
 
     @property
     def layers(self) -> Sequence[int]:
-        return sorted(set(self.layer_at.values()) if self.layer_at else self._rows)
+        return list(self.rows)
 
-    def _rows_at(self, layer: int) -> Tensor | None:
-        """The rows that block `layer` perturbs in this step."""
-        if not self.layer_at:
-            return self._rows.get(layer)
-        return (self.layer != NO_LAYER).nonzero().squeeze(1) if self.layer_at.get(self.step) == layer else None
+    def of_rows(self, rows: Tensor) -> Injection:
+        """That of some rows only. rows: their indices, in order."""
+        chosen = {name: getattr(self, name) for name in ("layer", "unit", "dose", "positions")}
+        return replace(self, **{name: each[rows.to(each.device)] for name, each in chosen.items() if each is not None})
+
+
+class Injecting:
+    """An injection under way: what it keeps from one forward to the next.
+
+    `step` is the step under way, set by whoever runs the forwards. `fired` counts, per layer, how often its hook ran:
+    a self-test reads it.
+    """
+
+    def __init__(self, injection: Injection) -> None:
+        self.injection = injection
+        self.step = 0
+        self.fired: Counter[int] = Counter()
+        self._kept_delta: dict[int, Tensor] = {}
 
     def keep(self, rows: Tensor) -> None:
         """Drops every row but `rows` (row indices, in order): finished rows have left the batch."""
+        before = self.injection
+        self.injection = before.of_rows(rows)
         self._kept_delta = {
-            layer: delta[torch.isin(self._rows[layer], rows.to(self._rows[layer].device)).to(delta.device)]
+            layer: delta[torch.isin(at, rows.to(at.device)).to(delta.device)]
             for layer, delta in self._kept_delta.items()
-            if layer in self._rows
+            if (at := before.rows.get(layer)) is not None
         }
-        self.layer, self.unit, self.dose = (t[rows.to(t.device)] for t in (self.layer, self.unit, self.dose))
-        if self.positions is not None:
-            self.positions = self.positions[rows.to(self.positions.device)]
-        self._index()
 
     def apply(self, layer: int, block_input: Tensor, block_output: Tensor) -> Tensor:
         """The perturbed output of block `layer`: (row, position, d_model), a new tensor."""
         self.fired[layer] += 1
-        device = block_output.device
-        rows = self._rows_at(layer)
-        if rows is None or not len(rows):
+        plan, device = self.injection, block_output.device
+        rows = plan.rows.get(layer)
+        another = bool(plan.layer_at) and plan.layer_at.get(self.step) != layer
+        if rows is None or not len(rows) or another:
             return block_output
-        if self.statistics == "clean-prompt-input" and layer not in self._kept_delta:
+        if plan.statistics == "clean-prompt-input" and layer not in self._kept_delta:
             # Also when this step is not perturbed: it is the step whose statistics later ones take
-            self._kept_delta[layer] = normalise(self.unit[rows].to(device), block_input[rows.to(device), -1])
-        if self.steps is not None and self.step not in self.steps:
+            self._kept_delta[layer] = normalise(plan.unit[rows].to(device), block_input[rows.to(device), -1])
+        if plan.steps is not None and self.step not in plan.steps:
             return block_output
-        unit, dose = self.unit[rows].to(device), self.dose[rows].to(device)[:, None]
+        unit, dose = plan.unit[rows].to(device), plan.dose[rows].to(device)[:, None]
         rows = rows.to(device)
         result = block_output.clone()
-        if self.positions is not None:
+        if plan.positions is not None:
             hidden = block_output[rows]
             perturbed = perturb(hidden, normalise(unit[:, None], hidden), dose[:, None])
-            result[rows] = torch.where(self.positions[rows].to(device)[..., None], perturbed, hidden)
+            result[rows] = torch.where(plan.positions[rows].to(device)[..., None], perturbed, hidden)
             return result
         hidden = block_output[rows, -1]
-        delta = normalise(unit, hidden) if self.statistics == "current-step" else self._kept_delta[layer]
+        delta = normalise(unit, hidden) if plan.statistics == "current-step" else self._kept_delta[layer]
         result[rows, -1] = perturb(hidden, delta, dose)
         return result
 
@@ -152,10 +161,12 @@ def edit(blocks: Sequence[nn.Module], edits: Mapping[int, Edit]) -> Iterator[Non
 
 
 @contextmanager
-def inject(blocks: Sequence[nn.Module], injection: Injection) -> Iterator[Injection]:
-    """While open, every forward through `blocks` is perturbed as `injection` says, out of place."""
-    with edit(blocks, {layer: partial(injection.apply, layer) for layer in injection.layers}):
-        yield injection
+def inject(blocks: Sequence[nn.Module], injection: Injection | Injecting) -> Iterator[Injecting]:
+    """While open, every forward through `blocks` is perturbed as the injection says, out of place. One that is under
+    way goes on; else this is its first step, and every forward inside counts as that."""
+    state = Injecting(injection) if isinstance(injection, Injection) else injection
+    with edit(blocks, {layer: partial(state.apply, layer) for layer in state.injection.layers}):
+        yield state
 
 
 @dataclass

@@ -11,6 +11,7 @@ from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, Prompt
 from asabench.core.utility_report import TaskScore
 from harness.engine.sweep import sweep
+from harness.model.limits import check_fits
 from harness.model.subject import Subject
 from harness.progress import progress_line
 from harness.utility.sources import HubTable, Record, Table, read_table, task_score
@@ -37,12 +38,23 @@ def read_problems(spec: str, limit: int | None = None) -> Problems:
     return Problems(table, tuple(_right_number(table, line, row) for line, row in enumerate(table.rows, 1)))
 
 
+def check_problems(subject: Subject, problems: Problems, protocol: Protocol) -> None:
+    """`UserError` where a question and an answer to it do not fit into the model."""
+    for prompt in _prompts(problems):
+        try:
+            tokens = {prompt.id: subject.format(prompt, protocol)}
+            check_fits(subject.model, tokens, subject.name, new_tokens=MAX_NEW_TOKENS)
+        except UserError as error:
+            what = str(error).partition(";")[0]
+            raise UserError(f"{what}; answers have up to {MAX_NEW_TOKENS} tokens there: leave --gsm8k out") from None
+
+
 def gsm8k_scores(
     subject: Subject, problems: Problems, protocol: Protocol, *, max_rows: int | None = None, progress: bool = False
 ) -> dict[str, TaskScore]:
     """Accuracy, as `gsm8k`, of greedy answers of at most `MAX_NEW_TOKENS` tokens, with no examples in the prompt."""
     longer = protocol.model_copy(update={"max_new_tokens": MAX_NEW_TOKENS})
-    cells = [Cell(prompt=_prompt(n, str(row["question"]))) for n, row in enumerate(problems.table.rows)]
+    cells = [Cell(prompt=prompt) for prompt in _prompts(problems)]
     said: dict[str, str] = {}
     with progress_line(0, len(cells), MAX_NEW_TOKENS, progress) as line:
         for responses in sweep(subject, cells, longer, {}, max_rows=max_rows, on_step=line.step):
@@ -65,8 +77,11 @@ def final_number(answer: str) -> Decimal | None:
         return None
 
 
-def _prompt(number: int, question: str) -> Prompt:
-    return Prompt(id=f"gsm8k-{number:04d}", goal=f"{question.strip()}\n\n{INSTRUCTION}")
+def _prompts(problems: Problems) -> list[Prompt]:
+    return [
+        Prompt(id=f"gsm8k-{number:04d}", goal=f"{str(row['question']).strip()}\n\n{INSTRUCTION}")
+        for number, row in enumerate(problems.table.rows)
+    ]
 
 
 def _right_number(table: Table, line: int, row: Record) -> Decimal:

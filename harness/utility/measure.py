@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import asabench
+from asabench.core.attack_names import names_without_targets
 from asabench.core.defaults import ATTACK, PROTOCOL, UTILITY_DOSES, UTILITY_TOKENS
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet
@@ -16,13 +17,14 @@ from asabench.core.utility_report import TaskScore, UtilityReport
 from harness.attacks import Attack, make_attacks
 from harness.engine.sweep import grid, sweep
 from harness.evaluation.plan import parse_layers, resolve_protocol
+from harness.model.limits import check_fits
 from harness.model.subject import Subject, check_prompt_format
 from harness.probes.run import evenly_spaced
 from harness.progress import progress_line
 from harness.utility.answers import DETECTOR, Reading, read_answer
 from harness.utility.benign import benign_rates
 from harness.utility.csqa import Questions, csqa_scores, read_questions
-from harness.utility.gsm8k import Problems, gsm8k_scores, read_problems
+from harness.utility.gsm8k import Problems, check_problems, gsm8k_scores, read_problems
 from harness.utility.lm_eval_tasks import LmEvalTasks, lm_eval_scores, read_lm_eval_tasks
 from harness.utility.requests import BENIGN, OVER_REFUSAL, described, load_requests
 
@@ -95,12 +97,20 @@ def measure(
     max_rows: rows of a batch at most. progress: a line on a terminal. Raises `UserError`.
     """
     protocol, attacks = choices.protocol, choices.attacks
-    check_prompt_format(subject, protocol)
     chosen = evenly_spaced(range(subject.n_layers), LAYERS) if choices.layers is None else choices.layers
     layers = parse_layers(chosen, subject.n_layers)
     benign, over_refusal = choices.benign.prompts, choices.over_refusal.prompts
     # A request may be in both sets: it is answered once
     prompts = list(dict.fromkeys([*benign, *over_refusal]))
+    check_prompt_format(subject, protocol, prompts)
+    check_fits(
+        subject.model,
+        {prompt.id: subject.format(prompt, protocol) for prompt in prompts},
+        subject.name,
+        new_tokens=protocol.max_new_tokens,
+    )
+    if choices.gsm8k is not None:
+        check_problems(subject, choices.gsm8k, protocol)
     cells = grid(prompts, layers, list(attacks.values()), protocol)
     with progress_line(0, len(cells), protocol.max_new_tokens, progress) as line:
         found: dict[Cell, Reading | None] = {}
@@ -136,8 +146,8 @@ def measure(
 
 
 def _refuse_attacks_with_targets(attacks: dict[str, Attack]) -> None:
-    if needing := [name for name, attack in attacks.items() if getattr(attack, "needs_targets", False)]:
+    if needing := [name for name, attack in attacks.items() if attack.needs_targets]:
         raise UserError(
             f"the attack {needing[0]} works towards a harmful target, which a harmless request has not; "
-            "allowed here: random, mean_difference, or none"
+            f"allowed here: {', '.join(names_without_targets())}, or none"
         )

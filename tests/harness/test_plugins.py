@@ -21,6 +21,10 @@ V1 = PRESETS["asabench-v1"]
 DOCS = ROOT / "docs" / "attacks.md"
 
 
+AXIS = "axis_attack:AxisAttack:axis=3"
+"""The attack of the docs as it is asked for, which is its recorded name too."""
+
+
 def example() -> str:
     text = DOCS.read_text(encoding="utf-8")
     return text.split("```python\n")[1].split("```")[0]
@@ -38,7 +42,7 @@ def test_the_attack_in_the_docs_runs(llama: Subject, tmp_path: Path) -> None:
     done = evaluate(
         llama,
         prompts=prompts,
-        attack=["random", "axis_attack:AxisAttack:axis=3"],
+        attack=["random", AXIS],
         seeds=[0, 1],
         max_new_tokens=3,
         out=tmp_path / "run",
@@ -47,11 +51,11 @@ def test_the_attack_in_the_docs_runs(llama: Subject, tmp_path: Path) -> None:
     )
     counts = done.responses.groupby("attack").size().to_dict()
     # It uses no seed: one cell per prompt and layer, where random has two
-    assert counts == {"none": 2, "random": 2 * 2 * 4, "axis-3": 2 * 4}
-    assert done.responses.loc[done.responses["attack"] == "axis-3", "seed"].isna().all()
-    assert [result.attack for result in done.row.results] == ["random", "axis-3"]
+    assert counts == {"none": 2, "random": 2 * 2 * 4, AXIS: 2 * 4}
+    assert done.responses.loc[done.responses["attack"] == AXIS, "seed"].isna().all()
+    assert [result.attack for result in done.row.results] == ["random", AXIS]
     assert done.row.results[1].pasr.value is not None
-    attack = make_attack("axis_attack:AxisAttack:axis=3", V1)
+    attack = make_attack(AXIS, V1)
     assert torch.equal(attack.directions(llama, [None])[0], torch.eye(32)[3])  # type: ignore[list-item]
 
 

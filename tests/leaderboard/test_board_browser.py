@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,37 +14,10 @@ from asabench.core.row import Row, read_row
 from leaderboard.build import build
 from leaderboard.text import format_estimate
 from tests.board_fixtures import HOSTILE, complete_row, make_submission, make_utility, row_with_worst_case, write_entry
+from tests.browser import Axe, Visit, expect
 from tests.card_fixtures import submitted_card
 from tests.rows import make_row, write_row
 from tools.speed.board_entries import write_entries
-
-try:
-    from axe_playwright_python.sync_playwright import Axe
-    from playwright.sync_api import expect, sync_playwright
-except ImportError:  # the fixture says what to install
-    Axe = sync_playwright = None
-
-pytestmark = pytest.mark.skipif(
-    os.environ.get("ASABENCH_NO_BROWSER") == "1", reason="ASABENCH_NO_BROWSER=1: no browser was wanted"
-)
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-HOW = (
-    "the board's tests need Chromium, Playwright and axe: `apt-get install chromium` and "
-    "`pip install -r requirements-dev.txt`, or set ASABENCH_NO_BROWSER=1 to go without"
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium. Without one the tests fail: a board that nobody opened is not tested."""
-    executable = os.environ.get("ASABENCH_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
-    if executable is None or sync_playwright is None or Axe is None:
-        pytest.fail(HOW)
-    with sync_playwright() as playwright:
-        # Root, as in a container, has no sandbox
-        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -68,33 +39,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_row(folder / "runs" / "bare", make_row(run_id="bare-run", judge={"certified": False}))
     build(folder / "runs", folder / "site")
     return folder / "site"
-
-
-class Visit:
-    """A page of a site, opened from its file; what it asked for and complained of is kept."""
-
-    def __init__(self, browser: Any, site: Path, **options: Any) -> None:
-        self.context = browser.new_context(**options)
-        self.page = self.context.new_page()
-        self.site = site
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog: {dialog.message}"))
-        self.page.on("console", lambda message: self.complaints.append(message.text) if message.type != "log" else None)
-
-    def go(self, name: str) -> Any:
-        self.page.goto(f"{self.site.as_uri()}/{name}")
-        return self.page
-
-    def check_quiet(self) -> None:
-        """No error on the console, no dialog, and nothing asked for outside the folder."""
-        assert not self.complaints
-        assert self.requests
-        outside = [url for url in self.requests if not url.startswith((self.site.as_uri(), "data:,"))]
-        assert not outside
 
 
 @pytest.fixture

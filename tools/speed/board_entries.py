@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from asabench.core.attack_names import REQUIRED_ATTACKS
+from asabench.core.attack_names import REQUIRED_ATTACKS, built_in
 from asabench.core.estimate import Rate
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import PRESETS, PROMPT_SET, SIZES
@@ -289,7 +289,8 @@ def make_verdicts(row: Row, generator: np.random.Generator) -> pd.DataFrame:
     clean = pd.DataFrame({"prompt_id": names, "layer": None, "attack": CLEAN, "dose": 0.0, "seed": None})
     blocks = [clean.assign(share=row.init.value)]
     for result in row.results:
-        seeds = row.seeds if result.attack == "random" else (None,)
+        known = built_in(result.attack)
+        seeds = row.seeds if known is not None and known.uses_seed else (None,)
         frame = pd.DataFrame(itertools.product(seeds, row.layers, names), columns=["seed", "layer", "prompt_id"])
         shares = {int(layer): rate.value for layer, rate in result.lasr.items()}
         blocks.append(frame.assign(attack=result.attack, dose=result.dose, share=frame["layer"].map(shares)))

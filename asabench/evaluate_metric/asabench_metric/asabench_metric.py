@@ -19,9 +19,7 @@ from asabench.core.errors import UserError
 from asabench.core.records import LABELS
 from asabench.stats import metrics
 
-CITATION = (
-    "Gu et al. 2025, Probing the Robustness of Large Language Models Safety to Latent Perturbations, arXiv:2506.16078"
-)
+CITATION = "Gu et al., Probing the Safety Robustness of LLMs in Latent Space, ACL 2026, arXiv:2506.16078"
 CELL = {"prompt_id": "string", "layer": "int32", "attack": "string", "dose": "float64", "seed": "int64"}
 
 

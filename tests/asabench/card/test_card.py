@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -41,11 +40,11 @@ from leaderboard.card_page import render_card
 from leaderboard.charts.card_svg import loss_svg, rates_svg, refusals_svg, round_top
 from leaderboard.charts.svg import lasr_svg
 from leaderboard.text import format_estimate
-from tests.asabench.cli.test_cli import RULES, asabench, refused_in_process
 from tests.asabench.runs.test_compare import LETTERS_A, LETTERS_B, Letters, make_run
 from tests.board_fixtures import HOSTILE, make_utility
+from tests.browser import Axe, Visit
 from tests.card_fixtures import DATA, OWN, SET, SETTINGS, THEIRS, curves, shares
-from tests.leaderboard.test_board_browser import Axe, Visit, browser  # noqa: F401  (the fixture)
+from tests.command_line import RULES, asabench, refused_in_one_line
 from tests.rows import make_result, make_row, rate
 from tests.tables import bounds, frame, lines, wilson
 
@@ -462,11 +461,6 @@ def test_the_pages_own_style_is_all_its_policy_allows() -> None:
 # In a browser
 
 
-no_browser = pytest.mark.skipif(
-    os.environ.get("ASABENCH_NO_BROWSER") == "1", reason="ASABENCH_NO_BROWSER=1: no browser was wanted"
-)
-
-
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cards")
@@ -475,12 +469,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@no_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("name", ["whole", "empty", "hostile"])
 def test_axe_finds_nothing_and_nothing_is_fetched(
-    browser: Any,  # noqa: F811
+    browser: Any,
     pages: Path,
     name: str,
     width: int,
@@ -504,8 +497,7 @@ def test_axe_finds_nothing_and_nothing_is_fetched(
     audited.context.close()
 
 
-@no_browser
-def test_the_page_works_without_scripts(browser: Any, pages: Path) -> None:  # noqa: F811
+def test_the_page_works_without_scripts(browser: Any, pages: Path) -> None:
     visit = Visit(browser, pages, java_script_enabled=False)
     page = visit.go("whole.html")
     assert page.locator("h1").inner_text() == "tiny-hard"
@@ -660,9 +652,9 @@ def test_mistakes_are_one_line(models: tuple[Path, Path], tmp_path: Path) -> Non
         ((*start, *training(tmp_path), "--pairs", tmp_path / "file"), "give JSON Lines"),
         ((*start, *training(tmp_path), "--learning-rate", "1e30"), "use a smaller --learning-rate"),
     ):
-        assert says in refused_in_process(*arguments, cwd=tmp_path), arguments
+        assert says in refused_in_one_line(*arguments, cwd=tmp_path), arguments
     (model / "training.json").write_text("[]")
-    assert "no record of a training" in refused_in_process(*bare, cwd=tmp_path)
+    assert "no record of a training" in refused_in_one_line(*bare, cwd=tmp_path)
 
 
 def test_the_commands_own_help() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import signal
@@ -16,60 +14,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from asabench.cli.app import main as asabench_main
+from asabench.core.errors import UserError
+from asabench.core.paths import expanded
 from asabench.runs.folder import read_run
-
-ASABENCH = [sys.executable, "-m", "asabench.cli.app"]
-
-
-RULES = ("--judge", "rules", "--uncertified")
-
-
-def by_rules(arguments: tuple[object, ...]) -> list[str]:
-    """An evaluation is judged by rules unless it names a judge: the default one takes seconds to load its model."""
-    own = arguments[:1] != ("evaluate",) or "--judge" in arguments
-    return [*map(str, arguments), *(() if own else RULES)]
-
-
-def asabench(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*ASABENCH, *by_rules(arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
-        timeout=300,
-        stdin=subprocess.DEVNULL,
-    )
-
-
-def refused_in_process(*arguments: object, cwd: Path) -> str:
-    """The same command line without a new process, which would take seconds to import torch each time."""
-    output = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(output), pytest.raises(SystemExit) as exit_:
-        patch.chdir(cwd)
-        patch.setattr(sys, "argv", ["asabench", *map(str, arguments)])
-        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        asabench_main()
-    message = output.getvalue()
-    assert exit_.value.code == 2, message
-    assert message.startswith("asabench: "), message
-    assert message.count("\n") == 1, message
-    return message
-
-
-def refused(*arguments: object, cwd: Path | None = None, **environment: str) -> str:
-    done = asabench(*arguments, cwd=cwd, **environment)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
-
-
-def refused_in_one_line(*arguments: object, cwd: Path | None = None, **environment: str) -> str:
-    message = refused(*arguments, cwd=cwd, **environment)
-    assert message.startswith("asabench: "), message
-    assert message.count("\n") == 1, message
-    return message
+from harness.model.files import cache_folder
+from tests.command_line import ASABENCH, RULES, asabench, asabench_process, by_rules, refused, refused_in_one_line
 
 
 @pytest.fixture
@@ -78,12 +27,57 @@ def model(save_model: Callable[..., Path]) -> Path:
 
 
 def test_version_and_help() -> None:
-    assert asabench("--version").stdout.startswith("asabench 0.")
-    done = asabench("--help")
+    assert asabench_process("--version").stdout.startswith("asabench 0.")
+    done = asabench_process("--help")
     assert done.returncode == 0
     for command in ("evaluate", "report", "models", "leaderboard"):
         assert command in done.stdout
-    assert "--max-new-tokens" in asabench("evaluate", "--help").stdout
+    assert "--max-new-tokens" in asabench_process("evaluate", "--help").stdout
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written(unbuffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as device:
+        full = subprocess.run([*ASABENCH, "models"], stdout=device, stderr=subprocess.PIPE, text=True, env=environment)
+    assert full.returncode == 1
+    assert full.stderr == (
+        "asabench: a write failed (No space left on device); free some space where the output goes\n"
+    )
+    closed = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *ASABENCH, "models"], capture_output=True, text=True, env=environment
+    )
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}],
+    ids=str,
+)
+def test_a_terminal_of_few_characters(environment: dict[str, str], tmp_path: Path) -> None:
+    done = asabench_process("report", "mødel-✓", cwd=tmp_path, **environment)
+    assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (2, 1, False)
+    assert "is not a run folder" in done.stderr
+    code = (
+        "import sys\nfrom asabench.cli.terminal import any_characters\nany_characters()\n"
+        "print('m\\xf8del-\\u2713-\\udcff')\nprint('m\\xf8del', file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "m\\xf8del-\\u2713-\\udcff\n", "m\\xf8del\n")
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.delenv("ASABENCH_CACHE", raising=False)
+    for call in (cache_folder, lambda: expanded("~/model")):
+        with pytest.raises(UserError, match="none is known for this user; set HOME"):
+            call()
 
 
 def test_help_needs_nothing_heavy() -> None:
@@ -117,7 +111,7 @@ def test_models_lists_the_short_name() -> None:
 def test_evaluate_report_and_leaderboard(model: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ("--model", model, "--limit", 2, "--doses", "0.3,1", "--seeds", "0,1", "--max-new-tokens", 5)
-    done = asabench("evaluate", *options, "--layers", "0,2-3", "--out", run)
+    done = asabench_process("evaluate", *options, "--layers", "0,2-3", "--out", run)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "no progress line where nobody watches"
     for word in ("MASR", "PASR", "INIT", "peak layer", "row.json", "lasr.png"):
@@ -181,7 +175,7 @@ def test_dry_run_says_what_it_would_take_and_writes_nothing(model: Path, tmp_pat
     ids=lambda value: " ".join(value[1:]) if isinstance(value, tuple) else None,
 )
 def test_bad_choices(arguments: tuple[str, ...], words: str, model: Path, tmp_path: Path) -> None:
-    message = refused_in_process("evaluate", *(str(model) if a == "MODEL" else a for a in arguments), cwd=tmp_path)
+    message = refused_in_one_line("evaluate", *(str(model) if a == "MODEL" else a for a in arguments), cwd=tmp_path)
     assert words in message
     assert not (tmp_path / "runs").exists()
 
@@ -207,7 +201,7 @@ def test_a_model_without_a_chat_template(save_model: Callable[..., Path], tmp_pa
 def test_malformed_prompts(content: str, model: Path, tmp_path: Path) -> None:
     file = tmp_path / "prompts.csv"
     file.write_text(content)
-    assert "prompts.csv" in refused_in_process("evaluate", "--model", model, "--prompts", file, cwd=tmp_path)
+    assert "prompts.csv" in refused_in_one_line("evaluate", "--model", model, "--prompts", file, cwd=tmp_path)
 
 
 def test_an_output_folder_that_cannot_be_written(model: Path, tmp_path: Path) -> None:
@@ -298,7 +292,7 @@ def test_compare_two_runs(model: Path, save_model: Callable[..., Path], tmp_path
     assert done.returncode == 0, done.stderr
     for word in ("tiny-gpt2", "other", "MASR", "PASR", "INIT"):
         assert word in done.stdout
-    refused_in_process("compare", tmp_path / "a", tmp_path / "nowhere", cwd=tmp_path)
+    refused_in_one_line("compare", tmp_path / "a", tmp_path / "nowhere", cwd=tmp_path)
 
 
 def test_several_attacks_and_probes(model: Path, tmp_path: Path) -> None:
@@ -336,9 +330,9 @@ def test_several_attacks_and_probes(model: Path, tmp_path: Path) -> None:
 def test_bad_attacks(arguments: tuple[str, ...], words: str, model: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.csv"
     prompts.write_text("goal\nsay hello\n")
-    message = refused_in_process("evaluate", "--model", model, "--prompts", prompts, *arguments, cwd=tmp_path)
+    message = refused_in_one_line("evaluate", "--model", model, "--prompts", prompts, *arguments, cwd=tmp_path)
     assert words in message
 
 
 def test_an_unknown_probe(model: Path, tmp_path: Path) -> None:
-    assert "nll, kl, landscape" in refused_in_process("probe", "--model", model, "--what", "entropy", cwd=tmp_path)
+    assert "nll, kl, landscape" in refused_in_one_line("probe", "--model", model, "--what", "entropy", cwd=tmp_path)

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,27 +15,19 @@ import pytest
 
 from asabench.dataset.files import read_benchmark
 from tests.asabench.dataset.dataset_fixtures import benchmark_folder, finished_run, original_folder, original_rows
+from tests.command_line import ASABENCH, asabench, asabench_process
 from tests.conftest import ROOT
 from tests.hub_server import HubServer, User
 
-ASABENCH = [sys.executable, "-m", "asabench.cli.app"]
 OWNER, READER = "hf_owner", "hf_reader"
 
 
-def asabench(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*ASABENCH, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
-        timeout=300,
-        stdin=subprocess.DEVNULL,
-    )
+def refused(*arguments: object) -> str:
+    return refusal_in(asabench(*arguments))
 
 
-def refused(*arguments: object, **environment: str) -> str:
+def refusal_in(done: subprocess.CompletedProcess[str]) -> str:
     """The last line on standard error, which a `UserError` becomes; what went on until then stands before it."""
-    done = asabench(*arguments, **environment)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -122,20 +113,21 @@ def test_diff_refuses_an_unknown_key(folder: Path) -> None:
 def test_push_then_download_by_tag_without_a_hub_account_file(tmp_path: Path, folder: Path) -> None:
     with HubServer({OWNER: User("lab"), READER: User("reader")}) as hub:
         owner = hub.environment(tmp_path / "owner", OWNER, HF_HUB_OFFLINE="0")
-        pushed = asabench("push", folder, "--repo", "lab/set", "--version", "v1", **owner)
+        pushed = asabench_process("push", folder, "--repo", "lab/set", "--version", "v1", **owner)
         assert pushed.returncode == 0, pushed.stderr
         assert "lab/set" in pushed.stdout
         assert "gated: auto" in pushed.stdout
         hub.repos["lab/set"].accepted.add("reader")
         reader = hub.environment(tmp_path / "reader", READER, HF_HUB_OFFLINE="0")
         out = tmp_path / "fetched"
-        fetched = asabench("download", "--repo", "lab/set", "--revision", "v1", "--out", out, **reader)
+        fetched = asabench_process("download", "--repo", "lab/set", "--revision", "v1", "--out", out, **reader)
         assert fetched.returncode == 0, fetched.stderr
         assert f"benchmark: {out}" in fetched.stdout
         assert read_benchmark(out).manifest.digest == read_benchmark(folder).manifest.digest
-        again = refused("push", folder, "--repo", "lab/set", "--version", "v1", **owner)
+        again = refusal_in(asabench_process("push", folder, "--repo", "lab/set", "--version", "v1", **owner))
         assert "v1" in again
-        assert "nothing-here" in refused("download", "--repo", "lab/nothing-here", **reader)
+        missing = refusal_in(asabench_process("download", "--repo", "lab/nothing-here", **reader))
+        assert "nothing-here" in missing
 
 
 def test_push_refuses_an_unknown_gate(folder: Path) -> None:

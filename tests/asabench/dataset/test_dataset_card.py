@@ -53,7 +53,8 @@ def test_it_agrees_with_the_citation_file(benchmark: Benchmark) -> None:
     assert paper["year"] == card.PAPER_YEAR
     assert paper["identifiers"][0]["value"] == f"arXiv:{card.PAPER_ARXIV}"
     assert paper["url"] == card.PAPER_URL
-    shown = (citation["message"], citation["title"], paper["title"], paper["url"], "journal = {arXiv:2506.16078}")
+    assert paper["conference"]["name"] == card.PAPER_VENUE
+    shown = (citation["message"], citation["title"], paper["title"], paper["url"], "note    = {arXiv:2506.16078}")
     assert all(words in text for words in shown)
 
 

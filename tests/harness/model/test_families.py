@@ -14,6 +14,7 @@ from harness.attacks.random import RandomAttack
 from harness.engine.sweep import grid, sweep
 from harness.model.subject import Subject
 from harness.stream.injection import hidden_state
+from tests import families
 
 V1 = PRESETS["asabench-v1"].model_copy(update={"max_new_tokens": 12, "doses": (0.0, 0.3, 1.0)})
 GU2025 = PRESETS["gu2025"].model_copy(update={"max_new_tokens": 12})
@@ -83,6 +84,20 @@ def test_mixed_batches_equal_the_plain_loop(family_subject: Subject, protocol: P
     assert len(got) == len(cells)
     for cell in cells:
         assert list(got[cell.id]) == plain_answer(family_subject, cell, protocol), cell
+
+
+@pytest.mark.parametrize("family", families.TABLE, ids=lambda family: family.config_class)
+def test_a_family_is_measured_or_refused_as_the_page_says(family: families.Family) -> None:
+    assert families.line(family) in families.PAGE.read_text(encoding="utf-8").splitlines(), (
+        "docs/families.md is stale: python -m tests.families"
+    )
+
+
+def test_the_page_lists_these_families() -> None:
+    text = families.PAGE.read_text(encoding="utf-8")
+    assert text.startswith(families.HEAD)
+    listed = [line.split(" | ")[0].removeprefix("| ") for line in text.removeprefix(families.HEAD).splitlines()]
+    assert listed == sorted((family.name for family in families.TABLE), key=str.casefold)
 
 
 def test_clean_answers_equal_generate(family_subject: Subject) -> None:

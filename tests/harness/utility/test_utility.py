@@ -25,7 +25,7 @@ from asabench.core.text import in_words
 from asabench.core.utility_report import TaskScore, near_chance, read_utility, utility_table
 from asabench.judging.labelled_pairs import labelled_pairs
 from asabench.stats.intervals import layer_mean_rate, wilson
-from harness.model.subject import Subject, load
+from harness.model.subject import Subject
 from harness.utility import gsm8k as gsm8k_module
 from harness.utility.answers import read_answer
 from harness.utility.benign import benign_rates
@@ -35,7 +35,7 @@ from harness.utility.gsm8k import final_number, gsm8k_scores, read_problems
 from harness.utility.measure import make_choices, measure
 from harness.utility.requests import BENIGN, OVER_REFUSAL, described, load_requests
 from harness.utility.sources import HubTable, read_table
-from tests.asabench.cli.test_cli import asabench, refused_in_process
+from tests.command_line import asabench, refused_in_one_line
 from tests.conftest import tiny_subject
 
 # What an answer is read as
@@ -430,7 +430,10 @@ def test_the_command_writes_a_report(save_model: Callable[..., Path], tmp_path: 
     csqa = write_lines(tmp_path / "csqa.jsonl", [question(n, "A") for n in range(3)])
     out = tmp_path / "deep" / "utility.json"
     options = ("--limit", 2, "--doses", "0.3", "--max-new-tokens", 4, "--gsm8k", gsm, "--csqa", csqa, "--out", out)
-    done = asabench("utility", save_model("llama"), *options)
+    small = asabench("utility", save_model("llama", name="small"), *options)
+    assert small.returncode == 2
+    assert small.stderr.endswith("answers have up to 256 tokens there: leave --gsm8k out\n"), small.stderr
+    done = asabench("utility", save_model("llama", max_position_embeddings=1024), *options)
     assert done.returncode == 0, done.stderr
     report = read_utility(out)
     assert set(report.tasks) == {"gsm8k", "csqa", "csqa_norm"}
@@ -451,7 +454,7 @@ def test_bad_options_are_refused_before_the_model_loads(tmp_path: Path) -> None:
         (("--out", str(tmp_path)), "is a folder"),
     ]:
         arguments = options if "--out" in options else (*options, "--out", "u.json")
-        assert message in refused_in_process("utility", "no-such-model", *arguments, cwd=tmp_path), options
+        assert message in refused_in_one_line("utility", "no-such-model", *arguments, cwd=tmp_path), options
 
 
 def test_a_layer_out_of_range_is_refused() -> None:
@@ -462,8 +465,8 @@ def test_a_layer_out_of_range_is_refused() -> None:
 # One real model
 
 
-def test_a_real_model_answers_harmless_requests() -> None:
-    report = measure(load("smollm2-135m"), make_choices(limit=8, doses=(3.0,), layers="15", max_new_tokens=24))
+def test_a_real_model_answers_harmless_requests(smollm2: Subject) -> None:
+    report = measure(smollm2, make_choices(limit=8, doses=(3.0,), layers="15", max_new_tokens=24))
     answered = report.clean.benign_answer_rate.value
     under = report.under_injection[0].benign_answer_rate.value
     assert answered is not None

@@ -19,7 +19,7 @@ from harness.utility import lm_eval_tasks
 from harness.utility.choices import log_likelihoods
 from harness.utility.lm_eval_tasks import lm_eval_scores, read_lm_eval_tasks, scores_of
 from harness.utility.measure import make_choices, measure
-from tests.asabench.cli.test_cli import asabench, refused_in_process
+from tests.command_line import asabench_process, refused_in_one_line
 from tests.conftest import tiny_subject
 
 # Results as lm-eval gives them
@@ -91,7 +91,7 @@ def test_the_digest_is_of_the_questions_whatever_their_order() -> None:
 def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     lm_eval_tasks._task_manager.cache_clear()
-    message = refused_in_process("utility", "no-such-model", "--lm-eval", "gsm8k", "--out", "u.json", cwd=tmp_path)
+    message = refused_in_one_line("utility", "no-such-model", "--lm-eval", "gsm8k", "--out", "u.json", cwd=tmp_path)
     assert "pip install 'asabench[lm-eval]'" in message
 
 
@@ -228,7 +228,7 @@ def test_tasks_that_are_not_there_are_refused(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.usefixtures("lm_eval")
 def test_data_that_the_hub_does_not_give_are_refused(tmp_path: Path) -> None:
-    message = refused_in_process("utility", "no-such-model", "--lm-eval", "gsm8k", "--out", "u.json", cwd=tmp_path)
+    message = refused_in_one_line("utility", "no-such-model", "--lm-eval", "gsm8k", "--out", "u.json", cwd=tmp_path)
     assert "cannot load the task gsm8k" in message
     assert "its data must be within reach" in message
 
@@ -238,7 +238,7 @@ def test_the_command_scores_a_task_of_ones_own(save_model: Callable[..., Path], 
     task = write_task(tmp_path, [*CHOICES, metric("acc"), metric("acc_norm")])
     out = tmp_path / "utility.json"
     options = ("--attack", "none", "--limit", 2, "--max-new-tokens", 4, "--lm-eval", task, "--out", out)
-    done = asabench("utility", save_model("llama"), *options)
+    done = asabench_process("utility", save_model("llama"), *options)
     assert done.returncode == 0, done.stderr
     assert set(read_utility(out).tasks) == {"lm-eval:own_quiz:acc", "lm-eval:own_quiz:acc_norm"}
     assert "lm-eval:own_quiz:acc_norm" in done.stdout
