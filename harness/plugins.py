@@ -7,11 +7,11 @@ left to them.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import inspect
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ def announced(kind: Kind, own: Collection[str] = ()) -> Mapping[str, tuple[str, 
     disagree.
     """
     found: dict[str, dict[str, None]] = {}
-    for entry in importlib.metadata.entry_points(group=f"asabench.{kind}s"):
+    for entry in entry_points(group=f"asabench.{kind}s"):
         if entry.name not in own:
             path = entry.value.partition("[")[0].replace(" ", "")
             found.setdefault(entry.name, {})[path] = None

@@ -13,6 +13,7 @@ import typer
 
 import asabench
 from asabench.cli import card, dataset, defences, evaluation, judging, leaderboard, models, probe, submission, utility
+from asabench.cli.plugins import ListsPlugins
 from asabench.cli.terminal import any_characters, swallow_output
 from asabench.core.errors import UserError
 from asabench.core.links import link
@@ -56,7 +57,7 @@ for command, *pages in COMMANDS:
     name = command.__name__.replace("_", "-")
     # \b: an address is not broken where a line ends
     more = "\b\n" + "\n".join(f"More: {link(page)}" for page in pages)
-    app.command(name, epilog=more, context_settings=PASSED_ON.get(name))(command)
+    app.command(name, cls=ListsPlugins, epilog=more, context_settings=PASSED_ON.get(name))(command)
 
 
 def main() -> None:

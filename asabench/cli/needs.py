@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from asabench.core.errors import UserError
+from asabench.core.judge_names import JUDGES
 
 MODEL = ("torch", "transformers")
 """What running a model needs."""
@@ -17,6 +18,7 @@ def needs(*packages: str) -> None:
 
 
 def judge_needs(spec: str) -> None:
-    """`needs` of a judge that is named so: the embedded one runs a model; others say themselves what they lack."""
-    if spec.partition(":")[0] == "embedded":
+    """`needs` of a judge that is named so, where it runs a model here; others say themselves what they lack."""
+    judge = JUDGES.get(spec.partition(":")[0])
+    if judge is not None and judge.runs_model:
         needs(*MODEL)

@@ -11,6 +11,9 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from asabench.core.attack_names import BUILT_IN, names_without_targets
+from asabench.core.judge_names import forms
+
 PROTOCOLS_OWN = "the protocol's"
 
 
@@ -60,10 +63,8 @@ DOSES = "Lengths of the perturbation, such as 0.3,1: at 1 it is about as long as
 Doses = Annotated[Optional[str], option(DOSES, default=PROTOCOLS_OWN)]
 SEEDS = "Seeds of attacks that draw, such as 0,1."
 Seeds = Annotated[Optional[str], option(SEEDS, default=PROTOCOLS_OWN)]
-ATTACK = (
-    "Attacks between commas: random, gradient, pgd, mean_difference, package.module:Name; "
-    "options as gradient:direction=descend."
-)
+ATTACK = f"Attacks between commas: {', '.join(BUILT_IN)}, package.module:Name; options as gradient:direction=descend."
+ATTACK_WITHOUT_TARGET = f"Attacks between commas: {', '.join(names_without_targets())}, package.module:Name, or none."
 Attack = Annotated[str, option(ATTACK)]
 TARGET = "The start of compliance that directed attacks work towards, for all prompts."
 Target = Annotated[Optional[str], option(TARGET, default="each prompt's own")]
@@ -79,10 +80,7 @@ DryRun = Annotated[bool, option("Say what it would take, and stop.", "--dry-run"
 
 # Who judges the answers
 
-JUDGE = (
-    "embedded, rules, vllm:MODEL[@URL] (a server that speaks OpenAI's protocol), vllm-in-process:MODEL, or "
-    "package.module:Name."
-)
+JUDGE = f"{', '.join(forms())}, or package.module:Name."
 Judge = Annotated[str, option(f"Who judges the answers: {JUDGE}")]
 JudgeArgument = Annotated[str, typer.Argument(help=JUDGE)]
 Bar = Annotated[float, option("Balanced accuracy that the judge must reach on labelled pairs.")]

@@ -32,9 +32,7 @@ def utility(
         Optional[str],
         option("Score tasks by lm-eval (an extra): names or .yaml files, such as arc_easy,piqa."),
     ] = None,
-    attack: Annotated[
-        str, option("Attacks between commas: random, mean_difference, package.module:Name, or none.")
-    ] = ATTACK,
+    attack: Annotated[str, option(options.ATTACK_WITHOUT_TARGET)] = ATTACK,
     doses: Annotated[str, option(options.DOSES)] = DOSES,
     layers: Annotated[Optional[str], option(options.LAYERS, default="four, evenly spaced")] = None,
     seeds: Annotated[str, option(options.SEEDS)] = "0",

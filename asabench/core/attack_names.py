@@ -97,10 +97,10 @@ def recorded_name(path: str, options: Mapping[str, str]) -> str:
     # What `quote` leaves as it is and a recorded name may not hold
     written = {key: quote(value, safe="").replace("~", "%7E") for key, value in options.items()}
     name = ":".join([path, *(f"{key}={written[key]}" for key in sorted(written))])
-    if not re.match(RECORDED_NAME, name):
+    if not re.fullmatch(RECORDED_NAME, name):
         raise UserError(
-            f"the attack {name!r} cannot be recorded; a name and its options have at most 160 plain letters, digits "
-            "and . _ - between them"
+            f"the attack {name!r} cannot be recorded; its path and options may have 160 characters together, and the "
+            "path plain letters, digits and . _ - alone"
         )
     return name
 

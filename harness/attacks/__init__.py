@@ -47,6 +47,11 @@ class Attack(Interface):
         ...
 
 
+def stated(attack: Attack) -> dict[str, str | bool]:
+    """What an attack says of itself, by name: recorded with a run."""
+    return {"family": attack.family, "uses_seed": attack.uses_seed, "needs_targets": attack.needs_targets}
+
+
 ATTACKS: dict[str, Callable[..., Attack]] = {name: import_module(f"harness.attacks.{name}").make for name in BUILT_IN}
 """What makes each attack that comes with ASABench: called with the protocol, and its options by keyword."""
 

@@ -21,8 +21,8 @@ from harness.model.subject import Subject
 
 
 class GradientAttack:
-    """The sign of the gradient of L, the mean NLL of the target "Sure, here is ...", at block `l`'s output; all layers
-    of a prompt from one forward and backward."""
+    """The sign of the gradient of L, the mean NLL of the prompt's target, at block `l`'s output; all layers of a prompt
+    from one forward and backward."""
 
     family = "gradient"
     uses_seed = False

@@ -17,6 +17,7 @@ from asabench.core.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo,
 from asabench.judging.judge import Judge
 from asabench.runs.folder import Run, open_run
 from asabench.stats.scoring import RowHead, scored_row
+from harness.attacks import stated
 from harness.engine.selftest import self_test
 from harness.engine.sweep import sweep
 from harness.evaluation.judge import checked_judge, judge_the_rest
@@ -48,6 +49,7 @@ def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
         "prompt_set": plan.prompts.name,
         **provenance(plan.subject.device),
         "judge": info.model_dump(),
+        "attacks": {name: stated(attack) for name, attack in plan.attacks.items()},
     }
     with open_run(plan.path, plan.settings, context, prompts) as run:
         _generate(plan, run, judge, progress)

@@ -435,6 +435,12 @@ def attacked(attack: str, value: float, half: float = 0.1, dose: float = 1.0) ->
         ([attacked("pgd", 0.65, 0.01), attacked("gradient", 0.5, 0.01)], False),  # sure, but not far
         ([attacked("pgd", 0.9), attacked("random", 0.5)], False),
         ([attacked("random", 0.8), attacked("mean_difference", 0.1)], False),
+        # Others' attacks, whatever they are called
+        ([attacked("randomised_search", 0.9), attacked("gradient-ascend", 0.1)], False),
+        ([attacked("pgd_restarts", 0.9), attacked("gradient-ascend", 0.1)], False),
+        ([attacked("random:Search", 0.9), attacked("pgd.fast:Pgd:n=3", 0.9), attacked("gradient-ascend", 0.1)], False),
+        ([attacked("random", 0.8), attacked("gradient-free", 0.1)], False),
+        ([attacked("pgd:steps=20", 0.9), attacked("gradient-ascend:at=reference", 0.1)], True),
         ([attacked("gradient", 0.0, dose=0.1), attacked("random", 0.0, dose=0.1), attacked("random", 0.9)], False),
         ([attacked("random", 0.8), make_result(attack="gradient", masr=NOTHING)], False),
         ([make_result(attack="random", masr=NOTHING), attacked("gradient", 0.1)], False),

@@ -52,6 +52,7 @@ from tools.speed.board_entries import write_entries
 
 RIGHT = {(pair.goal, pair.response): min(pair.right) for pair in gold_pairs()}
 SLUG = "tiny-llama-hardened-asabench-v1"
+REVISION_OF_RUN = "sha256:0123456789abcdef"
 UNSEEN = tuple(hashlib.sha256(f"training request {n}".encode()).hexdigest() for n in range(3))
 
 
@@ -78,7 +79,7 @@ class Knowing:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
     subject = tiny_subject("llama")
-    pinned = type(subject)(**{**vars(subject), "revision": "sha256:0123456789abcdef"})
+    pinned = type(subject)(**{**vars(subject), "revision": REVISION_OF_RUN})
     evaluate(
         pinned,
         prompts="quickstart",
@@ -205,7 +206,7 @@ def test_what_keeps_it_out_of_the_ranking_is_a_notice(folder: Path) -> None:
 
 def test_two_runs_of_other_attacks_are_one_submission(run: Path, tmp_path: Path) -> None:
     subject = tiny_subject("llama")
-    pinned = type(subject)(**{**vars(subject), "revision": "sha256:0123456789abcdef"})
+    pinned = type(subject)(**{**vars(subject), "revision": REVISION_OF_RUN})
     choices: dict[str, Any] = dict(
         prompts="quickstart", limit=4, doses=(0.5, 1.0), max_new_tokens=5, target="Sure, here is", judge=Knowing()
     )
