@@ -70,15 +70,17 @@ test-versions: $(VERSIONS:%=$(VENV)-%/ready) ## the tests that see most of other
 		$(VENV)-$$version/bin/python -m pytest -n logical --maxprocesses 8 --dist worksteal $(VERSION_TESTS) || exit; \
 	done
 
-# Both lists are for one Python and for the torch of requirements.txt; TORCH= leaves torch free
+# What resolves today, as wheels, for $(PYTHON). The torch of requirements.txt stands in both lists, since each torch is
+# gigabytes to install; with TORCH= it is resolved like the rest, as .github/workflows/versions.yml does it
 TORCH = $(shell grep ^torch== requirements.txt)
-version-pins: $(VENV)/ready ## write requirements-lowest.txt and requirements-newest.txt anew
-	$(PIP) install uv==0.13.9
+version-pins: ## write requirements-lowest.txt and requirements-newest.txt anew
+	$(PYTHON) -m venv $(VENV)-pins
+	$(VENV)-pins/bin/pip --disable-pip-version-check --quiet install uv==0.13.9
 	for version in lowest:lowest-direct newest:highest; do \
 		list=requirements-$${version%:*}.txt; \
 		printf '%s\n' 'pytest>=9' 'pytest-xdist>=3.8' 'setuptools>=77' $(TORCH) | \
-			$(BIN)/uv pip compile --quiet --python $(BIN)/python --no-header --no-annotate --extra eval \
-				--resolution $${version#*:} pyproject.toml - > $$list.part || exit; \
+			$(VENV)-pins/bin/uv pip compile --quiet --python $(VENV)-pins/bin/python --only-binary :all: --no-header \
+				--no-annotate --extra eval --resolution $${version#*:} pyproject.toml - > $$list.part || exit; \
 		echo "# Pinned: one end of the ranges in pyproject.toml, for make test-versions. Written by make version-pins." > $$list; \
 		grep -vE '^(cuda|nvidia|triton)' $$list.part >> $$list; \
 		rm $$list.part; \
