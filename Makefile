@@ -12,7 +12,7 @@ VERSIONS ?= lowest newest
 VERSION_TESTS := tests/harness/stream tests/harness/model tests/harness/attacks tests/harness/engine/test_decoding.py \
 	tests/harness/engine/test_steps.py tests/harness/evaluation/test_evaluate.py tests/asabench/core tests/asabench/runs \
 	tests/asabench/stats/test_metrics.py tests/asabench/submission/test_entries.py tests/asabench/cli/test_options.py \
-	tests/asabench/cli/test_needs.py tests/test_installed.py
+	tests/asabench/cli/test_needs.py tests/asabench/dataset/test_files.py tests/leaderboard/test_figures.py tests/test_installed.py
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-versions version-pins test-vllm check docs bench clean
