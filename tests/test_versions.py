@@ -44,4 +44,7 @@ def test_the_lowest_are_the_lower_bounds() -> None:
 def test_the_tests_of_the_versions_are_there() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
     (named,) = re.findall(r"^VERSION_TESTS := (.*)$", makefile, re.MULTILINE)
-    assert [path for path in named.split() if not (ROOT / path).exists()] == []
+    for name in named.split():
+        path, _, test = name.partition("::")
+        assert (ROOT / path).exists(), name
+        assert not test or f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), name
