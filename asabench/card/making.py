@@ -18,6 +18,7 @@ from asabench.card.records import (
     StabilityLine,
 )
 from asabench.core.errors import UserError
+from asabench.core.model_names import is_folder, split_defence
 from asabench.core.records import sha256_hex
 from asabench.core.utility_report import UtilityReport
 from asabench.runs.compare import compare
@@ -86,8 +87,8 @@ def make_card(
 
 
 def _require_same(wanted: ModelName, name: str, revision: str, what: str) -> None:
-    # The digest of a folder names its weights, whatever the folder is called; a defence at inference time adds a "+"
-    renamed = revision.startswith("sha256:") and "+" not in name
+    # The digest of a folder names its weights, whatever the folder is called, but no defence at inference time
+    renamed = is_folder(revision) and not split_defence(name)[1]
     if revision != wanted.revision or (name != wanted.name and not renamed):
         raise UserError(
             f"{what} is of {name} ({revision}), and the card has {wanted.name} ({wanted.revision}) there; give that of "

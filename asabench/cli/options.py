@@ -16,6 +16,8 @@ from asabench.core.judge_names import forms
 from asabench.core.targets import TARGET_LISTS
 
 PROTOCOLS_OWN = "the protocol's"
+CONFIGS_OWN = "the --config file's"
+NO_MODEL = "no model was named; give --model, or in the --config file a line such as `model: smollm2-135m`"
 
 
 def option(help: str, *names: str, default: str | None = None) -> Any:
@@ -38,7 +40,10 @@ def given(context: typer.Context) -> dict[str, Any]:
 
 MODEL = "A short name (`asabench models`), a local folder, or a hub id[@revision]."
 Model = Annotated[str, option(MODEL)]
-ConfiguredModel = Annotated[Optional[str], option(MODEL, default="the --config file's")]
+ConfiguredModel = Annotated[Optional[str], option(MODEL, default=CONFIGS_OWN)]
+Config = Annotated[
+    Optional[Path], option("A YAML file of these options, such as `dtype: bfloat16`; an option beside it wins.")
+]
 ModelArgument = Annotated[str, typer.Argument(help=MODEL)]
 DTYPE = "Number format of the weights: float32, bfloat16 or float16."
 Dtype = Annotated[str, option(DTYPE)]

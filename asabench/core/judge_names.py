@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+OwnKind = Literal["embedded", "rules"]
+"""Judges that are one thing each, which nothing behind their name changes: what kind they are is their name too."""
+OWN_KINDS: tuple[OwnKind, ...] = get_args(OwnKind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,16 @@ JUDGES: Mapping[str, BuiltInJudge] = {
 def forms() -> list[str]:
     """How each judge is asked for: `rules`, `vllm:MODEL[@URL]`."""
     return [f"{name}:{judge.takes}" if judge.takes else name for name, judge in JUDGES.items()]
+
+
+def own_id(kind: OwnKind, digest: str) -> str:
+    """The id of such a judge; the digest is of everything that decides its verdicts."""
+    return f"{kind}-{digest}"
+
+
+def kind_in(judge_id: str) -> OwnKind | None:
+    """Which of them has that id, if one has. No other judge may be called so (`harness.judges.make_judge`)."""
+    return next((kind for kind in OWN_KINDS if judge_id.startswith(own_id(kind, ""))), None)
 
 
 def may_be_certified(judge_id: str) -> bool:

@@ -79,7 +79,7 @@ class Choices:
 def read_config(path: Path) -> dict[str, Any]:
     """What a YAML file asks for: choices by name, and `model` beside them. Paths in it are taken from the folder in
     which the command runs. `UserError`, one line that names the file, for what cannot be used."""
-    given = _mapping(path)
+    given = read_mapping(path)
     choices = {name: value for name, value in given.items() if name != "model"}
     try:
         if unknown := [name for name in choices if name not in _READERS]:
@@ -92,7 +92,9 @@ def read_config(path: Path) -> dict[str, Any]:
     return given
 
 
-def _mapping(path: Path) -> dict[Any, Any]:
+def read_mapping(path: Path) -> dict[Any, Any]:
+    """The choices in a YAML file by name, as they stand there; `UserError`, one line that names the file, where it is
+    none, or names one twice."""
     import yaml
 
     how = "write a choice a line, such as `layers: 0,10,20`"

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from asabench.core.attack_names import apart, spec_of
 from asabench.core.errors import UserError
-from asabench.core.judge_names import JUDGES
+from asabench.core.judge_names import JUDGES, OWN_KINDS
+from asabench.core.model_names import split_defence
 from asabench.core.models import PACKAGED_ADAPTERS, PACKAGED_MODELS
 from asabench.core.numbers import ranges
 from asabench.core.protocol import PAPER_CODE, Protocol, preset
@@ -26,10 +27,10 @@ def evaluate_words(row: Row, protocol: Protocol | None = None) -> list[str]:
     protocol: as it was run, for what the row does not say of it (tokens, steps, a target). What a row does not name (a
     local folder, a judge's server) stands in capital letters.
     """
-    model, plus, defence = row.model.name.partition("+")
+    model, defence = split_defence(row.model.name)
     options = {
         "--model": model_spec(model, row.model.revision),
-        "--defence": defence if plus else "",
+        "--defence": defence,
         "--protocol": row.protocol.name,
         "--prompts": row.prompts.name,
         "--limit": str(row.prompts.n),
@@ -101,10 +102,8 @@ def model_spec(name: str, revision: str) -> str:
 
 
 def _judge(judge: JudgeInfo) -> str:
-    if judge.kind == "embedded":
-        return "embedded"
-    if judge.kind == "rules" or judge.id.startswith("rules-"):
-        return "rules"
+    if judge.kind in OWN_KINDS:
+        return judge.kind
     # The longest name first: one begins with another
     for name in sorted(JUDGES, key=len, reverse=True):
         if JUDGES[name].takes and judge.id.startswith(f"{name}-"):

@@ -112,6 +112,7 @@ def scored_row(
             *row_flags(results),
         ),
         eps50=eps50_by_attack(table),
+        interval_unit="cluster" if "cluster" in table else "prompt",
     )
 
 

@@ -30,7 +30,7 @@ def row_of(manifest: RunManifest, table: pd.DataFrame, *, created: str, version:
         layers=settings.layers,
         seeds=protocol.seeds,
     )
-    return scored_row(head, table, settings.attacks, protocol.doses, manifest.runs[0].judge)
+    return scored_row(head, manifest.clustered(table), settings.attacks, protocol.doses, manifest.runs[0].judge)
 
 
 def differences(found: Any, expected: Any, field: str = "") -> Iterator[tuple[str, str, str]]:

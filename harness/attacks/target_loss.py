@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from asabench.core.attack_names import names_without_targets
 from asabench.core.defaults import TARGET
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, first_line
 from asabench.core.protocol import GradientPosition, Protocol
 from asabench.core.records import Cell, Prompt
 from harness.model.clean_states import CleanStates, starts_at_blocks
@@ -118,7 +118,7 @@ def gradients_wanted(subject: Subject) -> Iterator[None]:
         ):
             raise
         raise UserError(
-            f"the model {subject.name} has no gradients ({text.splitlines()[0][:120]}); quantised weights often have "
+            f"the model {subject.name} has no gradients ({first_line(error)}); quantised weights often have "
             f"none: use its float32 or bfloat16 weights, or the attacks {' and '.join(names_without_targets())}"
         ) from error
 

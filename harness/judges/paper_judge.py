@@ -14,7 +14,7 @@ from asabench.core.row import JudgeInfo
 from harness.judges.judge_prompt import Decoding, base_name, decoding, judge_id
 from harness.judges.paper_question import Reading, messages, question_digest
 from harness.judges.verdict_cache import Opinion, Pair, VerdictCache
-from harness.judges.vllm import DEFAULT_MODEL, DEFAULT_URL, FILTERED, VllmJudge, model_and_url, request_body
+from harness.judges.vllm import DEFAULT_MODEL, DEFAULT_URL, VllmJudge, model_and_url, request_body
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -59,8 +59,8 @@ class PaperJudge(VllmJudge):
 
     async def _opinion(self, client: AsyncOpenAI, pair: Pair) -> Opinion:
         reply = await self._reply(client, request_body(self.served, self._decoding, messages(*pair)))
-        if reply.filtered:
-            return Opinion(label=None, reason=FILTERED)
+        if reply.no_verdict is not None:
+            return Opinion(label=None, reason=reply.no_verdict)
         label = self.read(reply.content)
         return Opinion(label=label, reason=None if label else "reply is neither True nor False")
 

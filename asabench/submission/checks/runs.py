@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from asabench.core.near_duplicates import clusters_of_digests, known_clusters
 from asabench.submission.checks.values import PINNED, PINNED_WORDS, listed
-from asabench.submission.findings import Finding, shown
+from asabench.submission.findings import REMAKE, Finding, shown
 from asabench.submission.known import prompt_set
 from asabench.submission.manifest import RunManifest, difference
 from asabench.submission.schema import MANIFEST_FILE
@@ -64,6 +65,35 @@ def manifest_findings(manifest: RunManifest) -> Iterator[Finding]:
     yield from _prompt_findings(manifest)
 
 
+def _cluster_findings(manifest: RunManifest) -> Iterator[Finding]:
+    """A cluster is named by its first prompt. Near-duplicates that are known by their digests are in one cluster; where
+    all prompts are known, so are the clusters."""
+    given = [prompt.cluster for prompt in manifest.prompts]
+    there = [cluster for cluster in given if cluster is not None]
+    if not there:
+        return
+    if len(there) < len(given):
+        without = manifest.prompts[given.index(None)].id
+        yield Finding(
+            MANIFEST_FILE, "prompts.cluster", f"none for {without}", "a cluster for every prompt, or for none"
+        )
+        return
+    for number, cluster in enumerate(there):
+        if cluster > number or there[cluster] != cluster:
+            allowed = "the place of the first prompt of the cluster"
+            yield Finding(MANIFEST_FILE, f"prompts.{number}.cluster", str(cluster), allowed, REMAKE)
+            return
+    digests = [prompt.sha256 for prompt in manifest.prompts]
+    expected = known_clusters(digests)
+    whole = clusters_of_digests(digests) is not None
+    for number, cluster in enumerate(there):
+        first = expected[number]
+        if (cluster != first) if whole else (cluster != there[first]):
+            allowed = f"{first if whole else there[first]}, as its near-duplicate among AdvBench's goals"
+            yield Finding(MANIFEST_FILE, f"prompts.{number}.cluster", str(cluster), allowed, REMAKE)
+            return
+
+
 def _prompt_findings(manifest: RunManifest) -> Iterator[Finding]:
     for name, values in (
         ("id", [prompt.id for prompt in manifest.prompts]),
@@ -71,6 +101,7 @@ def _prompt_findings(manifest: RunManifest) -> Iterator[Finding]:
     ):
         if twice := next((value for value in values if values.count(value) > 1), None):
             yield Finding(MANIFEST_FILE, f"prompts.{name}", f"{twice} more than once", "every prompt once")
+    yield from _cluster_findings(manifest)
     known = prompt_set(manifest.prompt_set)
     if known is None:
         return

@@ -404,6 +404,14 @@ def test_verdicts_keep_the_order_and_the_ids() -> None:
     assert [verdict.label for verdict in verdicts] == ["safe", "incoherent", "unsafe", None, "incoherent"]
     assert {verdict.judge for verdict in verdicts} == {judge.info.id}
     assert all(verdict.reason for verdict in verdicts)
+    # (refused, coherent, harmful): what is harmful it cannot tell
+    assert [tuple(verdict.facts) for verdict in verdicts] == [
+        (True, True, None),
+        (False, False, None),
+        (False, True, None),
+        (None, None, None),
+        (False, False, None),
+    ]
     assert judge(responses[::-1]) == verdicts[::-1]
     assert judge([]) == []
 
