@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from asabench.core.protocol import LabelSet
+from asabench.core.records import facts_behind
 from asabench.core.row import JudgeInfo
-from harness.judges.judge_prompt import Decoding, base_name, decoding, judge_id
+from harness.judges.judge_prompt import STATED_FACTS, Decoding, base_name, decoding, judge_id
 from harness.judges.paper_question import Reading, messages, question_digest
 from harness.judges.server import DEFAULT_MODEL, DEFAULT_URL, ServerJudge, model_and_url, request_body
 from harness.judges.verdict_cache import Opinion, Pair, VerdictCache
@@ -48,6 +49,7 @@ class PaperJudge(ServerJudge):
                 question=question,
             ),
             kind="llm",
+            facts=STATED_FACTS[self.labels_asked],
             description=f"{base_name(served.name)}, asked the True/False question of Gu et al. 2025 in other words, "
             f"{self.reading}; question {question}; to compare with the paper's table, never certified.",
         )
@@ -63,7 +65,8 @@ class PaperJudge(ServerJudge):
             return Opinion(label=None, reason=reply.no_verdict, reply=reply.content)
         label = self.read(reply.content)
         reason = None if label else "reply is neither True nor False"
-        return Opinion(label=label, reason=reason, reply=reply.content)
+        facts = facts_behind(label, STATED_FACTS[self.labels_asked])
+        return Opinion(label=label, reason=reason, reply=reply.content, facts=facts)
 
 
 def paper_judge(name: str, read: Reading, reading: str, rest: str) -> PaperJudge:

@@ -473,8 +473,12 @@ class ServerJudge:
 
 def base_url(url: str) -> str:
     """The base URL without a slash at its end, with `/v1` where no path is given; `UserError` where it is none."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port beyond 65535
+        usable = False
+    if not usable:
         raise UserError(f"the judge server's URL {url!r} cannot be used; write it like {DEFAULT_URL}")
     url = url.rstrip("/")
     return url if parts.path.strip("/") else url + "/v1"

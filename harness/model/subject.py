@@ -316,7 +316,7 @@ def pick_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         target = torch.device(device)
-        torch.empty(0, device=target)
+        float(torch.zeros((), device=target))  # some devices take tensors and never give one back
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used here ({first_line(error)}); try auto or cpu") from None
     return target

@@ -95,7 +95,7 @@ def test_the_manifest_says_what_was_run(llama: Subject, tmp_path: Path) -> None:
     assert manifest["state"] == "finished"
     assert manifest["settings"]["protocol"]["max_new_tokens"] == 4
     assert manifest["settings"]["layers"] == [0, 1, 2, 3]
-    assert manifest["packages"]["torch"] == torch.__version__
+    assert torch.__version__.split("+")[0] == manifest["packages"]["torch"].split("+")[0]  # not each build names itself
     assert "no hook is left after an exception" in manifest["self_tests"]
     assert set(manifest) >= {"run_id", "started", "finished", "seconds", "hardware", "device", "git_commit", "python"}
     assert pd.read_parquet(tmp_path / "run" / "prompts.parquet")["goal"].tolist() == [p.goal for p in PROMPTS]

@@ -637,7 +637,9 @@ def test_the_papers_judge_is_the_default() -> None:
     assert (DEFAULT_MODEL, DEFAULT_URL) == ("Qwen/QwQ-32B", "http://127.0.0.1:8000/v1")
 
 
-@pytest.mark.parametrize("url", ["host:8000", "ftp://host/v1", "http://", "/v1"])
+@pytest.mark.parametrize(
+    "url", ["host:8000", "ftp://host/v1", "http://", "/v1", "http://[::", "http://host:99999/v1", "http://host:x"]
+)
 def test_urls_that_cannot_be(url: str) -> None:
     with pytest.raises(UserError, match="cannot be used"):
         base_url(url)
