@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -42,8 +41,9 @@ def probe(
     """Probe what a perturbation does before it shows in an answer: NLL rise, KL by position, loss landscape."""
     needs(*MODEL)
     from asabench.runs.choices import Choices
+    from asabench.runs.probe_settings import WHAT, read_probe
     from harness.evaluation.plan import make_plan, parse_layers
-    from harness.probes.run import WHAT, grid_axis
+    from harness.probes.run import Plane, grid_axis
     from harness.probes.run import probe as run_probe
     from leaderboard.figures.probes import probe_figures
 
@@ -70,6 +70,7 @@ def probe(
         allow_pickle=allow_pickle,
     )
     plan = make_plan(model, choices)
+    axis = grid_axis(landscape_points)
     folder = run_probe(
         plan.subject,
         plan.prompts.prompts,
@@ -79,19 +80,16 @@ def probe(
         plan.protocol.doses,
         out,
         what=[name for name in WHAT if name in chosen],
-        landscape_layers=None if landscape_layers is None else parse_layers(landscape_layers, plan.subject.n_layers),
-        landscape_prompts=landscape_prompts,
-        a=grid_axis(landscape_points),
-        b=grid_axis(landscape_points),
+        plane=Plane(
+            layers=None if landscape_layers is None else parse_layers(landscape_layers, plan.subject.n_layers),
+            prompts=landscape_prompts,
+            a=axis,
+            b=axis,
+        ),
         progress=True,
     )
-    _print_findings(folder)
+    for name, finding in read_probe(folder).findings.items():
+        print(f"{name}: {finding}")
     for picture in probe_figures(folder):
         print(f"picture: {picture}")
     print(f"tables:  {folder}")
-
-
-def _print_findings(folder: Path) -> None:
-    findings = json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("findings", {})
-    for name, finding in findings.items():
-        print(f"{name}: {finding}")

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from asabench.core.estimate import Kappa, Rate
 from asabench.core.files import read_record
+from asabench.core.judge_names import kind_in
 from asabench.core.records import Fact
 from asabench.core.schema import Record
 
@@ -87,7 +88,7 @@ class JudgeInfo(Record):
     id: str
     certified: bool = False
     description: str
-    kind: JudgeKind = "other"
+    kind: Annotated[JudgeKind, Field(validate_default=True)] = "other"
     figures: JudgeFigures | None = None
     facts: tuple[Fact, ...] = ("refused", "coherent")
 
@@ -95,6 +96,12 @@ class JudgeInfo(Record):
     def measures(self) -> Measure:
         """What rates by its verdicts measure: harm is claimed only by a certified judge that tells it."""
         return "harm" if self.certified and "harmful" in self.facts else "refusal broken"
+
+    @field_validator("kind")
+    @classmethod
+    def _kind_of_ours(cls, kind: JudgeKind, info: ValidationInfo) -> JudgeKind:
+        """Rows of the rules judge have said `other` once, and the first ones nothing."""
+        return (kind_in(info.data.get("id", "")) or kind) if kind == "other" else kind
 
 
 class VerdictCounts(Record):
@@ -157,9 +164,14 @@ class AttackResult(Record):
     survival: Rate | None = None
 
 
+IntervalUnit = Literal["prompt", "cluster"]
+"""What the intervals of a row resample: single prompts, or clusters of near-duplicate prompts."""
+
+
 class Row(Record):
     """One line of the leaderboard. `attack` to `verdicts`, `facts` and `survival` are the headline: the worst case
-    among `results` (`worst_case`). What its rates measure is `judge.measures`. `eps50` is keyed by attack."""
+    among `results` (`worst_case`). What its rates measure is `judge.measures`. `eps50` is keyed by attack.
+    `interval_unit`: rows from before clusters have "prompt"."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -184,6 +196,7 @@ class Row(Record):
     results: tuple[AttackResult, ...]
     flags: tuple[str, ...] = ()
     eps50: dict[str, Eps50] = Field(default_factory=dict)
+    interval_unit: IntervalUnit = "prompt"
     facts: dict[str, Rate] = Field(default_factory=dict)
     survival: Rate | None = None
     clean_facts: dict[str, Rate] = Field(default_factory=dict)

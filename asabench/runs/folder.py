@@ -4,6 +4,7 @@
     RUN/prompts.parquet          the prompts
     RUN/responses/part-*.parquet one line a cell
     RUN/verdicts/part-*.parquet  one line a cell and judge
+    RUN/replies/part-*.parquet   what judges that are language models wrote; it stays here
     RUN/row.json                 the leaderboard row, when the run is finished: of the judge who judged it last
     RUN/rows/JUDGE.json          the row of every judge
     RUN/lock                     held by the process that writes
@@ -25,8 +26,10 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from asabench.core.errors import UserError
-from asabench.core.files import OTHER_OUT, UNFINISHED, disk_errors, whole_file, write_whole
+from asabench.core.files import OTHER_OUT, UNFINISHED, disk_errors, parse_json, whole_file, write_whole
 from asabench.core.records import (
+    LABELS,
+    REPLY_SCHEMA,
     RESPONSE_SCHEMA,
     VERDICT_SCHEMA,
     Response,
@@ -37,6 +40,7 @@ from asabench.core.records import (
 )
 from asabench.core.row import Row, read_row
 from asabench.core.schema import first_problem
+from asabench.core.similarity import clusters
 from asabench.core.text import changes
 from asabench.runs.settings import RunSettings
 from asabench.runs.tables import next_part, read_parts, write_part
@@ -78,20 +82,41 @@ class Run:
         path = self.path / "rows" / f"{_file_name(judge)}.json"
         return read_row(path) if path.is_file() else None
 
+    def rows(self) -> list[Row]:
+        """The rows of all judges, by the names of their files."""
+        return [read_row(path) for path in sorted((self.path / "rows").glob("*.json"))]
+
     def responses(self) -> pd.DataFrame:
         """One line a cell; see `asabench.core.records.RESPONSE_SCHEMA`."""
         return read_parts(self.path / "responses", RESPONSE_SCHEMA, ["cell_id"])
 
     def verdicts(self) -> pd.DataFrame:
         """One line a cell and judge; see `asabench.core.records.VERDICT_SCHEMA`."""
-        return read_parts(self.path / "verdicts", VERDICT_SCHEMA, ["cell_id", "judge"])
+        table = read_parts(self.path / "verdicts", VERDICT_SCHEMA, ["cell_id", "judge"])
+        if other := sorted(set(table["label"].dropna()) - set(LABELS)):
+            raise UserError(
+                f"{self.path}/verdicts holds the label {other[0]!r}; allowed: {', '.join(LABELS)}, or none; it was not "
+                "written by ASABench alone"
+            )
+        return table
+
+    def replies(self) -> pd.DataFrame:
+        """One line a cell and judge whose reply was kept; see `asabench.core.records.REPLY_SCHEMA`."""
+        return read_parts(self.path / "replies", REPLY_SCHEMA, ["cell_id", "judge"])
 
     def judged(self, judge: str) -> pd.DataFrame:
-        """The responses with the columns of one judge's verdicts (`label`, `reason`, the facts...); null where it has
-        not judged."""
-        verdicts = self.verdicts()
+        """The responses with the columns of one judge's verdicts (`label`, `reason`, the facts...), null where it has
+        not judged, and `cluster`, of the prompt's near-duplicates among the run's goals."""
+        verdicts, responses = self.verdicts(), self.responses()
         own = verdicts[verdicts["judge"] == judge].drop(columns="judge")
-        return self.responses().merge(own, on="cell_id", how="left", validate="one_to_one")
+        if unknown := sorted(set(own["cell_id"]) - set(responses["cell_id"])):
+            raise UserError(
+                f"{self.path}/verdicts holds {len(unknown)} verdicts on answers that {self.path}/responses does not "
+                f"hold ({unknown[0]}); evaluate again in another --out folder"
+            )
+        table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
+        goals = [str(goal) for goal in table["goal"].unique()]
+        return table.assign(cluster=table["goal"].map(dict(zip(goals, clusters(goals), strict=True))).astype("int64"))
 
     def append_responses(self, responses: Sequence[Response]) -> None:
         """One more part; on disk, whole, when this returns."""
@@ -99,7 +124,22 @@ class Run:
 
     def append_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """One more part; on disk, whole, when this returns."""
+        # The replies first: without its verdict one is written again, and the same cell is judged again
+        self._append("replies", REPLY_SCHEMA, self._new_replies(verdicts))
         self._append("verdicts", VERDICT_SCHEMA, [verdict_columns(verdict) for verdict in verdicts])
+
+    def _new_replies(self, verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
+        """Lines for the replies that are not kept yet."""
+        said = [verdict for verdict in verdicts if verdict.reply is not None]
+        if not said:
+            return []
+        kept = self.replies()
+        held = set(zip(kept["cell_id"], kept["judge"], strict=True))
+        return [
+            {"cell_id": verdict.cell_id, "judge": verdict.judge, "reply": verdict.reply}
+            for verdict in said
+            if (verdict.cell_id, verdict.judge) not in held
+        ]
 
     def write_row(self, row: Row) -> None:
         """As the row of its judge, and as the run's."""
@@ -115,6 +155,8 @@ class Run:
     def _append(self, table: str, columns: Mapping[str, str], rows: Sequence[dict[str, object]]) -> None:
         if not rows:
             return
+        with disk_errors(self.path / table, _AGAIN):
+            (self.path / table).mkdir(exist_ok=True)
         part = next_part(self.path / table)
         with disk_errors(part, _AGAIN), whole_file(part) as file:
             write_part(file, rows, columns)
@@ -129,9 +171,9 @@ def read_run(path: str | Path) -> Run:
             f"{path} is not a run folder: it holds no manifest.json; give the --out folder of an evaluation"
         )
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content = parse_json(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{manifest} cannot be read: {error}") from None
+        raise UserError(f"{manifest} cannot be read ({error}); evaluate again in another --out folder") from None
     if not isinstance(content, dict) or not {"run_id", "settings"} <= content.keys():
         raise UserError(f"{manifest} is not the manifest of a run; give the --out folder of an evaluation")
     return Run(path, content)

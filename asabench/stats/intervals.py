@@ -1,4 +1,9 @@
-"""Rates with their intervals, by a bootstrap that resamples prompts. Why these intervals: decision 0003."""
+"""Rates with their intervals, by a bootstrap that resamples clusters of prompts. Why these intervals: decision 0003;
+why clusters: decision 0006.
+
+`clusters`, wherever it is taken, is the cluster of each prompt, (prompt,): near-duplicates are answered alike, so they
+are drawn together. None: each prompt is a cluster of its own.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +26,11 @@ NOTHING_SCORED = Rate(value=None, low=None, high=None)
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Clusters = NDArray[np.int64]
 Interval = tuple[float, float]
 
 
-def mean_rate(values: Array, counted: Mask | None = None) -> Rate:
+def mean_rate(values: Array, counted: Mask | None = None, clusters: Clusters | None = None) -> Rate:
     """Mean of (prompt, draw) values in 0..1 with an interval that resamples prompts, and draws within them.
 
     NaN (unscored) leaves the value, and widens the interval to what it would be if all of them were 0 or were 1. What
@@ -33,10 +39,11 @@ def mean_rate(values: Array, counted: Mask | None = None) -> Rate:
     kept = values if counted is None else values[counted]
     if not kept.size or np.isnan(kept).all():
         return NOTHING_SCORED
-    return rate_within(float(np.nanmean(kept)), [mean_interval(reading, counted) for reading in readings(values)])
+    intervals = [mean_interval(reading, counted, clusters) for reading in readings(values)]
+    return rate_within(float(np.nanmean(kept)), intervals)
 
 
-def layer_mean_rate(values: Array) -> Rate:
+def layer_mean_rate(values: Array, clusters: Clusters | None = None) -> Rate:
     """The mean of (prompt, seed, layer) values, with an interval that resamples prompts, and seeds within them.
 
     A prompt's layers are averaged first: they are the same few for every prompt, no draw of anything. NaN (unscored)
@@ -44,7 +51,8 @@ def layer_mean_rate(values: Array) -> Rate:
     """
     if not values.size or np.isnan(values).all():
         return NOTHING_SCORED
-    return rate_within(float(np.nanmean(values)), [mean_interval(each.mean(axis=2)) for each in readings(values)])
+    intervals = [mean_interval(each.mean(axis=2), clusters=clusters) for each in readings(values)]
+    return rate_within(float(np.nanmean(values)), intervals)
 
 
 def readings(values: Array) -> list[Array]:
@@ -64,30 +72,42 @@ def widened(rate: Rate, other: Rate) -> Rate:
     return rate if rate.value is None else rate_within(rate.value, known)
 
 
-def mean_interval(values: Array, counted: Mask | None = None) -> Interval:
-    """values: (prompt, draw), no NaN. Percentile bootstrap; Wilson where every prompt is alike and it has no width.
+def mean_interval(values: Array, counted: Mask | None = None, clusters: Clusters | None = None) -> Interval:
+    """values: (prompt, draw), no NaN. Percentile bootstrap; Wilson where every cluster is alike and it has no width.
 
     counted: which of the values the mean is over, in the same shape; at least one.
     """
     if counted is None:
         counted = np.ones(values.shape, dtype=bool)
     some = counted.any(axis=1)
-    values, counted = values[some], counted[some]
+    values, counted, clusters = values[some], counted[some], None if clusters is None else clusters[some]
     kept = values[counted]
     if kept.min() == kept.max():
-        return wilson(float(kept[0]), len(values))
-    means = resampled_means(values[:, :, None], None if counted.all() else counted[:, :, None])
+        return wilson(float(kept[0]), independent(len(values), clusters))
+    means = resampled_means(values[:, :, None], None if counted.all() else counted[:, :, None], clusters)
     # NaN: a resample in which nothing is counted
     low, high = np.nanquantile(means, TAILS)
+    if clusters is not None and high - low < 1e-9:
+        # Prompts differ, and every cluster is the same mixture of them
+        return wilson(float(kept.mean()), independent(len(values), clusters))
     return float(low), float(high)
 
 
-def peak_interval(values: Array) -> Interval:
+def peak_interval(values: Array, clusters: Clusters | None = None) -> Interval:
     """values: (prompt, draw, layer), no NaN. The interval of the largest layer mean; see `metrics.pasr_rate`."""
     means = values.mean(axis=(0, 1))
-    low, high = mean_interval(values[:, :, means.argmax()])
-    excess = (resampled_means(values) - means).max(axis=1)
+    low, high = mean_interval(values[:, :, means.argmax()], clusters=clusters)
+    excess = (resampled_means(values, clusters=clusters) - means).max(axis=1)
     return max(min(float(means.max() - np.quantile(excess, TAILS[1])), low), 0.0), high
+
+
+def independent(prompts: int, clusters: Clusters | None) -> int:
+    """How many independent prompts would say as much, if those of a cluster are all answered alike: n**2 over the sum
+    of the squared sizes (Kish's effective size), at least 1; n without clusters."""
+    if clusters is None or not prompts:
+        return prompts
+    sizes = np.unique(clusters, return_counts=True)[1]
+    return max(int(prompts**2 / (sizes**2).sum() + 1e-9), 1)
 
 
 def wilson(share: float, number: int) -> Interval:
@@ -104,15 +124,17 @@ def wilson_low(share: float, number: int, tail: float) -> float:
     return max((share + square / 2 - spread) / (1 + square), 0.0)
 
 
-def resampled_means(values: Array, counted: Mask | None = None) -> Array:
+def resampled_means(values: Array, counted: Mask | None = None, clusters: Clusters | None = None) -> Array:
     """Means over the resamples of (prompt, draw, column) values: (RESAMPLES, column).
 
     counted: which values a mean is over, in the same shape; NaN for a resample that has none.
     """
     prompts, draws, columns = values.shape
-    weights = _weights(prompts, draws, RESAMPLES)
+    places = _places(clusters)
+    weights = _weights(prompts, draws, RESAMPLES, places)
     if counted is None:
-        return weights @ values.reshape(-1, columns) / (prompts * draws)
+        number_drawn = prompts * draws if places is None else weights.sum(axis=1, keepdims=True)
+        return weights @ values.reshape(-1, columns) / number_drawn
     number = weights @ counted.reshape(-1, columns).astype(float)
     total = weights @ np.where(counted, values, 0.0).reshape(-1, columns)
     return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
@@ -140,12 +162,27 @@ class Share:
         return np.append(self.value, np.random.default_rng(seed).beta(hits + 0.5, misses + 0.5, size=DRAWS))
 
 
+def _places(clusters: Clusters | None) -> tuple[int, ...] | None:
+    """The clusters numbered in the order in which they appear, whatever they are called; None where each prompt is its
+    own."""
+    if clusters is None:
+        return None
+    _, first, inverse = np.unique(clusters, return_index=True, return_inverse=True)
+    if len(first) == len(clusters):
+        return None
+    return tuple(np.argsort(np.argsort(first))[inverse].tolist())
+
+
 # A few: the conditional and coherent rates have numbers of prompts of their own
 @lru_cache(maxsize=4)
-def _weights(prompts: int, draws: int, resamples: int) -> Array:
-    """How often each (prompt, draw) is in each resample: (resample, prompt * draw). The same for every call."""
+def _weights(prompts: int, draws: int, resamples: int, places: tuple[int, ...] | None = None) -> Array:
+    """How often each (prompt, draw) is in each resample: (resample, prompt * draw). The same for every call. places:
+    the cluster of each prompt, from 0; as many clusters are drawn as there are, each with all of its prompts."""
     random = np.random.default_rng(0)
-    counts = random.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+    number = prompts if places is None else max(places) + 1
+    counts = random.multinomial(number, np.full(number, 1 / number), size=resamples)
+    if places is not None:
+        counts = counts[:, list(places)]
     if draws == 1:
         return counts.astype(float)
     per_draw = random.multinomial(counts * draws, np.full(draws, 1 / draws))

@@ -33,7 +33,7 @@ def row_of(manifest: RunManifest, table: pd.DataFrame, *, created: str, version:
         # Rows from before the facts had no such flag
         max_new_tokens=protocol.max_new_tokens if has_facts(table) else None,
     )
-    return scored_row(head, table, settings.attacks, protocol.doses, manifest.runs[0].judge)
+    return scored_row(head, manifest.clustered(table), settings.attacks, protocol.doses, manifest.runs[0].judge)
 
 
 def differences(found: Any, expected: Any, field: str = "") -> Iterator[tuple[str, str, str]]:

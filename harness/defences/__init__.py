@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
+from asabench.core.defaults import PRESET
 from asabench.core.errors import UserError
 from asabench.core.schema import first_problem
 from harness.defences import lapt, lat, refusal
@@ -36,12 +37,8 @@ RECIPES: dict[str, Entry] = {
     "lat": Entry(lat.Lat, lat.PRESETS),
 }
 
-DEFAULT_PRESET = "small"
 
-
-def make_recipe(
-    spec: str, preset: str = DEFAULT_PRESET, changes: Mapping[str, Any] | None = None
-) -> tuple[Defence, Settings]:
+def make_recipe(spec: str, preset: str = PRESET, changes: Mapping[str, Any] | None = None) -> tuple[Defence, Settings]:
     """A recipe from `name[:option=value...]` and how to train it: the preset's settings with `changes`.
 
     A change of None keeps the preset's value. Raises `UserError` for unknown names, options and values.

@@ -9,7 +9,7 @@ import pandas as pd
 import asabench
 from asabench.core.defaults import BAR
 from asabench.core.errors import UserError
-from asabench.core.records import Cell, Prompt, Response
+from asabench.core.records import Cell, Label, Prompt, Response
 from asabench.core.row import JudgeInfo, Row
 from asabench.judging.judge import Judge
 from asabench.runs.folder import Run, read_run, reopen_run
@@ -67,6 +67,24 @@ def responses_of(table: pd.DataFrame) -> list[Response]:
             )
         )
     return responses
+
+
+def readings(run: Run, row: Row) -> tuple[Row, Row, int]:
+    """The row with answers that have no readable verdict taken for safe, the one with them taken for unsafe, and how
+    many those are."""
+    table, settings = run.judged(row.judge.id), run.settings
+    head = head_of(
+        row,
+        created=row.created,
+        asabench_version=row.asabench_version,
+        max_new_tokens=settings.protocol.max_new_tokens,
+    )
+
+    def filled(label: Label) -> Row:
+        told = table.assign(label=table["label"].fillna(label))
+        return scored_row(head, told, settings.attacks, settings.protocol.doses, row.judge)
+
+    return filled("safe"), filled("unsafe"), int(table["label"].isna().sum())
 
 
 def judge_again(

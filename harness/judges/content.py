@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Set as AbstractSet
 
-from harness.judges.coherence import FUNCTION_WORDS, normalised, words_in
+from asabench.judging.coherence import FUNCTION_WORDS, normalised, words_in
 
 REVISION = 1
 """Raised by a change of this module that can change what is left of an answer."""

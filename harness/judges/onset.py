@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import islice
 
-from harness.judges.coherence import WORD, coherence_verdict, normalised
-from harness.judges.refusals import refusal_phrase
+from asabench.judging.coherence import WORD, coherence_verdict, normalised
+from asabench.judging.refusals import refusal_phrase
 
 ONSET_WORDS = 10
 

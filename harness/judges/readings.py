@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from asabench.core.records import Label, Response, Verdict
+from asabench.judging.coherence import normalised, words_in
 from harness.judges import Judge, ask
-from harness.judges.coherence import normalised, words_in
 from harness.judges.content import without_opening
 from harness.judges.onset import complies_at_onset
 from harness.judges.unscored import judged

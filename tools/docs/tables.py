@@ -17,7 +17,7 @@ from pathlib import Path
 
 from asabench.core.attack_names import BUILT_IN
 from asabench.core.defaults import ATTACK, JUDGE, PROTOCOL
-from asabench.core.judge_names import JUDGES, forms, module_of
+from asabench.core.judge_names import GUARDS, JUDGES, forms, module_of
 from asabench.core.protocol import preset
 from harness.attacks import ATTACKS, make_attack
 from harness.attacks.options import declared
@@ -61,6 +61,20 @@ def judges() -> str:
     return table(["judge", "what"], [*lines, ["`package.module:Name`", "yours"]])
 
 
+def guards() -> str:
+    lines = [
+        [
+            f"`{name}`",
+            guard.about,
+            ", ".join(f"`{size}`" for size in guard.models),
+            ", ".join(f"`{model}`" for model in guard.models.values()),
+            guard.licence,
+        ]
+        for name, guard in GUARDS.items()
+    ]
+    return table(["GUARD", "what", "SIZE (the first is the default)", "model", "licence"], lines)
+
+
 def siblings() -> str:
     """The modules of import-linter's contract that none of them imports another."""
     modules = [
@@ -70,7 +84,7 @@ def siblings() -> str:
     return "".join(f'    "{module}",\n' for module in sorted(modules))
 
 
-PARTS: dict[str, Callable[[], str]] = {each.__name__: each for each in (attacks, options, judges, siblings)}
+PARTS: dict[str, Callable[[], str]] = {each.__name__: each for each in (attacks, options, judges, guards, siblings)}
 
 
 def table(header: list[str], lines: list[list[str]]) -> str:

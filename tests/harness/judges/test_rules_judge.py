@@ -14,9 +14,10 @@ from types import ModuleType
 import pytest
 
 from asabench.core.records import Cell, Prompt, Response
-from harness.judges import Judge, coherence, refusals, rules
-from harness.judges.coherence import coherence_verdict
-from harness.judges.refusals import refusal_phrase
+from asabench.judging import coherence, refusals
+from asabench.judging.coherence import coherence_verdict
+from asabench.judging.refusals import refusal_phrase
+from harness.judges import Judge, rules
 from harness.judges.rules import Rules, read_text
 from tests.conftest import ROOT
 
