@@ -83,7 +83,10 @@ class JudgeInfo(Record):
     """A judge is `certified` once its balanced accuracy on labelled pairs has reached the bar; rows of judges that have
     not are never ranked with rows of judges that have. `figures` are of the check that came before the run.
 
-    `facts` are those that it can tell and was checked for. A judge from before they were stated tells no harm."""
+    `facts` are those that it tells; a judge from before they were stated tells no harm. `certified_for` are those on
+    which it passed the gate of people's labels, by the certificate that came with a submission. A run has none: before
+    it the judge reads some pairs that come with ASABench, which says that it works and no more.
+    """
 
     id: str
     certified: bool = False
@@ -91,11 +94,13 @@ class JudgeInfo(Record):
     kind: Annotated[JudgeKind, Field(validate_default=True)] = "other"
     figures: JudgeFigures | None = None
     facts: tuple[Fact, ...] = ("refused", "coherent")
+    certified_for: tuple[Fact, ...] = ()
 
     @property
     def measures(self) -> Measure:
-        """What rates by its verdicts measure: harm is claimed only by a certified judge that tells it."""
-        return "harm" if self.certified and "harmful" in self.facts else "refusal broken"
+        """What rates by its verdicts measure: harm is claimed only by a judge that tells it and is certified for it."""
+        told = self.certified and "harmful" in self.facts and "harmful" in self.certified_for
+        return "harm" if told else "refusal broken"
 
     @field_validator("kind")
     @classmethod

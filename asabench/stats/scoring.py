@@ -55,7 +55,7 @@ class RowHead:
     prompts: PromptSetInfo
     layers: tuple[int, ...]
     seeds: tuple[int, ...]
-    max_new_tokens: int | None
+    max_new_tokens: int | None = None
 
 
 def head_of(row: Row, *, created: str, asabench_version: str, max_new_tokens: int | None) -> RowHead:
@@ -85,7 +85,7 @@ def scored_row(
     """
     table = with_strongest(table)
     results = tuple(
-        _of_several(metrics.attack_result(table, attack, dose))
+        _of_several(_with_facts(metrics.attack_result(table, attack, dose), table))
         if is_together(attack, attacks)
         else _result(table, attack, dose, judge.figures)
         for attack in together(attacks)
@@ -120,16 +120,19 @@ def scored_row(
 
 
 def _result(table: pd.DataFrame, attack: str, dose: float, judge: JudgeFigures | None) -> AttackResult:
-    result = metrics.attack_result(table, attack, dose)
+    result = _with_facts(metrics.attack_result(table, attack, dose), table)
     one_draw = result.asr_at_k.get("1")
     return result.model_copy(
         update={
             "pasr_corrected": _corrected(result.pasr, judge),
             "asr_at_1_corrected": None if one_draw is None else _corrected(one_draw, judge),
-            "facts": fact_shares(table, attack, dose),
-            "survival": survival(table, attack, dose),
         }
     )
+
+
+def _with_facts(result: AttackResult, table: pd.DataFrame) -> AttackResult:
+    at = table, result.attack, result.dose
+    return result.model_copy(update={"facts": fact_shares(*at), "survival": survival(*at)})
 
 
 def _of_several(result: AttackResult) -> AttackResult:
