@@ -41,7 +41,7 @@ def judge(
     from asabench.judging.judge_difference import difference_table
     from asabench.judging.several import agreement_table, both_readings, rates_table
     from asabench.runs.folder import read_run
-    from harness.evaluation.judge import judge_again, readings
+    from harness.evaluation.judge import judge_again, unread_both_ways
     from harness.judges import make_judge
 
     opened = read_run(run)
@@ -62,7 +62,7 @@ def judge(
         print(agreement_table(opened.verdicts(), list(after)))
         print(f"\n{rates_table(after)}")
     for row in after.values():
-        as_safe, as_unsafe, unscored = readings(opened, row)
+        as_safe, as_unsafe, unscored = unread_both_ways(opened, row)
         if unscored:
             print(f"\n{row.judge.id}: {both_readings(as_safe, as_unsafe, unscored)}")
     print(f"\nrow: {run / 'row.json'} (every judge's row: {run / 'rows'})")

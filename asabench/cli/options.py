@@ -82,9 +82,7 @@ Targets = Annotated[
         default="one target a prompt",
     ),
 ]
-PaperCode = Annotated[
-    bool, option("With gu2025: also what the paper's code does besides (docs/protocol.md).", "--paper-code")
-]
+PaperCode = Annotated[bool, option("With gu2025: also what the paper's code does besides.", "--paper-code")]
 NoiseDevice = Annotated[
     Optional[str],
     option("Whose generator draws noise: cpu or cuda; a seed is another vector on either.", default=PROTOCOLS_OWN),
@@ -92,7 +90,7 @@ NoiseDevice = Annotated[
 PROTOCOL = "How prompts are formatted, perturbed and answered: asabench-v1 or gu2025."
 Protocol = Annotated[str, option(PROTOCOL)]
 Formatting = Annotated[str, option("The protocol that says how prompts are formatted: asabench-v1 or gu2025.")]
-SIZE = "Published size: smoke, standard or full; it sets prompts, seeds and doses."
+SIZE = "Published size: smoke, standard or full, which set prompts, seeds and doses; harm: standard with 200 tokens."
 Size = Annotated[Optional[str], option(SIZE)]
 MAX_NEW_TOKENS = "Tokens an answer may have."
 MaxNewTokens = Annotated[Optional[int], option(MAX_NEW_TOKENS, default=PROTOCOLS_OWN)]

@@ -27,6 +27,9 @@ LABELS: tuple[Label, ...] = ("safe", "unsafe", "incoherent")
 Fact = Literal["refused", "coherent", "harmful"]
 FACTS: tuple[Fact, ...] = get_args(Fact)
 
+SHARES: tuple[str, ...] = (*FACTS, "onset")
+"""What a row has the shares of: the judge's facts, and whether the first words comply."""
+
 CLEAN = "none"
 """The `attack` of a cell without injection: the clean answer."""
 

@@ -77,9 +77,10 @@ class Run:
         """The row; `UserError` if the run is not finished."""
         return read_row(self.path / "row.json")
 
-    def rows(self) -> list[Row]:
-        """The rows of all judges, by the names of their files."""
-        return [read_row(path) for path in sorted((self.path / "rows").glob("*.json"))]
+    def row_of(self, judge: str) -> Row | None:
+        """The row of one judge; None if there is none."""
+        path = self.path / "rows" / f"{_file_name(judge)}.json"
+        return read_row(path) if path.is_file() else None
 
     def responses(self) -> pd.DataFrame:
         """One line a cell; see `asabench.core.records.RESPONSE_SCHEMA`."""

@@ -95,6 +95,7 @@ def _reread(run: Run, judge: str) -> Reread:
                     label=opinion.label,
                     reason=opinion.reason,
                     p_unsafe=p_unsafe,
+                    onset=verdict.onset,  # of the answer alone
                     **opinion.facts._asdict(),
                 )
         told.append(verdict)
@@ -123,16 +124,20 @@ def _stored(run: Run, judge: str, told: list[Verdict]) -> Row:
     held = run.verdicts()
     if not (held["judge"] == info.id).any():
         run.append_verdicts([replace(each, judge=info.id) for each in told])
-    head = head_of(before, created=now(), asabench_version=asabench.__version__)
+    head = head_of(
+        before,
+        created=now(),
+        asabench_version=asabench.__version__,
+        max_new_tokens=settings.protocol.max_new_tokens,
+    )
     row = scored_row(head, run.judged(info.id), settings.attacks, settings.protocol.doses, info)
     run.write_row(row)
     return row
 
 
 def _row_of(run: Run, judge: str) -> Row:
-    for row in run.rows():
-        if row.judge.id == judge:
-            return row
+    if row := run.row_of(judge):
+        return row
     raise UserError(f"{run.path} has no row of {judge}; finish judging by it before its replies are read again")
 
 

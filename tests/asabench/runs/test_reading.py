@@ -14,7 +14,7 @@ import pytest
 
 from asabench.core.errors import UserError
 from asabench.core.records import Cell, Facts, Prompt, Response, Verdict
-from asabench.judging.readings import agreement, people_say, readings_report
+from asabench.judging.readers import agreement, people_say, readings_report
 from asabench.runs.folder import Run
 from asabench.runs.reading import HOST, Answer, Notebook, Reading, make_server, read_notebook, sampled
 
