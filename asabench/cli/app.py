@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(leaderboard.app, name="leaderboard")
 COMMANDS: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
     (evaluation.evaluate, "docs/protocol.md", "configs/evaluate.yaml"),
+    (evaluation.merge, "docs/scale.md"),
     (evaluation.report, "docs/protocol.md"),
     (evaluation.compare, "docs/protocol.md"),
     (probe.probe, "docs/diagnostics.md"),

@@ -49,6 +49,19 @@ DTYPE = "Number format of the weights: float32, bfloat16 or float16."
 Dtype = Annotated[str, option(DTYPE)]
 DEVICE = "Where the model runs: auto, cpu, cuda, cuda:1, ..."
 Device = Annotated[str, option(DEVICE)]
+ENGINE = "What generates: hf, the model in this process; vllm, which needs vLLM in this environment."
+Engine = Annotated[str, option(ENGINE)]
+TensorParallel = Annotated[int, option("GPUs that share the model, for --engine vllm.")]
+SHARD = "Work on share I of N of the prompts, such as 3/8."
+Workers = Annotated[
+    Optional[int], option("Workers under Ray, each with an engine of its own.", default="none: this process")
+]
+GpusPerWorker = Annotated[Optional[float], option("GPUs of each worker.", default="--tensor-parallel, where there are")]
+Ray = Annotated[Optional[str], option("Address of a Ray cluster, such as auto.", default="one on this machine")]
+Shard = Annotated[Optional[str], option(SHARD, default="ASABENCH_SHARD, or Slurm's array")]
+GpuMemory = Annotated[
+    Optional[float], option("Share of a GPU's memory that --engine vllm takes.", default="vLLM's own")
+]
 ChatTemplate = Annotated[Optional[Path], option("A Jinja file to format prompts with, for a model without a template.")]
 AllowRemoteCode = Annotated[bool, option("Run Python code that comes with the model.", "--allow-remote-code")]
 AllowPickle = Annotated[

@@ -43,7 +43,7 @@ from asabench.core.schema import first_problem
 from asabench.core.similarity import clusters
 from asabench.core.text import changes
 from asabench.runs.settings import RunSettings
-from asabench.runs.tables import next_part, read_parts, write_part
+from asabench.runs.tables import next_part, read_parts, write_part, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,6 +123,21 @@ class Run:
         # The replies first: without its verdict one is written again, and the same cell is judged again
         self._append("replies", REPLY_SCHEMA, self._new_replies(verdicts))
         self._append("verdicts", VERDICT_SCHEMA, [verdict_columns(verdict) for verdict in verdicts])
+
+    def append_tables(self, *, responses: pd.DataFrame, verdicts: pd.DataFrame, replies: pd.DataFrame) -> None:
+        """One more part of each table that has lines, with the columns that it has here."""
+        tables = (
+            ("responses", RESPONSE_SCHEMA, responses),
+            ("verdicts", VERDICT_SCHEMA, verdicts),
+            ("replies", REPLY_SCHEMA, replies),
+        )
+        for name, schema, table in tables:
+            if not len(table):
+                continue
+            (self.path / name).mkdir(exist_ok=True)
+            part = next_part(self.path / name)
+            with disk_errors(part, _AGAIN), whole_file(part) as file:
+                write_table(file, table, schema)
 
     def _new_replies(self, verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
         """Lines for the replies that are not kept yet."""

@@ -203,7 +203,8 @@ def _as_series(table: pa.Table, name: str) -> Any:
 
     column = table.column(name)
     if name in _TEXTS:
-        return column.cast(pa.string()).to_pandas().astype("str")
+        # pandas 2 keeps texts as objects; its `str` would make a text of null, "None"
+        return column.cast(pa.string()).to_pandas().astype(pd.Series([""]).dtype)
     if name == "layer":
         return column.cast(pa.int32()).to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
     if name == "seed":

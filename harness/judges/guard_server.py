@@ -5,7 +5,6 @@ qwen3guard:0.6b@http://127.0.0.1:8000/v1      what `vllm serve Qwen/Qwen3Guard-G
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,11 @@ from asabench.core.row import JudgeInfo
 from harness.judges.guard import NamedGuard, judged_behind_gate
 from harness.judges.guards import Chat
 from harness.judges.judge_prompt import TOP_LOGPROBS
-from harness.judges.server import DEFAULT_URL, HELLO_TOKENS, ServerJudge, vllm_fields
+from harness.judges.server import DEFAULT_URL, HELLO_TOKENS, ServerJudge, model_and_url, vllm_fields
 from harness.judges.verdict_cache import Opinion, Pair, VerdictCache
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-
-_WHICH_AND_URL = re.compile(r"(.*?)(?:@(https?://.*))?", re.DOTALL)
 
 
 class ServedGuard(ServerJudge):
@@ -81,5 +78,5 @@ class ServedGuard(ServerJudge):
 
 def make_guard(name: str, rest: str) -> ServedGuard:
     """rest: `[SIZE or MODEL][@URL]`. The model is what the server calls it; its card is looked for under that name."""
-    which, url = _WHICH_AND_URL.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches any text
+    which, url = model_and_url(rest)
     return ServedGuard(NamedGuard.of(name, which), url or DEFAULT_URL, cache=VerdictCache())

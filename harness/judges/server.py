@@ -3,7 +3,7 @@
 Many requests are in flight at once, and the server batches them. A pair of goal and response is asked about once
 (`harness.judges.verdict_cache`): each verdict is on disk as soon as it is read, so that a server that dies, or Ctrl-C,
 costs the requests in flight only. What is asked, and how a reply is read, is for the judges that stand on this
-(`harness.judges.vllm`, `harness.judges.guard`).
+(`harness.judges.vllm`, `harness.judges.guard_server`, `harness.judges.paper_judge`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from urllib.parse import urlsplit
 from asabench.core.errors import UserError
 from asabench.core.records import Response, Verdict
 from asabench.core.row import JudgeInfo
-from harness.judges.judge_prompt import LABEL_WORDS, TOP_LOGPROBS, Message, base_name, thinks_first
+from harness.judges.judge_prompt import LABEL_WORDS, TOP_LOGPROBS, Decoding, Message, base_name, thinks_first
 from harness.judges.verdict_cache import Counts, Keep, Opinion, Pair, VerdictCache, judged_once
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
+DEFAULT_MODEL = "Qwen/QwQ-32B"
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
 KEY_VARIABLE = "ASABENCH_JUDGE_API_KEY"
 """A name of its own: another service's key must not go to whatever server is named."""
@@ -48,6 +49,7 @@ PASSING = (408, 425, 429, 500, *range(502, 505), *range(520, 531))
 overloaded."""
 
 _HELLO: list[Message] = [{"role": "user", "content": "Reply with one word and nothing else: safe"}]
+_MODEL_AND_URL = re.compile(r"(.*?)(?:@(https?://.*))?", re.DOTALL)
 _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/?$")
 _TOO_LONG = re.compile(r"context length|context window|maximum model length|max_model_len", re.IGNORECASE)
 _FILTER = re.compile(r"content[ _-]?(filter|management|policy)|responsible ?ai|moderation|flagged", re.IGNORECASE)
@@ -471,11 +473,36 @@ class ServerJudge:
 
 def base_url(url: str) -> str:
     """The base URL without a slash at its end, with `/v1` where no path is given; `UserError` where it is none."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port beyond 65535
+        usable = False
+    if not usable:
         raise UserError(f"the judge server's URL {url!r} cannot be used; write it like {DEFAULT_URL}")
     url = url.rstrip("/")
     return url if parts.path.strip("/") else url + "/v1"
+
+
+def request_body(served: Served, how: Decoding, question: list[Message]) -> dict[str, Any]:
+    """The keywords of one request for a verdict."""
+    body: dict[str, Any] = {
+        "model": served.name,
+        "messages": question,
+        "max_tokens": how.max_tokens,
+        "temperature": how.temperature,
+        "top_p": how.top_p,
+        "seed": how.seed,
+    }
+    if how.choice is not None:
+        body["extra_body"] = vllm_fields(how.choice)
+    return body
+
+
+def model_and_url(rest: str) -> tuple[str, str | None]:
+    """Of `[MODEL][@URL]`. Model names hold slashes, colons and at signs; a URL begins with its scheme."""
+    model, url = _MODEL_AND_URL.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches any text
+    return model, url
 
 
 def vllm_fields(choice: Sequence[str] | None = None) -> dict[str, Any]:

@@ -19,7 +19,6 @@ that give no log probabilities.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from asabench.core.judge_names import guard_in
@@ -40,14 +39,19 @@ from harness.judges.judge_prompt import (
     read_reply,
     wording_digest,
 )
-from harness.judges.server import DEFAULT_URL, Failed, Served, ServerJudge, vllm_fields
+from harness.judges.server import (
+    DEFAULT_MODEL,
+    DEFAULT_URL,
+    Failed,
+    Served,
+    ServerJudge,
+    model_and_url,
+    request_body,
+)
 from harness.judges.verdict_cache import Opinion, Pair, VerdictCache
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-
-DEFAULT_MODEL = "Qwen/QwQ-32B"
-_MODEL_AND_URL = re.compile(r"(.*?)(?:@(https?://.*))?", re.DOTALL)
 
 
 class VllmJudge(ServerJudge):
@@ -115,28 +119,12 @@ class VllmJudge(ServerJudge):
         except Failed as failed:
             if failed.unscored is None:
                 raise
-            return Opinion(
-                label=label, reply=reply.content, facts=facts
-            )  # the verdict is there; its probability is not
+            # The verdict is there; its probability is not
+            return Opinion(label=label, reply=reply.content, facts=facts)
         p_unsafe, share = p_unsafe_of(first.first_tokens, self.labels)
         return Opinion(
             label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe, reply=reply.content, facts=facts
         )
-
-
-def request_body(served: Served, how: Decoding, question: list[Message]) -> dict[str, Any]:
-    """The keywords of one request for a verdict."""
-    body: dict[str, Any] = {
-        "model": served.name,
-        "messages": question,
-        "max_tokens": how.max_tokens,
-        "temperature": how.temperature,
-        "top_p": how.top_p,
-        "seed": how.seed,
-    }
-    if how.choice is not None:
-        body["extra_body"] = vllm_fields(how.choice)
-    return body
 
 
 def first_token_body(served: Served, question: list[Message]) -> dict[str, Any]:
@@ -149,12 +137,6 @@ def first_token_body(served: Served, question: list[Message]) -> dict[str, Any]:
         "logprobs": True,
         "top_logprobs": TOP_LOGPROBS,
     }
-
-
-def model_and_url(rest: str) -> tuple[str, str | None]:
-    """Of `[MODEL][@URL]`. Model names hold slashes, colons and at signs; a URL begins with its scheme."""
-    model, url = _MODEL_AND_URL.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches any text
-    return model, url
 
 
 def make(rest: str, labels: LabelSet) -> ServerJudge:
