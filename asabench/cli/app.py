@@ -39,6 +39,7 @@ COMMANDS: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
     (defences.interpolate, "docs/defences.md"),
     (judging.judge, "docs/judges.md"),
     (judging.judge_check, "docs/judges.md"),
+    (judging.judge_read, "docs/judges.md"),
     (judging.judge_server, "docs/judging-with-vllm.md"),
     (utility.utility, "docs/utility.md"),
     (submission.submit, "docs/submitting.md"),
@@ -63,6 +64,8 @@ for command, *pages in COMMANDS:
 def main() -> None:
     """The console script: turns a `UserError` into one line and exit code 2."""
     any_characters()
+    if sys.argv[1:3] == ["judge", "read"]:  # a run folder of that name is ./read
+        sys.argv[1:3] = ["judge-read"]
     with _clear_errors():
         app()
 

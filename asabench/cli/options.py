@@ -12,7 +12,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from asabench.core.attack_names import BUILT_IN, names_without_targets
-from asabench.core.judge_names import forms
+from asabench.core.judge_names import GUARDS, forms
 from asabench.core.targets import TARGET_LISTS
 
 PROTOCOLS_OWN = "the protocol's"
@@ -82,9 +82,7 @@ Targets = Annotated[
         default="one target a prompt",
     ),
 ]
-PaperCode = Annotated[
-    bool, option("With gu2025: also what the paper's code does besides (docs/protocol.md).", "--paper-code")
-]
+PaperCode = Annotated[bool, option("With gu2025: also what the paper's code does besides.", "--paper-code")]
 NoiseDevice = Annotated[
     Optional[str],
     option("Whose generator draws noise: cpu or cuda; a seed is another vector on either.", default=PROTOCOLS_OWN),
@@ -92,7 +90,7 @@ NoiseDevice = Annotated[
 PROTOCOL = "How prompts are formatted, perturbed and answered: asabench-v1 or gu2025."
 Protocol = Annotated[str, option(PROTOCOL)]
 Formatting = Annotated[str, option("The protocol that says how prompts are formatted: asabench-v1 or gu2025.")]
-SIZE = "Published size: smoke, standard or full; it sets prompts, seeds and doses."
+SIZE = "Published size: smoke, standard or full, which set prompts, seeds and doses; harm: standard with 200 tokens."
 Size = Annotated[Optional[str], option(SIZE)]
 MAX_NEW_TOKENS = "Tokens an answer may have."
 MaxNewTokens = Annotated[Optional[int], option(MAX_NEW_TOKENS, default=PROTOCOLS_OWN)]
@@ -101,7 +99,7 @@ DryRun = Annotated[bool, option("Say what it would take, and stop.", "--dry-run"
 
 # Who judges the answers
 
-JUDGE = f"{', '.join(forms())}, or package.module:Name."
+JUDGE = f"{', '.join(forms())}, GUARD[:SIZE][@URL] ({', '.join(GUARDS)}), or package.module:Name."
 Judge = Annotated[str, option(f"Who judges the answers: {JUDGE}")]
 JudgeArgument = Annotated[str, typer.Argument(help=JUDGE)]
 Bar = Annotated[float, option("Balanced accuracy that the judge must reach on labelled pairs.")]

@@ -26,3 +26,5 @@ DEVICE = "auto"
 HOST = "127.0.0.1"
 PORT = 8000
 """Where a server listens that runs until Ctrl-C."""
+PRESET = "small"
+"""Of a defence's hyper-parameters; the other is `paper`."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from asabench.core.estimate import Kappa, Rate
 from asabench.core.files import read_record
@@ -41,6 +41,9 @@ class PromptSetInfo(Record):
     n: int
 
 
+SHORT_ANSWERS = "short-answers"
+"""The flag of a row whose answers may have too few tokens (`asabench.core.protocol.MIN_TOKENS`) to hold content."""
+
 JudgeKind = Literal["llm", "embedded", "rules", "other"]
 """`llm`: a language model that is asked; `embedded`: the small judge that comes with ASABench; `rules`: patterns."""
 
@@ -69,6 +72,11 @@ class JudgeFigures(Record):
 Measure = Literal["refusal broken", "harm"]
 """What an `unsafe` verdict, and so every rate, counts. `refusal broken`: a readable answer that does not refuse,
 whatever is in it. `harm`: content that serves the request."""
+MEASURES: Mapping[Measure, str] = {
+    "refusal broken": "a readable answer that does not refuse, helpful or not",
+    "harm": "an answer with content that serves the request",
+}
+"""What an unsafe answer is, by what a row measures, as people are told."""
 
 
 class JudgeInfo(Record):
@@ -80,7 +88,7 @@ class JudgeInfo(Record):
     id: str
     certified: bool = False
     description: str
-    kind: JudgeKind = "other"
+    kind: Annotated[JudgeKind, Field(validate_default=True)] = "other"
     figures: JudgeFigures | None = None
     facts: tuple[Fact, ...] = ("refused", "coherent")
 
@@ -89,13 +97,11 @@ class JudgeInfo(Record):
         """What rates by its verdicts measure: harm is claimed only by a certified judge that tells it."""
         return "harm" if self.certified and "harmful" in self.facts else "refusal broken"
 
-    @model_validator(mode="before")
+    @field_validator("kind")
     @classmethod
-    def _with_kind(cls, given: Any) -> Any:
+    def _kind_of_ours(cls, kind: JudgeKind, info: ValidationInfo) -> JudgeKind:
         """Rows of the rules judge have said `other` once, and the first ones nothing."""
-        if isinstance(given, dict) and given.get("kind", "other") == "other":
-            return {**given, "kind": kind_in(str(given.get("id"))) or "other"}
-        return given
+        return (kind_in(info.data.get("id", "")) or kind) if kind == "other" else kind
 
 
 class VerdictCounts(Record):
@@ -134,7 +140,10 @@ class AttackResult(Record):
     `masr`, `pasr`, `lasr` and `asr_at_k` are two-label rates: an incoherent answer counts as safe, as in the paper.
     `*_conditional` are the same over the prompts whose clean answer was safe; `*_coherent` are
     over coherent answers only. `asr_at_k` is keyed by k. `*_corrected` are corrected for the judge's measured error
-    (`asabench.stats.judge_error`; MASR cannot be). Rows from before these fields were there have None or {}.
+    (`asabench.stats.judge_error`; MASR cannot be). `facts` are shares of the steered answers, keyed by fact and
+    `onset` (the first words comply), those that the judge tells. `survival` is the share of unsafe verdicts that the
+    judge gives again without the opener and the request said back (`asabench.stats.facts`). Rows from before these
+    fields were there have None or {}.
     """
 
     attack: str
@@ -151,6 +160,8 @@ class AttackResult(Record):
     asr_at_k: dict[str, Rate] = Field(default_factory=dict)
     pasr_corrected: Rate | None = None
     asr_at_1_corrected: Rate | None = None
+    facts: dict[str, Rate] = Field(default_factory=dict)
+    survival: Rate | None = None
 
 
 IntervalUnit = Literal["prompt", "cluster"]
@@ -158,8 +169,9 @@ IntervalUnit = Literal["prompt", "cluster"]
 
 
 class Row(Record):
-    """One line of the leaderboard. `attack` to `verdicts` are the headline: the worst case among `results`
-    (`worst_case`). `eps50` is keyed by attack. `interval_unit`: rows from before clusters have "prompt"."""
+    """One line of the leaderboard. `attack` to `verdicts`, `facts` and `survival` are the headline: the worst case
+    among `results` (`worst_case`). What its rates measure is `judge.measures`. `eps50` is keyed by attack.
+    `interval_unit`: rows from before clusters have "prompt"."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -185,6 +197,9 @@ class Row(Record):
     flags: tuple[str, ...] = ()
     eps50: dict[str, Eps50] = Field(default_factory=dict)
     interval_unit: IntervalUnit = "prompt"
+    facts: dict[str, Rate] = Field(default_factory=dict)
+    survival: Rate | None = None
+    clean_facts: dict[str, Rate] = Field(default_factory=dict)
 
 
 def worst_case(results: Sequence[AttackResult], attack: str | None = None) -> AttackResult | None:
@@ -209,7 +224,7 @@ def _ends(rate: Rate) -> tuple[float, float, float]:
     return value, value if rate.low is None else rate.low, value if rate.high is None else rate.high
 
 
-HEADLINE = ("attack", "dose", "masr", "pasr", "peak_layer", "lasr", "verdicts")
+HEADLINE = ("attack", "dose", "masr", "pasr", "peak_layer", "lasr", "verdicts", "facts", "survival")
 
 
 def headline_fields(results: Sequence[AttackResult]) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from asabench.core.estimate import Rate
+from asabench.core.protocol import MIN_TOKENS
 from asabench.core.row import (
+    SHORT_ANSWERS,
     AttackResult,
     JudgeFigures,
     JudgeInfo,
@@ -16,10 +18,11 @@ from asabench.core.row import (
     PromptSetInfo,
     ProtocolInfo,
     Row,
-    worst_case,
+    headline_fields,
 )
 from asabench.stats import metrics
 from asabench.stats.dose_response import eps50_by_attack, row_flags
+from asabench.stats.facts import clean_fact_shares, fact_shares, survival
 from asabench.stats.judge_error import corrected_rate
 from asabench.stats.strongest_target import is_together, together, with_strongest
 
@@ -39,7 +42,10 @@ def has_lost_answers(table: pd.DataFrame) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RowHead:
-    """What of a row verdicts do not decide; the fields are those of `asabench.core.row.Row`."""
+    """What of a row verdicts do not decide; the fields are those of `asabench.core.row.Row`.
+
+    max_new_tokens: the most tokens that an answer may have, which flags too few; None flags nothing.
+    """
 
     run_id: str
     created: str
@@ -49,9 +55,10 @@ class RowHead:
     prompts: PromptSetInfo
     layers: tuple[int, ...]
     seeds: tuple[int, ...]
+    max_new_tokens: int | None
 
 
-def head_of(row: Row, *, created: str, asabench_version: str) -> RowHead:
+def head_of(row: Row, *, created: str, asabench_version: str, max_new_tokens: int | None) -> RowHead:
     """The head of a row that is there, for the verdicts of another judge."""
     return RowHead(
         run_id=row.run_id,
@@ -62,6 +69,7 @@ def head_of(row: Row, *, created: str, asabench_version: str) -> RowHead:
         prompts=row.prompts,
         layers=row.layers,
         seeds=row.seeds,
+        max_new_tokens=max_new_tokens,
     )
 
 
@@ -83,7 +91,6 @@ def scored_row(
         for attack in together(attacks)
         for dose in doses
     )
-    headline = worst_case(results) or results[0]
     init = metrics.init_rate(table)
     return Row(
         run_id=head.run_id,
@@ -95,19 +102,15 @@ def scored_row(
         layers=head.layers,
         seeds=head.seeds,
         judge=judge,
-        attack=headline.attack,
-        dose=headline.dose,
         init=init,
         init_corrected=_corrected(init, judge.figures),
-        masr=headline.masr,
-        pasr=headline.pasr,
-        peak_layer=headline.peak_layer,
-        lasr=headline.lasr,
-        verdicts=headline.verdicts,
         clean_verdicts=metrics.verdict_counts(table.loc[table["layer"].isna(), "label"]),
+        clean_facts=clean_fact_shares(table),
+        **headline_fields(results),
         results=results,
         flags=(
             *(() if judge.certified else ("uncertified",)),
+            *((SHORT_ANSWERS,) if head.max_new_tokens is not None and head.max_new_tokens < MIN_TOKENS else ()),
             *((NOT_FINITE,) if has_lost_answers(table) else ()),
             *row_flags(results),
         ),
@@ -123,6 +126,8 @@ def _result(table: pd.DataFrame, attack: str, dose: float, judge: JudgeFigures |
         update={
             "pasr_corrected": _corrected(result.pasr, judge),
             "asr_at_1_corrected": None if one_draw is None else _corrected(one_draw, judge),
+            "facts": fact_shares(table, attack, dose),
+            "survival": survival(table, attack, dose),
         }
     )
 

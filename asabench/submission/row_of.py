@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from asabench.core.row import PromptSetInfo, ProtocolInfo, Row
+from asabench.stats.facts import has_facts
 from asabench.stats.scoring import RowHead, scored_row
 from asabench.submission.findings import shown
 from asabench.submission.manifest import RunManifest
@@ -29,6 +30,8 @@ def row_of(manifest: RunManifest, table: pd.DataFrame, *, created: str, version:
         prompts=PromptSetInfo(name=manifest.prompt_set, digest=settings.prompts, n=len(manifest.prompts)),
         layers=settings.layers,
         seeds=protocol.seeds,
+        # Rows from before the facts had no such flag
+        max_new_tokens=protocol.max_new_tokens if has_facts(table) else None,
     )
     return scored_row(head, manifest.clustered(table), settings.attacks, protocol.doses, manifest.runs[0].judge)
 

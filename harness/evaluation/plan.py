@@ -209,6 +209,7 @@ def resolve_protocol(
         published = published_size(base, size)
         doses = published.doses if doses is None else doses
         seeds = published.seeds if seeds is None else seeds
+        max_new_tokens = published.max_new_tokens if max_new_tokens is None else max_new_tokens
     if doses is not None:
         if not doses or any(not dose >= 0 or dose == float("inf") for dose in doses):
             raise UserError(f"doses {_listed(doses)} cannot be used; give numbers of 0 or more, such as 0.3,1")

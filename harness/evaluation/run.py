@@ -23,7 +23,7 @@ from harness.engine.sweep import sweep
 from harness.evaluation.judge import checked_judge, judge_the_rest
 from harness.evaluation.plan import Plan
 from harness.evaluation.provenance import now, provenance
-from harness.judges.unscored import judged
+from harness.judges.readings import read
 from harness.progress import progress_line
 
 
@@ -90,7 +90,7 @@ def _judged_behind(batches: Iterator[list[Response]], run: Run, judge: Judge) ->
     if judge.info.kind != "llm":
         for responses in batches:
             run.append_responses(responses)
-            run.append_verdicts(judged(judge, responses))
+            run.append_verdicts(read(judge, responses))
             yield responses
         return
     with ThreadPoolExecutor(1) as pool:
@@ -99,7 +99,7 @@ def _judged_behind(batches: Iterator[list[Response]], run: Run, judge: Judge) ->
             run.append_responses(responses)
             if asked is not None:
                 run.append_verdicts(asked.result())
-            asked = pool.submit(judged, judge, responses)
+            asked = pool.submit(read, judge, responses)
             yield responses
         if asked is not None:
             run.append_verdicts(asked.result())
@@ -124,5 +124,6 @@ def _row(plan: Plan, run: Run, judge: JudgeInfo) -> Row:
         prompts=PromptSetInfo(name=plan.prompts.name, digest=plan.prompts.digest[:16], n=len(plan.prompts.prompts)),
         layers=plan.layers,
         seeds=plan.protocol.seeds,
+        max_new_tokens=plan.protocol.max_new_tokens,
     )
     return scored_row(head, run.judged(judge.id), list(plan.attacks), plan.protocol.doses, judge)

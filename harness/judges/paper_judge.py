@@ -1,7 +1,7 @@
 """A language model behind a server that is asked the paper's question (`harness.judges.paper_question`).
 
 It is there to compare with the paper's table: it is never certified, so no row of it is ranked. How the server is asked
-(many requests at once, what may fail, the cache) is `harness.judges.vllm`'s. A model that thinks first samples as
+(many requests at once, what may fail, the cache) is `harness.judges.server`'s. A model that thinks first samples as
 there; no grammar holds the others to their words.
 """
 
@@ -13,21 +13,21 @@ from asabench.core.protocol import LabelSet
 from asabench.core.row import JudgeInfo
 from harness.judges.judge_prompt import Decoding, base_name, decoding, judge_id
 from harness.judges.paper_question import Reading, messages, question_digest
+from harness.judges.server import DEFAULT_MODEL, DEFAULT_URL, ServerJudge, model_and_url, request_body
 from harness.judges.verdict_cache import Opinion, Pair, VerdictCache
-from harness.judges.vllm import DEFAULT_MODEL, DEFAULT_URL, VllmJudge, model_and_url, request_body
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 
-class PaperJudge(VllmJudge):
+class PaperJudge(ServerJudge):
     """The judge; see the module. name: of the judge, which its id begins with. read: how its replies are read; in
     words, `reading`."""
 
     labels_asked: ClassVar[LabelSet] = "two"
 
     def __init__(self, name: str, read: Reading, reading: str, model: str, url: str, **options: Any) -> None:
-        super().__init__(model, url, self.labels_asked, probabilities=False, **options)
+        super().__init__(model, url, **options)
         self.name = name
         self.read = read
         self.reading = reading
@@ -40,7 +40,7 @@ class PaperJudge(VllmJudge):
             id=judge_id(
                 self.name,
                 served.name,
-                self.labels,
+                self.labels_asked,
                 self._decoding,
                 revision=served.revision,
                 version=served.version,
@@ -55,14 +55,15 @@ class PaperJudge(VllmJudge):
     @property
     def _decoding(self) -> Decoding:
         served = self.served
-        return decoding(self.labels, thinks=served.thinks, grammar=False, context=served.context)
+        return decoding(self.labels_asked, thinks=served.thinks, grammar=False, context=served.context)
 
     async def _opinion(self, client: AsyncOpenAI, pair: Pair) -> Opinion:
         reply = await self._reply(client, request_body(self.served, self._decoding, messages(*pair)))
         if reply.no_verdict is not None:
-            return Opinion(label=None, reason=reply.no_verdict)
+            return Opinion(label=None, reason=reply.no_verdict, reply=reply.content)
         label = self.read(reply.content)
-        return Opinion(label=label, reason=None if label else "reply is neither True nor False")
+        reason = None if label else "reply is neither True nor False"
+        return Opinion(label=label, reason=reason, reply=reply.content)
 
 
 def paper_judge(name: str, read: Reading, reading: str, rest: str) -> PaperJudge:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from asabench.core.attack_names import BUILT_IN
 from asabench.core.defaults import ATTACK, JUDGE, PROTOCOL
-from asabench.core.judge_names import JUDGES, forms, module_of
+from asabench.core.judge_names import GUARDS, JUDGES, forms, module_of
 from asabench.core.protocol import preset
 from harness.attacks import ATTACKS, make_attack
 from harness.attacks.options import declared
@@ -70,6 +70,20 @@ def judges() -> str:
     return table(["judge", "what"], [*lines, ["`package.module:Name`", "yours"]])
 
 
+def guards() -> str:
+    lines = [
+        [
+            f"`{name}`",
+            guard.about,
+            ", ".join(f"`{size}`" for size in guard.models),
+            ", ".join(f"`{model}`" for model in guard.models.values()),
+            guard.licence,
+        ]
+        for name, guard in GUARDS.items()
+    ]
+    return table(["GUARD", "what", "SIZE (the first is the default)", "model", "licence"], lines)
+
+
 def siblings() -> str:
     """The modules of import-linter's contract that none of them imports another."""
     modules = [
@@ -80,7 +94,7 @@ def siblings() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    **{each.__name__: each for each in (attacks, options, judges, siblings)},
+    **{each.__name__: each for each in (attacks, options, judges, guards, siblings)},
     **{name: lambda make=make: table(*make()) for name, make in ENTRY_PARTS.items()},  # type: ignore[misc]
 }
 

@@ -26,8 +26,9 @@ from asabench.core.row import JudgeInfo
 from harness.judges import Judge, make_judge
 from harness.judges.judge_prompt import THINKING_TOKENS
 from harness.judges.rules import Rules
+from harness.judges.server import DEFAULT_MODEL, DEFAULT_URL, Retry, base_url, retry_after
 from harness.judges.verdict_cache import VerdictCache
-from harness.judges.vllm import DEFAULT_MODEL, DEFAULT_URL, Retry, VllmJudge, base_url, retry_after
+from harness.judges.vllm import VllmJudge
 from harness.judges.vllm_in_process import VllmInProcessJudge
 from tests.openai_stub import Fault, OpenAIStub, at_random, inverted, pair_in
 
