@@ -156,6 +156,8 @@ def read_judged(path: Path) -> Judged:
     if responses["suffix"].notna().any():
         raise UserError(f"{path} has prompts with suffixes, which submissions do not have yet; evaluate without them")
     own = verdicts.loc[verdicts["judge"] == row.judge.id, ["cell_id", "label", "p_unsafe"]]
+    if unknown := len(set(own["cell_id"]) - set(responses["cell_id"])):
+        raise UserError(f"{path}: {unknown} verdicts are on answers that it does not hold; evaluate again elsewhere")
     if unseen := len(responses) - len(own):
         raise UserError(f"{path}: {unseen} answers have no verdict of {row.judge.id}; run the same evaluation again")
     prompts, goals = _prompts(run)

@@ -25,6 +25,7 @@ from asabench.submission.checks.card import card_findings
 from asabench.submission.checks.description import submission_findings
 from asabench.submission.checks.judge import judge_findings
 from asabench.submission.checks.runs import manifest_findings
+from asabench.submission.checks.targets import target_findings
 from asabench.submission.checks.training import read_training_prompts, training_findings, training_notices
 from asabench.submission.checks.utility import utility_findings
 from asabench.submission.checks.verdicts import line_findings
@@ -173,6 +174,7 @@ def _checked(folder: Path) -> Validation:
     card = None
     if manifest is not None:
         findings += manifest_findings(manifest)
+        findings += target_findings(manifest)
         card = _check_verdicts(reader, manifest, row, submission)
         notices += _notices(manifest)
     if row is not None:

@@ -27,8 +27,8 @@ from asabench.core.training_record import ComparedWithTest, NearTest
 from asabench.dataset.instances import instances_of_run
 from asabench.dataset.original_layout import open_benchmark
 from asabench.dataset.schema import listed
+from asabench.judging.refusals import refusal_phrase
 from asabench.runs.folder import read_run
-from harness.judges.refusals import refusal_phrase
 from harness.model.padding import left_padded
 from harness.model.subject import Subject
 from harness.probes.measures import clean_answers

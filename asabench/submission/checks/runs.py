@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from asabench.core.near_duplicates import clusters_of_digests, known_clusters
-from asabench.core.prompts import published_digest
-from asabench.core.protocol import PROMPT_SET
 from asabench.submission.checks.values import PINNED, PINNED_WORDS, listed
 from asabench.submission.findings import REMAKE, Finding, shown
 from asabench.submission.known import prompt_set
@@ -67,22 +65,6 @@ def manifest_findings(manifest: RunManifest) -> Iterator[Finding]:
     yield from _prompt_findings(manifest)
 
 
-def _target_findings(manifest: RunManifest) -> Iterator[Finding]:
-    """A target is part of what was measured: without one in the protocol, each prompt has its published one."""
-    settings = manifest.runs[0].settings
-    if manifest.prompt_set != PROMPT_SET or settings.protocol.target is not None:
-        return
-    published = published_digest(settings.prompt_count)[:16]
-    if settings.prompts != published:
-        yield Finding(
-            MANIFEST_FILE,
-            "runs.0.settings.prompts",
-            settings.prompts,
-            f"{published}: {PROMPT_SET} with its published targets, as the protocol names no other target",
-            "evaluate again: a run with --target has it in its protocol",
-        )
-
-
 def _cluster_findings(manifest: RunManifest) -> Iterator[Finding]:
     """A cluster is named by its first prompt. Near-duplicates that are known by their digests are in one cluster; where
     all prompts are known, so are the clusters."""
@@ -119,7 +101,6 @@ def _prompt_findings(manifest: RunManifest) -> Iterator[Finding]:
     ):
         if twice := next((value for value in values if values.count(value) > 1), None):
             yield Finding(MANIFEST_FILE, f"prompts.{name}", f"{twice} more than once", "every prompt once")
-    yield from _target_findings(manifest)
     yield from _cluster_findings(manifest)
     known = prompt_set(manifest.prompt_set)
     if known is None:

@@ -19,6 +19,7 @@ from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet
 from asabench.core.records import Prompt
 from asabench.core.training_record import read_training
+from asabench.runs.training_choices import TrainingChoices
 from harness.defences import make_recipe
 from harness.defences.defend import DefencePlan, estimate, make_plan, run_plan
 from harness.defences.examples import Example, chosen_prompts, compared_with_test, refuse_overlap
@@ -54,8 +55,9 @@ def subject(**changes: Any) -> Subject:
 
 def plan(csv: Callable[[str, range], str], out: Path, recipe: str = "refusal", **choices: Any) -> DefencePlan:
     options = {"train": csv("train", range(10, 20)), "test_prompts": csv("test", range(10)), **FAST, **choices}
+    model = options.pop("model", None) or subject()
     options.setdefault("allow_similar", True)  # requests that differ in a number are near-duplicates
-    return make_plan(options.pop("model", None) or subject(), recipe, out, **options)
+    return make_plan(model, TrainingChoices.of(recipe=recipe, out=out, **options))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -412,7 +414,7 @@ def test_the_disjoint_rows_have_no_near_duplicate_among_the_published_test_promp
 
 def test_overlap_is_looked_for_before_a_model_is_loaded(csv: Callable[[str, range], str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="test prompts"):
-        make_plan("no-such-model", "refusal", tmp_path, train=csv("a", range(5)), test_prompts=csv("b", range(4, 6)))
+        plan(csv, tmp_path, model="no-such-model", train=csv("a", range(5)), test_prompts=csv("b", range(4, 6)))
 
 
 def test_folders_that_cannot_be_used(csv: Callable[[str, range], str], tmp_path: Path) -> None:
@@ -423,6 +425,35 @@ def test_folders_that_cannot_be_used(csv: Callable[[str, range], str], tmp_path:
     run_plan(plan(csv, tmp_path / "out", steps=1), say=quiet)
     with pytest.raises(UserError, match=r"another training \(settings was .*same choices"):
         plan(csv, tmp_path / "out", steps=2)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, '{"settings": '], ids=lambda text: text[:20])
+def test_a_folder_whose_settings_cannot_be_read(content: str, csv: Callable[[str, range], str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "settings.json").write_text(content)
+    with pytest.raises(UserError, match=r"settings.json, which says what was asked .* choose another --out") as caught:
+        plan(csv, tmp_path / "out", steps=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["progress.json", "model.safetensors", "optimizer.bin"])
+def test_a_checkpoint_that_was_cut_short(
+    file: str, csv: Callable[[str, range], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(pools: Pools, settings: Settings, step: int) -> Any:
+        if step == 3:
+            raise KeyboardInterrupt
+        return drawn(pools, settings, step)
+
+    drawn = training.batches_of_step
+    monkeypatch.setattr(training, "batches_of_step", broken)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan(csv, tmp_path / "out", steps=4), checkpoint_every=2, say=quiet)
+    held = tmp_path / "out" / "checkpoints" / "step-000002" / file
+    held.write_bytes(held.read_bytes()[:20])
+    with pytest.raises(UserError, match=r"step-000002 cannot be read .* begins again") as caught:
+        run_plan(plan(csv, tmp_path / "out", steps=4), say=quiet)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_half_written_model_is_recognised(csv: Callable[[str, range], str], tmp_path: Path) -> None:
