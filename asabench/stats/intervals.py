@@ -1,5 +1,5 @@
 """Rates with their intervals, by a bootstrap that resamples clusters of prompts. Why these intervals: decision 0003;
-why clusters: decision 0008.
+why clusters: decision 0010.
 
 `clusters`, wherever it is taken, is the cluster of each prompt, (prompt,): near-duplicates are answered alike, so they
 are drawn together. None: each prompt is a cluster of its own.
