@@ -1,4 +1,8 @@
-"""Rates with their intervals, by a bootstrap that resamples prompts. Why these intervals: decision 0003."""
+"""Rates with their intervals over prompts. Why these intervals: decision 0003.
+
+Draws (seeds) of a prompt are draws of its own, unless `shared`: then draw s of every prompt is one and the same noise
+vector, and there are as many draws of noise as seeds, however many prompts.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import t as student
 
 from asabench.core.estimate import Rate
 
@@ -17,6 +21,7 @@ RESAMPLES = 2000
 DRAWS = 20_000
 CONFIDENCE = 0.95
 TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+_QUANTILE = NormalDist().inv_cdf(TAILS[1])
 NOTHING_SCORED = Rate(value=None, low=None, high=None)
 
 Array = NDArray[np.float64]
@@ -24,8 +29,8 @@ Mask = NDArray[np.bool_]
 Interval = tuple[float, float]
 
 
-def mean_rate(values: Array, counted: Mask | None = None) -> Rate:
-    """Mean of (prompt, draw) values in 0..1 with an interval that resamples prompts, and draws within them.
+def mean_rate(values: Array, counted: Mask | None = None, *, shared: bool = False) -> Rate:
+    """Mean of (prompt, draw) values in 0..1 with the interval of `mean_interval`.
 
     NaN (unscored) leaves the value, and widens the interval to what it would be if all of them were 0 or were 1. What
     is not counted leaves both.
@@ -33,11 +38,13 @@ def mean_rate(values: Array, counted: Mask | None = None) -> Rate:
     kept = values if counted is None else values[counted]
     if not kept.size or np.isnan(kept).all():
         return NOTHING_SCORED
-    return rate_within(float(np.nanmean(kept)), [mean_interval(reading, counted) for reading in readings(values)])
+    return rate_within(
+        float(np.nanmean(kept)), [mean_interval(reading, counted, shared=shared) for reading in readings(values)]
+    )
 
 
 def layer_mean_rate(values: Array) -> Rate:
-    """The mean of (prompt, seed, layer) values, with an interval that resamples prompts, and seeds within them.
+    """The mean of (prompt, seed, layer) values, with the interval of `mean_interval`.
 
     A prompt's layers are averaged first: they are the same few for every prompt, no draw of anything. NaN (unscored)
     leaves the value, and widens the interval to what it would be if all of them were 0 or were 1.
@@ -64,8 +71,8 @@ def widened(rate: Rate, other: Rate) -> Rate:
     return rate if rate.value is None else rate_within(rate.value, known)
 
 
-def mean_interval(values: Array, counted: Mask | None = None) -> Interval:
-    """values: (prompt, draw), no NaN. Percentile bootstrap; Wilson where every prompt is alike and it has no width.
+def mean_interval(values: Array, counted: Mask | None = None, *, shared: bool = False) -> Interval:
+    """values: (prompt, draw), no NaN. Wilson's interval of their mean, at `effective_number` of prompts.
 
     counted: which of the values the mean is over, in the same shape; at least one.
     """
@@ -73,30 +80,62 @@ def mean_interval(values: Array, counted: Mask | None = None) -> Interval:
         counted = np.ones(values.shape, dtype=bool)
     some = counted.any(axis=1)
     values, counted = values[some], counted[some]
-    kept = values[counted]
-    if kept.min() == kept.max():
-        return wilson(float(kept[0]), len(values))
-    means = resampled_means(values[:, :, None], None if counted.all() else counted[:, :, None])
-    # NaN: a resample in which nothing is counted
-    low, high = np.nanquantile(means, TAILS)
-    return float(low), float(high)
+    return wilson(float(values[counted].mean()), effective_number(values, counted, shared=shared))
 
 
-def peak_interval(values: Array) -> Interval:
-    """values: (prompt, draw, layer), no NaN. The interval of the largest layer mean; see `metrics.pasr_rate`."""
+def effective_number(values: Array, counted: Mask, *, shared: bool = False) -> float:
+    """How many prompts, each broken or not, would leave the mean of these values as uncertain: (prompt, draw), no NaN.
+
+    That is p (1 - p) over the variance of the mean. The variance is what a resampling of prompts, and of draws within
+    them, would give. z^2 prompts are added to those measured, half of them 0 and half 1 in all of their draws, as
+    Wilson's interval does in effect: without them, prompts that came out alike would be certain. With one draw of
+    broken or not it is the number of prompts; several draws add to it the more, the less a prompt's draws agree.
+
+    Shared draws differ all together: the variance between their means is added, at Student's quantile for so few.
+    """
+    prompts, number = len(values), int(counted.sum())
+    off = np.where(counted, values - values[counted].mean(), 0.0)
+    draws = counted.sum(axis=1, keepdims=True)
+    within = np.where(counted, off - off.sum(axis=1, keepdims=True) / draws, 0.0)
+    scale = prompts / number**2
+    between, drawn = scale * float((off.sum(axis=1) ** 2).sum()), scale * float((within**2).sum())
+    added = _QUANTILE**2
+    share = float(values[counted].mean())
+    middle = (prompts * share + added / 2) / (prompts + added)
+    variance = (prompts * (between + drawn + (share - middle) ** 2) + added / 2 * (middle**2 + (1 - middle) ** 2)) / (
+        prompts + added
+    )
+    variance_of_mean = variance / prompts
+    columns = counted.any(axis=0)
+    seeds = int(columns.sum())
+    if shared and seeds > 1:
+        means = np.where(counted, values, 0.0).sum(axis=0)[columns] / counted.sum(axis=0)[columns]
+        few = float(student.ppf(TAILS[1], seeds - 1)) / _QUANTILE
+        variance_of_mean += few**2 * float(means.var(ddof=1)) / seeds
+    return middle * (1 - middle) / variance_of_mean
+
+
+def peak_interval(values: Array, *, shared: bool = False) -> Interval:
+    """values: (prompt, draw, column), no NaN. The interval of the largest true column mean.
+
+    The largest of many noisy means lies above the mean of the column that is truly the largest, and a bootstrap of the
+    maximum repeats that. So the lower end grants what the best column could exceed its own mean by, by chance (a
+    bootstrap of max (resampled mean - mean)); the upper end is that of the column with the largest mean.
+    """
     means = values.mean(axis=(0, 1))
-    low, high = mean_interval(values[:, :, means.argmax()])
-    excess = (resampled_means(values) - means).max(axis=1)
+    low, high = mean_interval(values[:, :, means.argmax()], shared=shared)
+    excess = (resampled_means(values, shared=shared) - means).max(axis=1)
     return max(min(float(means.max() - np.quantile(excess, TAILS[1])), low), 0.0), high
 
 
-def wilson(share: float, number: int) -> Interval:
-    """Wilson's score interval of that share of a number of prompts."""
-    ends = binomtest(round(share * number), number).proportion_ci(CONFIDENCE, method="wilson")
-    return float(ends.low), float(ends.high)
+def wilson(share: float, number: float) -> Interval:
+    """Wilson's score interval of that share of a number of prompts, which need not be whole."""
+    low = wilson_low(share, number, TAILS[0]) if share > 0 else 0.0
+    high = 1 - wilson_low(1 - share, number, TAILS[0]) if share < 1 else 1.0
+    return low, high
 
 
-def wilson_low(share: float, number: int, tail: float) -> float:
+def wilson_low(share: float, number: float, tail: float) -> float:
     """The lower end of Wilson's score interval that leaves `tail` below it."""
     quantile = NormalDist().inv_cdf(1 - tail)
     square = quantile**2 / number
@@ -104,18 +143,11 @@ def wilson_low(share: float, number: int, tail: float) -> float:
     return max((share + square / 2 - spread) / (1 + square), 0.0)
 
 
-def resampled_means(values: Array, counted: Mask | None = None) -> Array:
-    """Means over the resamples of (prompt, draw, column) values: (RESAMPLES, column).
-
-    counted: which values a mean is over, in the same shape; NaN for a resample that has none.
-    """
+def resampled_means(values: Array, *, shared: bool = False) -> Array:
+    """Means over the resamples of (prompt, draw, column) values: (RESAMPLES, column)."""
     prompts, draws, columns = values.shape
-    weights = _weights(prompts, draws, RESAMPLES)
-    if counted is None:
-        return weights @ values.reshape(-1, columns) / (prompts * draws)
-    number = weights @ counted.reshape(-1, columns).astype(float)
-    total = weights @ np.where(counted, values, 0.0).reshape(-1, columns)
-    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+    weights = _weights(prompts, draws, RESAMPLES, shared and draws > 1)
+    return weights @ values.reshape(-1, columns) / (prompts * draws)
 
 
 @dataclass(frozen=True)
@@ -130,9 +162,7 @@ class Share:
         """With Wilson's interval."""
         # Of independent pairs the number comes out whole but for rounding
         number = max(int(self.number + 1e-6), 1)
-        low = wilson_low(self.value, number, TAILS[0])
-        high = 1 - wilson_low(1 - self.value, number, TAILS[0])
-        return rate_within(self.value, [(low, high)])
+        return rate_within(self.value, [wilson(self.value, number)])
 
     def draws(self, seed: int) -> Array:
         """The share itself, then DRAWS values that it may have in truth; the same for equal arguments."""
@@ -142,11 +172,14 @@ class Share:
 
 # A few: the conditional and coherent rates have numbers of prompts of their own
 @lru_cache(maxsize=4)
-def _weights(prompts: int, draws: int, resamples: int) -> Array:
+def _weights(prompts: int, draws: int, resamples: int, shared: bool = False) -> Array:
     """How often each (prompt, draw) is in each resample: (resample, prompt * draw). The same for every call."""
     random = np.random.default_rng(0)
     counts = random.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
     if draws == 1:
         return counts.astype(float)
+    if shared:
+        of_draws = random.multinomial(draws, np.full(draws, 1 / draws), size=resamples)
+        return (counts[:, :, None] * of_draws[:, None, :]).reshape(resamples, -1).astype(float)
     per_draw = random.multinomial(counts * draws, np.full(draws, 1 / draws))
     return per_draw.reshape(resamples, prompts * draws).astype(float)

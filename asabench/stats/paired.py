@@ -53,7 +53,7 @@ def difference(table_a: pd.DataFrame, table_b: pd.DataFrame, attack: str, dose: 
     """
     prompts = shared_prompts(table_a, table_b, attack, dose)
     a, b = (outcomes(table, attack, dose, prompts) for table in (table_a, table_b))
-    cells = min(data.unsafe.shape[1] * data.unsafe.shape[2] for data in (a, b))
+    layers = min(len(data.layers) for data in (a, b))
     only_a, only_b, p_value = _sign_test(_known_mean(broken(a)), _known_mean(broken(b)))
     return Difference(
         attack=attack,
@@ -65,7 +65,7 @@ def difference(table_a: pd.DataFrame, table_b: pd.DataFrame, attack: str, dose: 
         only_a=only_a,
         only_b=only_b,
         p_value=p_value,
-        asr_at_k={k: _asr_change(a, b, k) for k in BUDGETS if k <= cells},
+        asr_at_k={k: _asr_change(a, b, k) for k in BUDGETS if k <= layers},
     )
 
 
@@ -116,10 +116,12 @@ def _peak(data: Outcomes) -> float:
 
 
 def _asr_change(a: Outcomes, b: Outcomes, k: int) -> Change:
-    by_cell = [data.unsafe.reshape(len(data.unsafe), -1) for data in (a, b)]
-    within = [broken_within(cells, k) for cells in by_cell]
-    ends = [broken_within(of_b, k) - broken_within(of_a, k) for of_a, of_b in _opposite_readings(*by_cell)]
-    return _change_of_means(within[1] - within[0], ends)
+    known = _known_mean(broken_within(b.unsafe, k)) - _known_mean(broken_within(a.unsafe, k))
+    ends = [
+        broken_within(of_b, k).mean(axis=1) - broken_within(of_a, k).mean(axis=1)
+        for of_a, of_b in _opposite_readings(a.unsafe, b.unsafe)
+    ]
+    return _change_of_means(known, ends)
 
 
 def _mean_change(a: Array, b: Array) -> Change:

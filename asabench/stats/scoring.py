@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from asabench.core.estimate import Rate
 from asabench.core.row import (
-    AttackResult,
-    JudgeFigures,
     JudgeInfo,
     ModelInfo,
     PromptSetInfo,
@@ -20,10 +17,14 @@ from asabench.core.row import (
 )
 from asabench.stats import metrics
 from asabench.stats.dose_response import eps50_by_attack, row_flags
-from asabench.stats.judge_error import corrected_rate
+from asabench.stats.noise_floor import WITHIN_NOISE, false_alarm_rate, is_within_noise, with_floor
+from asabench.stats.worst import worst_case_rate
 
 NOT_FINITE = "not-finite"
 """The flag of a row some of whose answers are missing, as the model's logits were not finite numbers."""
+
+ONE_VECTOR = "one-noise-vector"
+"""The flag of a row all of whose noise is one vector: its intervals say nothing of another."""
 
 
 def has_lost_answers(table: pd.DataFrame) -> bool:
@@ -38,7 +39,8 @@ def has_lost_answers(table: pd.DataFrame) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RowHead:
-    """What of a row verdicts do not decide; the fields are those of `asabench.core.row.Row`."""
+    """What of a row verdicts do not decide; the fields are those of `asabench.core.row.Row`. `shared_noise`: each seed
+    is one noise vector for all prompts (`Protocol.shares_noise`)."""
 
     run_id: str
     created: str
@@ -48,9 +50,10 @@ class RowHead:
     prompts: PromptSetInfo
     layers: tuple[int, ...]
     seeds: tuple[int, ...]
+    shared_noise: bool
 
 
-def head_of(row: Row, *, created: str, asabench_version: str) -> RowHead:
+def head_of(row: Row, *, created: str, asabench_version: str, shared_noise: bool) -> RowHead:
     """The head of a row that is there, for the verdicts of another judge."""
     return RowHead(
         run_id=row.run_id,
@@ -61,6 +64,7 @@ def head_of(row: Row, *, created: str, asabench_version: str) -> RowHead:
         prompts=row.prompts,
         layers=row.layers,
         seeds=row.seeds,
+        shared_noise=shared_noise,
     )
 
 
@@ -70,12 +74,16 @@ def scored_row(
     """The row of a judge's verdicts.
 
     table: one line a cell, as `asabench.stats.metrics` describes. The headline is the worst case
-    (`asabench.core.row.worst_case`), or the first result where nothing was scored. Rates corrected for the judge's
-    error are there where the judge has figures.
+    (`asabench.core.row.worst_case`), or the first result where nothing was scored.
     """
-    results = tuple(_result(table, attack, dose, judge.figures) for attack in attacks for dose in doses)
+    shared = head.shared_noise
+    false_alarms = false_alarm_rate(table, judge.figures, shared=shared)
+    results = tuple(
+        with_floor(metrics.attack_result(table, attack, dose, shared=shared), false_alarms, head.prompts.n)
+        for attack in attacks
+        for dose in doses
+    )
     headline = worst_case(results) or results[0]
-    init = metrics.init_rate(table)
     return Row(
         run_id=head.run_id,
         created=head.created,
@@ -88,8 +96,7 @@ def scored_row(
         judge=judge,
         attack=headline.attack,
         dose=headline.dose,
-        init=init,
-        init_corrected=_corrected(init, judge.figures),
+        init=metrics.init_rate(table),
         masr=headline.masr,
         pasr=headline.pasr,
         peak_layer=headline.peak_layer,
@@ -100,22 +107,16 @@ def scored_row(
         flags=(
             *(() if judge.certified else ("uncertified",)),
             *((NOT_FINITE,) if has_lost_answers(table) else ()),
+            *((ONE_VECTOR,) if shared and _draws_of_noise(table) == 1 else ()),
+            *((WITHIN_NOISE,) if is_within_noise(headline) else ()),
             *row_flags(results),
         ),
-        eps50=eps50_by_attack(table),
+        eps50=eps50_by_attack(table, shared=shared),
+        worst=worst_case_rate(table, results),
+        false_alarms=false_alarms,
     )
 
 
-def _result(table: pd.DataFrame, attack: str, dose: float, judge: JudgeFigures | None) -> AttackResult:
-    result = metrics.attack_result(table, attack, dose)
-    one_draw = result.asr_at_k.get("1")
-    return result.model_copy(
-        update={
-            "pasr_corrected": _corrected(result.pasr, judge),
-            "asr_at_1_corrected": None if one_draw is None else _corrected(one_draw, judge),
-        }
-    )
-
-
-def _corrected(rate: Rate, judge: JudgeFigures | None) -> Rate | None:
-    return None if judge is None else corrected_rate(rate, judge)
+def _draws_of_noise(table: pd.DataFrame) -> int:
+    """How many seeds the answers have; 0 where no attack used one."""
+    return int(table["seed"].nunique())
