@@ -47,7 +47,7 @@ class Comparison:
 
     `worst` is A's and B's worst case over those attacks and doses and the shared prompts, `worst_rates` their MASRs
     with intervals that allow for the choice. `prompts` is how many prompts both have. `eps50` gives A's and B's for
-    each shared attack, over those prompts and each run's own doses; two from other doses do not compare, as a note says.
+    each shared attack, over those prompts and each run's own doses; two from other doses do not compare.
     `notes` are sentences on what is not the same in both and moves a number, or on what the intervals leave out.
     """
 

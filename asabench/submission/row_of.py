@@ -16,6 +16,7 @@ from asabench.core.row import (
     headline_fields,
     with_headline,
 )
+from asabench.stats.dose_response import MASKING
 from asabench.stats.noise_floor import WITHIN_NOISE
 from asabench.stats.scoring import ONE_VECTOR, RowHead, scored_row
 from asabench.submission.findings import shown
@@ -46,7 +47,8 @@ def row_of(manifest: RunManifest, table: pd.DataFrame, *, created: str, version:
 SINCE_3 = frozenset({"asr_at_k", "eps50", "worst", "false_alarms", "pasr_held_out", "masr_floor", "pasr_floor"})
 """Fields that rows of schema version 3 were the first to have, or to have by today's definition."""
 WITHDRAWN = frozenset({"init_corrected", "pasr_corrected", "asr_at_1_corrected"})
-NEW_FLAGS = frozenset({WITHIN_NOISE, ONE_VECTOR})
+BY_INTERVALS = frozenset({WITHIN_NOISE, ONE_VECTOR, MASKING})
+"""Flags that intervals decide, or that came with version 3."""
 _ENDS = frozenset({"low", "high"})
 
 
@@ -67,7 +69,8 @@ def row_differences(row: Row, expected: Row) -> Iterator[tuple[str, str, str]]:
         there = [each for each in again["results"] if (each["attack"], each["dose"]) == (top["attack"], top["dose"])]
         again |= {name: there[0][name] for name in HEADLINE} if there else {}
     again["schema_version"] = found["schema_version"]
-    again["flags"] = [flag for flag in again["flags"] if flag in found["flags"] or flag not in NEW_FLAGS]
+    for each in (found, again):
+        each["flags"] = [flag for flag in each["flags"] if flag not in BY_INTERVALS]
     yield from differences(_lasting(found), _lasting(again))
 
 
