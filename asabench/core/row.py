@@ -13,7 +13,7 @@ from asabench.core.files import read_record
 from asabench.core.schema import Record
 
 SCHEMA_VERSION = 3
-"""3: intervals, ASR@k and eps50 as docs/decisions/0006 has them, with noise floors and the worst case's own interval.
+"""3: intervals, ASR@k and eps50 as docs/decisions/0009 has them, with noise floors and the worst case's own interval.
 2: the fields at the top of a row are those of its worst case; in 1 they were those of its first attack."""
 
 
@@ -127,7 +127,7 @@ class AttackResult(Record):
     over coherent answers only. `asr_at_k` is keyed by k. `pasr_held_out` has the peak layer chosen on other prompts
     than it is measured on. `*_floor` are what MASR and PASR would be if nothing were broken and the judge erred as it
     does (`asabench.stats.noise_floor`). `*_corrected` are of rows before schema version 3 alone: they were withdrawn
-    (docs/decisions/0006). Rows from before these fields were there have None or {}.
+    (docs/decisions/0009). Rows from before these fields were there have None or {}.
     """
 
     attack: str
