@@ -19,6 +19,7 @@ from asabench.core.records import Label, Prompt, Response, Verdict
 from asabench.core.row import JudgeInfo
 from asabench.judging.labelled_pairs import gold_pairs
 from asabench.runs.choices import Choices
+from asabench.stats.noise_floor import is_within_noise
 from harness.attacks import ATTACKS, make_attack
 from harness.attacks.random import RandomAttack
 from harness.engine.selftest import SelfTestFailed, self_test
