@@ -81,7 +81,8 @@ def judge_again(
     judge, info = checked_judge(judge, bar, uncertified)
     with reopen_run(path) as run:
         judge_the_rest(run, judge, progress=progress)
-        head = head_of(before, created=now(), asabench_version=asabench.__version__)
+        shared = settings.protocol.shares_noise
+        head = head_of(before, created=now(), asabench_version=asabench.__version__, shared_noise=shared)
         row = scored_row(head, run.judged(info.id), settings.attacks, settings.protocol.doses, info)
         run.write_row(row)
         run.update_manifest(judge=info.model_dump())
