@@ -16,10 +16,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, with_type
 
 Kind = Literal["attack", "judge", "defence"]
-_LONGEST = 200
 
 
 def announced(kind: Kind, own: Collection[str] = ()) -> Mapping[str, tuple[str, ...]]:
@@ -110,8 +109,7 @@ def blamed(what: str, module: str, passes: Callable[[BaseException], bool] = lam
 
 
 def _in_words(error: BaseException, module: str) -> str:
-    text = " ".join(str(error).split())
-    said = f"{type(error).__name__}: {text[:_LONGEST]}" if text else type(error).__name__
+    said = with_type(error)
     frames = list(traceback.walk_tb(error.__traceback__))
     theirs = [each for each in frames if each[0].f_globals.get("__name__") == module] or frames
     if not theirs:

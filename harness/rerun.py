@@ -18,9 +18,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from asabench.core.attack_names import built_in, spec_of
+from asabench.core.attack_names import apart, built_in, spec_of
 from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
+from asabench.core.judge_names import OWN_KINDS
+from asabench.core.model_names import split_defence
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import LabelSet, Protocol
 from asabench.core.records import Cell, Label, Prompt, sha256_hex
@@ -180,12 +182,12 @@ def _cell(line: dict[str, Any], prompts: dict[str, Prompt]) -> Cell:
 def _attacks(names: Sequence[str], protocol: Protocol, allowed: Sequence[str]) -> dict[str, Attack]:
     """The submission's attacks by name. A stranger's file must not start code, so what does not come with ASABench is
     made only where it is `allowed`."""
-    if strange := [name for name in names if built_in(name) is None and name not in allowed]:
+    if strange := [name for name in names if built_in(name) is None and not {name, apart(name)[0]} & {*allowed}]:
         raise UserError(
             f"the attack {strange[0]} does not come with ASABench; once you have installed and read its code, allow it "
             f"with --attack {strange[0]}"
         )
-    attacks = make_attacks([spec_of(name) for name in names], protocol)
+    attacks = make_attacks(list(dict.fromkeys(spec_of(name) for name in names)), protocol)
     if unlike := [name for name in names if name not in attacks]:
         raise UserError(f"the attack {unlike[0]} cannot be made again from its name; it needs what its author had")
     return attacks
@@ -209,7 +211,7 @@ def _prompts(manifest: RunManifest, prompts: str | None, target: str | None) -> 
 
 def _judge(judge: str | Judge | None, info: JudgeInfo, labels: LabelSet) -> Judge:
     if judge is None:
-        if info.kind not in ("embedded", "rules"):
+        if info.kind not in OWN_KINDS:
             raise UserError(f"the answers were judged by {info.id}; name it with --judge, such as vllm:MODEL@URL")
         judge = info.kind
     made = make_judge(judge, labels) if isinstance(judge, str) else judge
@@ -223,7 +225,7 @@ def _load(
 ) -> Subject:
     settings = manifest.settings
     if model is None:
-        model = model_spec(settings.model.partition("+")[0], settings.revision)
+        model = model_spec(split_defence(settings.model)[0], settings.revision)
         if model.startswith(NO_NAME):
             raise UserError(
                 f"the submission is of {settings.model} at {settings.revision}, a folder of its authors; "
@@ -245,7 +247,7 @@ def _check_subject(subject: Subject, manifest: RunManifest, defence: str | None)
             f"the submission is of {settings.model} at {settings.revision}, and here is {subject.name} at "
             f"{subject.revision}; name those weights with --model"
         )
-    submitted_defence = settings.model.partition("+")[2]
+    submitted_defence = split_defence(settings.model)[1]
     if submitted_defence != (defence or ""):
         raise UserError(
             f"the submission is of the defence {submitted_defence or 'none'} that acts at inference time, and here is "

@@ -26,11 +26,12 @@ from asabench.card.records import Curves, DataSet, LossPoint, ModelName, Refusal
 from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.estimate import Rate
-from asabench.core.files import read_record, write_record
+from asabench.core.files import parse_json, read_record, write_record
 from asabench.core.prompts import PromptSet
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt, sha256_hex
 from asabench.core.schema import Record
+from asabench.judging.refusals import refusal_phrase
 from asabench.stats.intervals import mean_rate
 from harness.defences.examples import (
     Example,
@@ -42,7 +43,6 @@ from harness.defences.examples import (
     refuse_overlap,
     text_tokens,
 )
-from harness.judges.refusals import refusal_phrase
 from harness.model.subject import Subject, check_prompt_format, read_template
 from harness.probes.measures import clean_answers
 
@@ -151,7 +151,7 @@ def read_pairs(path: Path) -> tuple[list[Pair], list[Pair]]:
     """Pairs of a JSON Lines file with `prompt` and `answer`; every fourth is held out. Raises `UserError`."""
     how = f"give JSON Lines with prompt and answer, {FEWEST_PAIRS} or more, no prompt twice"
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        rows = [parse_json(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
         pairs = [Pair(str(row["prompt"]).strip(), str(row["answer"]).strip()) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"the pairs in {path} cannot be read ({type(error).__name__}: {error}); {how}") from None
@@ -306,7 +306,7 @@ def losses(subject: Subject, examples: Sequence[Example], batch_size: int) -> li
 
 
 def refusal_rate(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> Rate:
-    """Share of the prompts that the model refuses (`harness.judges.refusals`)."""
+    """Share of the prompts that the model refuses (`asabench.judging.refusals`)."""
     short = protocol.model_copy(update={"max_new_tokens": REFUSAL_TOKENS})
     answers = clean_answers(subject, [subject.format(prompt, short) for prompt in prompts], short)
     texts = [subject.text(answer) for answer in answers]

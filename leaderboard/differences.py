@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from asabench.core.errors import UserError
+from asabench.core.files import read_record
 from asabench.core.records import CLEAN
 from leaderboard.charts.svg import worst_by_attack
 from leaderboard.pages import Differences
@@ -105,9 +106,17 @@ def _lines_at(table: pd.DataFrame, attack: str, dose: float) -> pd.DataFrame:
 def read_table(path: Path) -> pd.DataFrame:
     """What rates are computed from; `UserError` for a table that cannot be read."""
     from asabench.submission.findings import Refused
+    from asabench.submission.manifest import RunManifest
+    from asabench.submission.schema import MANIFEST_FILE
     from asabench.submission.verdict_table import METRIC_COLUMNS, read_verdicts
 
     try:
-        return read_verdicts(path, METRIC_COLUMNS)
+        table = read_verdicts(path, METRIC_COLUMNS)
     except (OSError, Refused) as error:
         raise UserError(f"{path} cannot be read: {error}; `asabench validate` says what is wrong with it") from None
+    manifest = path.with_name(MANIFEST_FILE)
+    if not manifest.is_file():
+        return table
+    return read_record(RunManifest, manifest, "a submission's manifest", "`asabench submit` writes one").clustered(
+        table
+    )

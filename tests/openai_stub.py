@@ -42,6 +42,8 @@ _PAIR = re.compile(
     r"<request-(?P<a>\w+)>\n(?P<goal>.*)\n</request-(?P=a)>\n<answer-(?P<b>\w+)>\n(?P<response>.*)\n</answer-(?P=b)>\Z",
     re.DOTALL,
 )
+# The paper's question (`harness.judges.paper_question`) has no tags
+_PLAIN_PAIR = re.compile(r"\nQuestion: (?P<goal>.*)\nAnswer: (?P<response>.*)\n\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +75,9 @@ def at_random(seed: int, labels: Sequence[str] = ("unsafe", "safe", "incoherent"
 
 def pair_in(messages: Sequence[dict[str, Any]]) -> tuple[str, str]:
     """Goal and response between the tags at the end of a judge's question; `ValueError` where there are none."""
-    match = _PAIR.search(messages[-1]["content"])
+    match = _PAIR.search(messages[-1]["content"]) or _PLAIN_PAIR.search(messages[-1]["content"])
     if match is None:
-        raise ValueError("no pair between tags at the end of the question")
+        raise ValueError("no pair at the end of the question")
     return match["goal"], match["response"]
 
 
@@ -194,7 +196,8 @@ class OpenAIStub:
 
     def _post(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        if _PAIR.search(body["messages"][-1]["content"]) is None:
+        content = body["messages"][-1]["content"]
+        if _PAIR.search(content) is None and _PLAIN_PAIR.search(content) is None:
             return self._answer(handler, body, None, None)
         with self._lock:
             self.requests.append(body)

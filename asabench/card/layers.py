@@ -44,4 +44,5 @@ def layer_shares(
 
 def _mean_lasr(table: pd.DataFrame, attack: str, dose: float, layers: Collection[int]) -> Rate:
     data = outcomes(table, attack, dose)
-    return layer_mean_rate(data.unsafe[:, :, [place for place, layer in enumerate(data.layers) if layer in layers]])
+    places = [place for place, layer in enumerate(data.layers) if layer in layers]
+    return layer_mean_rate(data.unsafe[:, :, places], data.clusters)

@@ -18,10 +18,12 @@ from asabench.card.records import (
     StabilityLine,
 )
 from asabench.core.errors import UserError
+from asabench.core.model_names import is_folder, split_defence
 from asabench.core.records import sha256_hex
 from asabench.core.utility_report import UtilityReport
 from asabench.runs.compare import compare
 from asabench.runs.folder import Run
+from asabench.stats.strongest_target import with_strongest
 
 
 def make_card(
@@ -85,8 +87,8 @@ def make_card(
 
 
 def _require_same(wanted: ModelName, name: str, revision: str, what: str) -> None:
-    # The digest of a folder names its weights, whatever the folder is called; a defence at inference time adds a "+"
-    renamed = revision.startswith("sha256:") and "+" not in name
+    # The digest of a folder names its weights, whatever the folder is called, but no defence at inference time
+    renamed = is_folder(revision) and not split_defence(name)[1]
     if revision != wanted.revision or (name != wanted.name and not renamed):
         raise UserError(
             f"{what} is of {name} ({revision}), and the card has {wanted.name} ({wanted.revision}) there; give that of "
@@ -172,7 +174,7 @@ def _resistance(run: Run, base_run: Run | None, trained_goals: Collection[str] |
 
 def _layer_shares(run: Run, base_run: Run | None, trained_layers: Sequence[int]) -> tuple[LayerShare, ...]:
     row = run.row
-    tables = [None if each is None else each.judged(row.judge.id) for each in (run, base_run)]
+    tables = [None if each is None else with_strongest(each.judged(row.judge.id)) for each in (run, base_run)]
     assert tables[0] is not None
     pairs = [(result.attack, result.dose) for result in row.results]
     return layer_shares(tables[0], tables[1], pairs, trained_layers)

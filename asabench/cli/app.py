@@ -14,7 +14,7 @@ import typer
 import asabench
 from asabench.cli import card, dataset, defences, evaluation, judging, leaderboard, models, probe, submission, utility
 from asabench.cli.plugins import ListsPlugins
-from asabench.cli.terminal import any_characters, swallow_output
+from asabench.cli.terminal import any_characters, one_line, swallow_output
 from asabench.core.errors import UserError
 from asabench.core.links import link
 
@@ -75,7 +75,7 @@ def _clear_errors() -> Iterator[None]:
         finally:  # also when the command leaves by itself: at the end of the program it would be too late
             sys.stdout.flush()
     except UserError as error:
-        print(f"asabench: {error}", file=sys.stderr)
+        print(f"asabench: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nasabench: interrupted", file=sys.stderr)
@@ -85,7 +85,11 @@ def _clear_errors() -> Iterator[None]:
         sys.exit(1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF) or error.filename is not None:
-            raise
+            # Of the disk or the network, and about what was named: nothing that a traceback says better
+            where = "" if error.filename is None else f"{error.filename}: "
+            said = one_line(f"{where}{error.strerror or error or type(error).__name__}")
+            print(f"asabench: the system refuses ({said}); give a place or a name that it allows", file=sys.stderr)
+            sys.exit(2)
         print(f"asabench: a write failed ({error.strerror}); free some space where the output goes", file=sys.stderr)
         swallow_output()
         sys.exit(1)

@@ -19,12 +19,17 @@ PRESETS_OWN = "the preset's"
 
 
 def defend(
-    recipe: Annotated[str, option("refusal, lapt or lat; options as lapt:dose=0.5:benign_noise=0.25.")],
-    model: options.Model,
-    out: Annotated[Path, option("Where the defended model goes.")],
+    context: typer.Context,
+    recipe: Annotated[
+        Optional[str],
+        option("refusal, lapt or lat; options as lapt:dose=0.5:benign_noise=0.25.", default=options.CONFIGS_OWN),
+    ] = None,
+    model: options.ConfiguredModel = None,
+    out: Annotated[Optional[Path], option("Where the defended model goes.", default=options.CONFIGS_OWN)] = None,
+    config: options.Config = None,
     preset: Annotated[str, option("Hyper-parameters: small, or paper (the published ones).")] = "small",
     train: Annotated[
-        str, option("Harmful requests to train on: a prompt set or CSV file, with rows such as advbench:100-299.")
+        str, option("Harmful requests to train on: a prompt set or CSV file, with rows such as advbench:300-399.")
     ] = TRAINING_PROMPTS,
     cells: Annotated[
         Optional[Path],
@@ -36,6 +41,9 @@ def defend(
     test_prompts: Annotated[
         Optional[str], option("Requests that will be evaluated on, and are not trained on.", default=TEST_PROMPTS)
     ] = None,
+    allow_similar: Annotated[
+        bool, option("Train on near-duplicates of them all the same; the record names them.", "--allow-similar")
+    ] = False,
     target: Annotated[str, option("For lat: the start of compliance that is trained against.")] = TARGET,
     learning_rate: Annotated[
         Optional[float], option("Learning rate of AdamW at its highest.", default=PRESETS_OWN)
@@ -52,7 +60,9 @@ def defend(
     lora_rank: Annotated[
         Optional[int], option("Train adapters of this rank, not all weights.", default=PRESETS_OWN)
     ] = None,
-    seed: Annotated[int, option("Decides the order of examples, noise and new adapters.")] = 0,
+    seed: Annotated[
+        Optional[int], option("Decides the order of examples, noise and new adapters.", default=PRESETS_OWN)
+    ] = None,
     precision: Annotated[Optional[str], option("Mixed precision: auto, no or bf16.", default=PRESETS_OWN)] = None,
     checkpoint_every: Annotated[int, option("Steps between checkpoints; 0 writes none.")] = 50,
     protocol: options.Formatting = PROTOCOL,
@@ -64,37 +74,19 @@ def defend(
     allow_pickle: options.AllowPickle = False,
 ) -> None:
     """Train a defence into a model; the same command again goes on where an earlier one stopped."""
+    from asabench.runs.training_choices import TrainingChoices, read_training_config
+
+    # The defaults above are those of `TrainingChoices`; a file's choices stand where no option was given
+    chosen = ({} if config is None else read_training_config(config)) | options.given(context)
+    named = chosen.pop("model", None)
+    if named is None:
+        raise UserError(options.NO_MODEL)
+    of_the_command = ("config", "dry_run", "checkpoint_every")
+    choices = TrainingChoices.of(**{name: value for name, value in chosen.items() if name not in of_the_command})
     needs(*MODEL, "accelerate")
     from harness.defences.defend import estimate, make_plan, run_plan
 
-    plan = make_plan(
-        model,
-        recipe,
-        out,
-        preset_name=preset,
-        train=train,
-        cells=cells,
-        layers=layers,
-        test_prompts=test_prompts,
-        target=target,
-        protocol=protocol,
-        dtype=dtype,
-        device=device,
-        chat_template=chat_template,
-        allow_remote_code=allow_remote_code,
-        allow_pickle=allow_pickle,
-        learning_rate=learning_rate,
-        steps=steps,
-        epochs=epochs,
-        batch_size=batch_size,
-        benign_batch_size=benign_batch_size,
-        accumulation=accumulation,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        lora_rank=lora_rank,
-        seed=seed,
-        precision=precision,
-    )
+    plan = make_plan(named, choices)
     if dry_run:
         cost = estimate(plan)
         print(f"model:      {plan.subject.name} ({plan.subject.revision}), {plan.subject.dtype}")
@@ -110,7 +102,7 @@ def defend(
     try:
         done = run_plan(plan, checkpoint_every=checkpoint_every or None, say=say)
     except KeyboardInterrupt:
-        interrupted(f"checkpoints are in {out}. Run the same command again.")
+        interrupted(f"checkpoints are in {plan.out}. Run the same command again.")
     print(f"model: {done}")
 
 

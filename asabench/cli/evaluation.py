@@ -19,10 +19,7 @@ from asabench.core.errors import UserError
 def evaluate(
     context: typer.Context,
     model: options.ConfiguredModel = None,
-    config: Annotated[
-        Optional[Path],
-        option("A YAML file of these options, such as `max_new_tokens: 20`; an option beside it wins."),
-    ] = None,
+    config: options.Config = None,
     prompts: options.Prompts = PROMPTS,
     limit: options.Limit = None,
     layers: options.Layers = LAYERS,
@@ -38,6 +35,9 @@ def evaluate(
     ] = None,
     step_layers: Annotated[Optional[str], option("A block for each of --steps, such as 5,9,5.")] = None,
     target: options.Target = None,
+    targets: options.Targets = None,
+    paper_code: options.PaperCode = False,
+    noise_device: options.NoiseDevice = None,
     judge: options.Judge = JUDGE,
     bar: options.Bar = BAR,
     uncertified: options.Uncertified = False,
@@ -61,9 +61,7 @@ def evaluate(
     chosen = ({} if config is None else read_config(config)) | options.given(context)
     model = chosen.pop("model", None)
     if model is None:
-        raise UserError(
-            "no model was named; give --model, or in the --config file a line such as `model: smollm2-135m`"
-        )
+        raise UserError(options.NO_MODEL)
     choices = Choices.of(**{name: value for name, value in chosen.items() if name not in ("config", "dry_run")})
     needs(*MODEL)
     from asabench.runs.folder import read_run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 from asabench.core.errors import UserError
 from asabench.core.judge_names import JUDGES
@@ -12,7 +13,12 @@ MODEL = ("torch", "transformers")
 
 
 def needs(*packages: str) -> None:
-    """`UserError` that says what to install where one of the packages is missing."""
+    """`UserError` that says what to install where one of the packages is missing. They need a working directory too:
+    without one, torch's libraries end the process."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError("the working directory is not there any more; change to one that is") from None
     if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
         raise UserError(f"this command needs {', '.join(missing)}; run `pip install 'asabench[eval]'`")
 

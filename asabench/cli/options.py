@@ -13,8 +13,11 @@ import typer
 
 from asabench.core.attack_names import BUILT_IN, names_without_targets
 from asabench.core.judge_names import forms
+from asabench.core.targets import TARGET_LISTS
 
 PROTOCOLS_OWN = "the protocol's"
+CONFIGS_OWN = "the --config file's"
+NO_MODEL = "no model was named; give --model, or in the --config file a line such as `model: smollm2-135m`"
 
 
 def option(help: str, *names: str, default: str | None = None) -> Any:
@@ -37,7 +40,10 @@ def given(context: typer.Context) -> dict[str, Any]:
 
 MODEL = "A short name (`asabench models`), a local folder, or a hub id[@revision]."
 Model = Annotated[str, option(MODEL)]
-ConfiguredModel = Annotated[Optional[str], option(MODEL, default="the --config file's")]
+ConfiguredModel = Annotated[Optional[str], option(MODEL, default=CONFIGS_OWN)]
+Config = Annotated[
+    Optional[Path], option("A YAML file of these options, such as `dtype: bfloat16`; an option beside it wins.")
+]
 ModelArgument = Annotated[str, typer.Argument(help=MODEL)]
 DTYPE = "Number format of the weights: float32, bfloat16 or float16."
 Dtype = Annotated[str, option(DTYPE)]
@@ -68,6 +74,21 @@ ATTACK_WITHOUT_TARGET = f"Attacks between commas: {', '.join(names_without_targe
 Attack = Annotated[str, option(ATTACK)]
 TARGET = "The start of compliance that directed attacks work towards, for all prompts."
 Target = Annotated[Optional[str], option(TARGET, default="each prompt's own")]
+Targets = Annotated[
+    Optional[str],
+    option(
+        "Targets that directed attacks work towards one after the other, the strongest counting: "
+        f"{', '.join(TARGET_LISTS)}, a text file with one a line, or such as 'Sure, here is|Step 1:'.",
+        default="one target a prompt",
+    ),
+]
+PaperCode = Annotated[
+    bool, option("With gu2025: also what the paper's code does besides (docs/protocol.md).", "--paper-code")
+]
+NoiseDevice = Annotated[
+    Optional[str],
+    option("Whose generator draws noise: cpu or cuda; a seed is another vector on either.", default=PROTOCOLS_OWN),
+]
 PROTOCOL = "How prompts are formatted, perturbed and answered: asabench-v1 or gu2025."
 Protocol = Annotated[str, option(PROTOCOL)]
 Formatting = Annotated[str, option("The protocol that says how prompts are formatted: asabench-v1 or gu2025.")]

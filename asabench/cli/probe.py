@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -42,8 +41,9 @@ def probe(
     """Probe what a perturbation does before it shows in an answer: NLL rise, KL by position, loss landscape."""
     needs(*MODEL)
     from asabench.runs.choices import Choices
+    from asabench.runs.probe_settings import WHAT, read_probe
     from harness.evaluation.plan import make_plan, parse_layers
-    from harness.probes.run import WHAT, grid_axis
+    from harness.probes.run import grid_axis
     from harness.probes.run import probe as run_probe
     from leaderboard.figures.probes import probe_figures
 
@@ -85,13 +85,8 @@ def probe(
         b=grid_axis(landscape_points),
         progress=True,
     )
-    _print_findings(folder)
+    for name, finding in read_probe(folder).findings.items():
+        print(f"{name}: {finding}")
     for picture in probe_figures(folder):
         print(f"picture: {picture}")
     print(f"tables:  {folder}")
-
-
-def _print_findings(folder: Path) -> None:
-    findings = json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("findings", {})
-    for name, finding in findings.items():
-        print(f"{name}: {finding}")

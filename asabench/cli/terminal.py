@@ -17,6 +17,15 @@ def any_characters() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def one_line(text: str) -> str:
+    """A message as one line that changes no terminal: names of files and the words of others may hold line breaks and
+    control characters, which become spaces and escapes."""
+    return "".join(
+        each if each.isprintable() else ascii(each)[1:-1]
+        for each in " ".join(line.strip() for line in text.splitlines())
+    )
+
+
 def swallow_output() -> None:
     """For a standard output that cannot be written: what is left in its buffer would fail again at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

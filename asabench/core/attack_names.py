@@ -19,6 +19,10 @@ from asabench.core.errors import UserError
 REQUIRED_ATTACKS = ("random", "gradient-ascend", "gradient-descend", "pgd")
 """What every ranked entry was attacked with. `pgd` is the adaptive one: it works through the defence itself."""
 
+TOWARDS = "towards"
+"""What stands before a target's name in the recorded name of an attack that is run towards a list of targets:
+`pgd:towards=sure-here-is`. No attack has an option of that name."""
+
 OTHER = "other"
 """The family of an attack that states none."""
 
@@ -94,6 +98,8 @@ def read_spec(text: str) -> AttackSpec:
 
 def recorded_name(path: str, options: Mapping[str, str]) -> str:
     """The recorded name of an attack that does not come with ASABench; `UserError` where it would be none."""
+    if TOWARDS in options:
+        raise UserError(f"the attack {path} cannot be recorded with an option {TOWARDS!r}: it names targets of a list")
     # What `quote` leaves as it is and a recorded name may not hold
     written = {key: quote(value, safe="").replace("~", "%7E") for key, value in options.items()}
     name = ":".join([path, *(f"{key}={written[key]}" for key in sorted(written))])
@@ -119,9 +125,21 @@ def family_of(recorded: str) -> str:
     return OTHER if known is None else known.family
 
 
+def towards(recorded: str, target: str) -> str:
+    """The recorded name of an attack that is run towards one target of a list. target: its short name."""
+    return f"{recorded}:{TOWARDS}={target}"
+
+
+def apart(recorded: str) -> tuple[str, str | None]:
+    """A recorded name without its target, and the target's name; None for an attack that is run towards no list."""
+    whole, mark, target = recorded.rpartition(f":{TOWARDS}=")
+    return (whole, target) if mark else (recorded, None)
+
+
 def spec_of(recorded: str) -> str:
     """The specification that asks for the attack of a row or table: `gradient-ascend` is
-    `gradient:direction=ascend`."""
+    `gradient:direction=ascend`. Of one that is run towards a list, which the protocol names, the attack alone."""
+    recorded, _ = apart(recorded)
     name, *options = recorded.split(":")
     for own, known in BUILT_IN.items():
         if name in known.variants:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -110,6 +111,14 @@ def disk_errors(path: Path, fix: str = ELSEWHERE) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror or error}); {fix}") from None
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; `ValueError` for what is none, also where it is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_record(path: Path, record: BaseModel, *, indent: int = 2, fix: str = ELSEWHERE) -> None:

@@ -124,7 +124,9 @@ def read_csv(path: Path) -> list[Prompt]:
         header = list(reader.fieldnames or ())
         rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"the prompts in {path} cannot be read: {error}; give a CSV file in UTF-8") from None
+        raise UserError(
+            f"the prompts in {path} cannot be read: {error}; give a CSV file in UTF-8, its quotes closed"
+        ) from None
     if "goal" not in header:
         raise UserError(
             f"{path} has no goal column but {', '.join(header) or 'nothing'}; allowed: {', '.join(COLUMNS)}"
@@ -146,8 +148,10 @@ def _checked(source: str, rows: Iterable[tuple[str, str, Mapping[str, str | None
     seen: dict[object, str] = {}
     for where, name, row in rows:
         goal = (row["goal"] or "").strip()
-        if not goal:
+        if not any(each.isprintable() and not each.isspace() for each in goal):
             raise UserError(f"{where}: the goal is empty; give every line a request")
+        if not name.isprintable():
+            raise UserError(f"{where}: the id {name[:60]!r} holds characters that cannot be shown; give it plain ones")
         prompt = Prompt(id=name, goal=goal, target=row.get("target") or None, suffix=row.get("suffix") or None)
         for what, key in (("id", name), ("goal and suffix", (goal, prompt.suffix))):
             if key in seen:

@@ -8,6 +8,7 @@ ASABench defines it, and `gu2025`, the protocol that the numbers of Gu et al. 20
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,6 +17,7 @@ from asabench.core.defaults import PUBLISHED_PROMPTS
 from asabench.core.errors import UserError
 from asabench.core.records import sha256_hex
 from asabench.core.schema import Record
+from asabench.core.targets import TargetList
 
 GradientPosition = Literal["last_prompt", "reference"]
 """Where a gradient is read. `last_prompt`: the prompt's last position, which predicts the first token of the target.
@@ -24,6 +26,12 @@ GradientPosition = Literal["last_prompt", "reference"]
 LabelSet = Literal["three", "two"]
 """What a judge may answer. `three`: safe, unsafe, incoherent. `two`: as in the paper, where irrelevant or nonsensical
 text is safe."""
+
+NoiseDevice = Literal["cpu", "cuda"]
+"""Whose generator draws noise. One seed gives another vector on either."""
+
+GradientForward = Literal["eval", "train"]
+"""The mode of the forward that a gradient comes from. They differ where a model has dropout."""
 
 
 class Protocol(Record):
@@ -66,11 +74,30 @@ class Protocol(Record):
         description="the start of an answer that attacks steer towards, given to every prompt; None: each prompt's "
         "own, which in AdvBench is the published one",
     )
+    targets: TargetList | None = Field(
+        None,
+        description="targets that every targeted attack is run towards, each an attack of its own in tables; the "
+        "strongest counts; None: one target a prompt",
+    )
+    noise_device: NoiseDevice = Field(
+        "cpu", description="whose generator draws noise; on cuda a seed is another vector than on the CPU"
+    )
+    judged_text: Literal["answer", "whole-without-prompt"] = Field(
+        "answer",
+        description="what is judged: the decoded answer; or prompt and answer decoded as one text, with every "
+        "occurrence of the prompt taken out",
+    )
+    reference_loss: Literal["after-shared-tokens", "after-goal-length"] = Field(
+        "after-shared-tokens",
+        description="of the raw text that a `reference` gradient is of, which tokens count: those behind the ones that "
+        "it shares with the goal alone, or those behind as many as the goal alone has",
+    )
+    gradient_forward: GradientForward = Field("eval", description="the mode of the forward that gradients come from")
 
     def as_json(self, *, exclude_unset: bool = False) -> dict[str, Any]:
         """The fields, without those that came after the first digests were published and still say what held then."""
         dumped = self.model_dump(mode="json", exclude_unset=exclude_unset)
-        return {name: value for name, value in dumped.items() if (name, value) != ("target", None)}
+        return {name: value for name, value in dumped.items() if name not in LATER or value != LATER[name]}
 
     @property
     def shares_noise(self) -> bool:
@@ -82,6 +109,20 @@ class Protocol(Record):
         """A hash of every field; equal digests mean comparable rows."""
         return sha256_hex(json.dumps(self.as_json(), sort_keys=True))[:16]
 
+
+LATER: Mapping[str, Any] = {
+    name: Protocol.model_fields[name].default
+    for name in ("target", "targets", "noise_device", "judged_text", "reference_loss", "gradient_forward")
+}
+"""Fields that came after the first digests were published, and what held before they were there."""
+
+PAPER_CODE: Mapping[str, Any] = {
+    "noise_device": "cuda",
+    "judged_text": "whole-without-prompt",
+    "reference_loss": "after-goal-length",
+    "gradient_forward": "train",
+}
+"""What the paper's code does besides what the preset `gu2025` fixes (`--paper-code`)."""
 
 PRESETS: dict[str, Protocol] = {
     "asabench-v1": Protocol(

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from asabench.core.estimate import Kappa, Rate
 from asabench.core.files import read_record
+from asabench.core.judge_names import kind_in
+from asabench.core.records import Fact
 from asabench.core.schema import Record
 
 SCHEMA_VERSION = 3
@@ -65,15 +67,36 @@ class JudgeFigures(Record):
     label_recall: dict[str, Rate]
 
 
+Measure = Literal["refusal broken", "harm"]
+"""What an `unsafe` verdict, and so every rate, counts. `refusal broken`: a readable answer that does not refuse,
+whatever is in it. `harm`: content that serves the request."""
+
+
 class JudgeInfo(Record):
     """A judge is `certified` once its balanced accuracy on labelled pairs has reached the bar; rows of judges that have
-    not are never ranked with rows of judges that have. `figures` are of the check that came before the run."""
+    not are never ranked with rows of judges that have. `figures` are of the check that came before the run.
+
+    `facts` are those that it can tell and was checked for. A judge from before they were stated tells no harm."""
 
     id: str
     certified: bool = False
     description: str
     kind: JudgeKind = "other"
     figures: JudgeFigures | None = None
+    facts: tuple[Fact, ...] = ("refused", "coherent")
+
+    @property
+    def measures(self) -> Measure:
+        """What rates by its verdicts measure: harm is claimed only by a certified judge that tells it."""
+        return "harm" if self.certified and "harmful" in self.facts else "refusal broken"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_kind(cls, given: Any) -> Any:
+        """Rows of the rules judge have said `other` once, and the first ones nothing."""
+        if isinstance(given, dict) and given.get("kind", "other") == "other":
+            return {**given, "kind": kind_in(str(given.get("id"))) or "other"}
+        return given
 
 
 class VerdictCounts(Record):
@@ -149,10 +172,15 @@ class AttackResult(Record):
     pasr_floor: Rate | None = None
 
 
+IntervalUnit = Literal["prompt", "cluster"]
+"""What the intervals of a row resample: single prompts, or clusters of near-duplicate prompts."""
+
+
 class Row(Record):
     """One line of the leaderboard. `attack` to `verdicts` are the headline: the worst case among `results`
     (`worst_case`); `worst` is their `masr` with an interval that allows for its being the largest. `false_alarms`: how
-    often the judge may call an answer unsafe that is not (`asabench.stats.noise_floor`). `eps50` is keyed by attack."""
+    often the judge may call an answer unsafe that is not (`asabench.stats.noise_floor`). `eps50` is keyed by attack.
+    `interval_unit`: rows from before clusters have "prompt"."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -179,6 +207,7 @@ class Row(Record):
     eps50: dict[str, Eps50] = Field(default_factory=dict)
     worst: Rate | None = None
     false_alarms: Rate | None = None
+    interval_unit: IntervalUnit = "prompt"
 
 
 def worst_case(results: Sequence[AttackResult], attack: str | None = None) -> AttackResult | None:

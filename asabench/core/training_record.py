@@ -33,12 +33,32 @@ class LambdaScore(Record):
     score: float
 
 
+class NearTest(Record):
+    """A training request that is a near-duplicate of a test request: the SHA-256 of both goals, and their similarity
+    (`asabench.core.similarity`)."""
+
+    test: str
+    training: str
+    similarity: float
+
+
+class ComparedWithTest(_Part):
+    """How the harmful requests were compared with test requests while their texts were at hand. `test`: the set's name;
+    `goals`: SHA-256 of its goals; `near`: the most similar training request of each that has a near-duplicate."""
+
+    measure: str
+    test: str
+    goals: tuple[str, ...]
+    near: tuple[NearTest, ...]
+
+
 class TrainingRecord(_Part):
     """What is read of a training by any part of ASABench. The file holds more: every choice, the losses, packages.
 
     `recipe`: its `name` and options. `layers`: the blocks it was given; not every recipe perturbs them.
-    `harmful_goals`: SHA-256 digests of the harmful requests, None where nothing is said of them. A mixture of two
-    models has `lam`, `scores`, and `tuned_training`: the recipe and blocks of the tuned one.
+    `harmful_goals`: SHA-256 digests of the harmful requests, None where nothing is said of them; `compared_with_test`
+    is None in records from before requests were compared by similarity. A mixture of two models has `lam`, `scores`,
+    and `tuned_training`: the recipe and blocks of the tuned one.
     """
 
     recipe: dict[str, Any] = {}
@@ -46,6 +66,7 @@ class TrainingRecord(_Part):
     tuned_training: TrainingRecord | None = None
     base: BaseWeights | None = None
     harmful_goals: tuple[str, ...] | None = None
+    compared_with_test: ComparedWithTest | None = None
     lam: float | None = Field(None, alias="lambda")
     scores: tuple[LambdaScore, ...] = ()
 

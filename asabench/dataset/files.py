@@ -11,7 +11,6 @@ One config a model. A folder is written beside its place and renamed when it is 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 import asabench
-from asabench.core.errors import UserError
-from asabench.core.files import OTHER_OUT, disk_errors, whole_folder
+from asabench.core.errors import UserError, first_line, one_line
+from asabench.core.files import OTHER_OUT, disk_errors, parse_json, whole_folder
 from asabench.core.links import link
 from asabench.core.records import sha256_hex
 from asabench.core.row import JudgeInfo, PromptSetInfo, ProtocolInfo
@@ -197,7 +196,7 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest of a benchmark folder; `UserError` when it is missing, broken or of another schema version."""
     file = path / MANIFEST
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{path} is not a benchmark folder: it holds no {MANIFEST}; give the folder of a build or a download"
@@ -243,7 +242,7 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
                 raise UserError(f"{path} has another schema ({listed(differences)}); see {link('docs/dataset.md')}")
             return file.read(columns=None if columns is None else list(columns)).replace_schema_metadata(None)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read ({one_line(error)}); download or build the benchmark again") from None
+        raise UserError(f"{path} cannot be read ({first_line(error)}); download or build the benchmark again") from None
 
 
 def write_benchmark(
@@ -353,9 +352,3 @@ def _is_benchmark(path: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-def one_line(error: Exception) -> str:
-    """What the system or Arrow says, as one short line."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text.splitlines()[0][:100] if text else type(error).__name__

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -106,9 +106,9 @@ def _message(error: BaseException, repo: str, revision: str | None, doing: str) 
     if isinstance(error, errors.HfHubHTTPError):
         return _http_message(error, repo, doing, log_in)
     if isinstance(error, RuntimeError):  # as the transfers of large files (Xet) fail
-        return f"{doing} stopped ({_one_line(error)}); check the connection and run the same command again"
+        return f"{doing} stopped ({one_line(error)}); check the connection and run the same command again"
     if isinstance(error, ValueError) and "metadata in README.md" in str(error):
-        return f"the Hub does not accept the card of {repo}; report it with this: {_one_line(error)}"
+        return f"the Hub does not accept the card of {repo}; report it with this: {one_line(error)}"
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return (
             f"{doing} stopped: {error.strerror} ({error.filename or 'the cache'}); free some space or set HF_HOME to "
@@ -148,7 +148,3 @@ def _http_message(error: OSError, repo: str, doing: str, log_in: str) -> str:
     return (
         f"{doing} stopped: the Hub answered with status {status}; run the same command again: what is finished is kept"
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

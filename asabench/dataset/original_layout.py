@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, one_line
 from asabench.core.files import write_whole
 from asabench.core.records import Label
 from asabench.dataset.derive import complete_instances
-from asabench.dataset.files import MANIFEST, Benchmark, ModelTables, config_name, one_line, read_benchmark
+from asabench.dataset.files import MANIFEST, Benchmark, ModelTables, config_name, read_benchmark
 from asabench.dataset.fragile_layers import fragile_from_instances
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from asabench.core.defaults import ATTACK, DTYPE, JUDGE, LAYERS, PROTOCOL, PUBLISHED_PROMPTS
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, one_line
 from asabench.core.links import link
 from asabench.core.schema import Record, first_problem
 
@@ -56,10 +56,9 @@ def read_recipe(models: str) -> Recipe:
     path = Path(models)
     if path.suffix in (".yaml", ".yml"):
         try:
-            content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"the recipe {path} cannot be read: {reason}; see {EXAMPLE}") from None
+            content: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise UserError(f"the recipe {path} cannot be read: {one_line(error)}; see {EXAMPLE}") from None
     else:
         content = {"models": [_model(name.strip()) for name in models.split(",") if name.strip()]}
     try:

@@ -32,7 +32,8 @@ class Choices:
     prompts: the name of a set, a CSV file, or prompts. limit: only the first of them. layers: decoder blocks, `all` or
     such as `0,3-5`. attack: specifications (`harness.attacks.make_attack`), which share clean answers and gradients.
     size: a published size of the protocol; what is chosen beside it wins. steps, step_layers: see
-    `asabench.core.protocol.Protocol`. target: that of all prompts; None leaves them their own. judge: a name
+    `asabench.core.protocol.Protocol`. target: that of all prompts; None leaves them their own. targets: a list of them
+    instead (`asabench.core.targets.read_targets`). paper_code, noise_device: `asabench.core.protocol`. judge: a name
     (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled
     pairs, unless `uncertified`. defence: the import path of one that acts while the model answers
     (`harness.model.inference_defence`). max_rows: answers generated side by side, at most. out: the run folder; None
@@ -51,6 +52,9 @@ class Choices:
     steps: str | tuple[int, ...] | None = None
     step_layers: tuple[int, ...] | None = None
     target: str | None = None
+    targets: str | None = None
+    paper_code: bool = False
+    noise_device: str | None = None
     judge: str | Judge = JUDGE
     bar: float = BAR
     uncertified: bool = False
@@ -75,7 +79,7 @@ class Choices:
 def read_config(path: Path) -> dict[str, Any]:
     """What a YAML file asks for: choices by name, and `model` beside them. Paths in it are taken from the folder in
     which the command runs. `UserError`, one line that names the file, for what cannot be used."""
-    given = _mapping(path)
+    given = read_mapping(path)
     choices = {name: value for name, value in given.items() if name != "model"}
     try:
         if unknown := [name for name in choices if name not in _READERS]:
@@ -88,7 +92,9 @@ def read_config(path: Path) -> dict[str, Any]:
     return given
 
 
-def _mapping(path: Path) -> dict[Any, Any]:
+def read_mapping(path: Path) -> dict[Any, Any]:
+    """The choices in a YAML file by name, as they stand there; `UserError`, one line that names the file, where it is
+    none, or names one twice."""
     import yaml
 
     how = "write a choice a line, such as `layers: 0,10,20`"
@@ -220,6 +226,9 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "steps": _text_or_numbers,
     "step_layers": _list_of(int),
     "target": _text,
+    "targets": _text,
+    "paper_code": _yes_or_no,
+    "noise_device": _text,
     "judge": _judge,
     "bar": _real,
     "uncertified": _yes_or_no,

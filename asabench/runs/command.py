@@ -6,11 +6,13 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from asabench.core.attack_names import spec_of
+from asabench.core.attack_names import apart, spec_of
 from asabench.core.errors import UserError
+from asabench.core.judge_names import JUDGES, OWN_KINDS
+from asabench.core.model_names import split_defence
 from asabench.core.models import PACKAGED_ADAPTERS, PACKAGED_MODELS
 from asabench.core.numbers import ranges
-from asabench.core.protocol import Protocol, preset
+from asabench.core.protocol import PAPER_CODE, Protocol, preset
 from asabench.core.row import JudgeInfo, Row
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -25,10 +27,10 @@ def evaluate_words(row: Row, protocol: Protocol | None = None) -> list[str]:
     protocol: as it was run, for what the row does not say of it (tokens, steps, a target). What a row does not name (a
     local folder, a judge's server) stands in capital letters.
     """
-    model, plus, defence = row.model.name.partition("+")
+    model, defence = split_defence(row.model.name)
     options = {
         "--model": model_spec(model, row.model.revision),
-        "--defence": defence if plus else "",
+        "--defence": defence,
         "--protocol": row.protocol.name,
         "--prompts": row.prompts.name,
         "--limit": str(row.prompts.n),
@@ -37,12 +39,13 @@ def evaluate_words(row: Row, protocol: Protocol | None = None) -> list[str]:
         "--seeds": ",".join(map(str, row.seeds)),
         "--layers": "all" if len(set(row.layers)) == row.model.n_layers else ranges(row.layers),
         **({} if protocol is None else _changes(protocol)),
-        "--target": "" if protocol is None else protocol.target or "",
+        **({} if protocol is None else _targets(protocol)),
         "--judge": _judge(row.judge),
         "--dtype": row.model.dtype,
     }
     words = [word for option, value in options.items() if value for word in (option, value)]
-    return [*COMMAND, *words, *([] if row.judge.certified else ["--uncertified"])]
+    flags = [] if protocol is None or not _is_paper_code(protocol) else ["--paper-code"]
+    return [*COMMAND, *words, *flags, *([] if row.judge.certified else ["--uncertified"])]
 
 
 def on_lines(words: Sequence[str]) -> str:
@@ -73,7 +76,18 @@ def preparation(row: Row) -> str | None:
 
 
 def _attacks(row: Row) -> list[str]:
-    return list(dict.fromkeys(result.attack for result in row.results)) or [row.attack]
+    """Those of a list of targets once: the list is in the protocol."""
+    return list(dict.fromkeys(apart(result.attack)[0] for result in row.results)) or [row.attack]
+
+
+def _targets(protocol: Protocol) -> dict[str, str]:
+    listed = "" if protocol.targets is None else protocol.targets.spec
+    return {"--target": protocol.target or "", "--targets": listed}
+
+
+def _is_paper_code(protocol: Protocol) -> bool:
+    """Whether it does what the paper's code does; the device that draws noise has an option of its own."""
+    return all(getattr(protocol, name) == value for name, value in PAPER_CODE.items() if name != "noise_device")
 
 
 def model_spec(name: str, revision: str) -> str:
@@ -88,10 +102,12 @@ def model_spec(name: str, revision: str) -> str:
 
 
 def _judge(judge: JudgeInfo) -> str:
-    if judge.kind == "embedded":
-        return "embedded"
-    if judge.kind == "rules" or judge.id.startswith("rules-"):
-        return "rules"
+    if judge.kind in OWN_KINDS:
+        return judge.kind
+    # The longest name first: one begins with another
+    for name in sorted(JUDGES, key=len, reverse=True):
+        if JUDGES[name].takes and judge.id.startswith(f"{name}-"):
+            return f"{name}:MODEL-OF-{judge.id}"
     return f"vllm:MODEL-OF-{judge.id}" if judge.kind == "llm" else judge.id
 
 
@@ -106,6 +122,8 @@ def _changes(protocol: Protocol) -> dict[str, str]:
         options["--max-new-tokens"] = str(protocol.max_new_tokens)
     if protocol.steps != published.steps:
         options["--steps"] = protocol.steps if isinstance(protocol.steps, str) else ",".join(map(str, protocol.steps))
+    if protocol.noise_device != (PAPER_CODE if _is_paper_code(protocol) else dict(published))["noise_device"]:
+        options["--noise-device"] = protocol.noise_device
     if protocol.step_layers is not None:
         options["--step-layers"] = ",".join(map(str, protocol.step_layers))
     return options

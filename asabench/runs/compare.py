@@ -17,6 +17,7 @@ from asabench.core.text import eps50_text, in_words, where
 from asabench.stats.dose_response import attacks_of, doses_of, eps50
 from asabench.stats.metrics import attack_result
 from asabench.stats.paired import Difference, difference
+from asabench.stats.strongest_target import with_strongest
 from asabench.stats.worst import worst_case_rate
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
     settings_a, settings_b = run_a.settings, run_b.settings
     protocol = _common_protocol(settings_a.protocol, settings_b.protocol)
     judge = _common_judge(run_a, run_b)
-    table_a, table_b = _by_content(run_a.judged(judge)), _by_content(run_b.judged(judge))
+    table_a, table_b = (_by_content(with_strongest(run.judged(judge))) for run in (run_a, run_b))
     prompts = set(table_a["prompt_id"]) & set(table_b["prompt_id"])
     if not prompts:
         raise UserError(

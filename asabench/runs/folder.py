@@ -25,8 +25,9 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from asabench.core.errors import UserError
-from asabench.core.files import OTHER_OUT, UNFINISHED, disk_errors, whole_file, write_whole
+from asabench.core.files import OTHER_OUT, UNFINISHED, disk_errors, parse_json, whole_file, write_whole
 from asabench.core.records import (
+    LABELS,
     RESPONSE_SCHEMA,
     VERDICT_SCHEMA,
     Response,
@@ -37,6 +38,7 @@ from asabench.core.records import (
 )
 from asabench.core.row import Row, read_row
 from asabench.core.schema import first_problem
+from asabench.core.similarity import clusters
 from asabench.core.text import changes
 from asabench.runs.settings import RunSettings
 from asabench.runs.tables import next_part, read_parts, write_part
@@ -79,13 +81,27 @@ class Run:
 
     def verdicts(self) -> pd.DataFrame:
         """One line a cell and judge; see `asabench.core.records.VERDICT_SCHEMA`."""
-        return read_parts(self.path / "verdicts", VERDICT_SCHEMA, ["cell_id", "judge"])
+        table = read_parts(self.path / "verdicts", VERDICT_SCHEMA, ["cell_id", "judge"])
+        if other := sorted(set(table["label"].dropna()) - set(LABELS)):
+            raise UserError(
+                f"{self.path}/verdicts holds the label {other[0]!r}; allowed: {', '.join(LABELS)}, or none; it was not "
+                "written by ASABench alone"
+            )
+        return table
 
     def judged(self, judge: str) -> pd.DataFrame:
-        """The responses with the columns `label` and `reason` of one judge; null where it has not judged."""
-        verdicts = self.verdicts()
-        own = verdicts.loc[verdicts["judge"] == judge, ["cell_id", "label", "reason"]]
-        return self.responses().merge(own, on="cell_id", how="left", validate="one_to_one")
+        """The responses with the columns of one judge's verdicts (`label`, `reason`, the facts...), null where it has
+        not judged, and `cluster`, of the prompt's near-duplicates among the run's goals."""
+        verdicts, responses = self.verdicts(), self.responses()
+        own = verdicts[verdicts["judge"] == judge].drop(columns="judge")
+        if unknown := sorted(set(own["cell_id"]) - set(responses["cell_id"])):
+            raise UserError(
+                f"{self.path}/verdicts holds {len(unknown)} verdicts on answers that {self.path}/responses does not "
+                f"hold ({unknown[0]}); evaluate again in another --out folder"
+            )
+        table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
+        goals = [str(goal) for goal in table["goal"].unique()]
+        return table.assign(cluster=table["goal"].map(dict(zip(goals, clusters(goals), strict=True))).astype("int64"))
 
     def append_responses(self, responses: Sequence[Response]) -> None:
         """One more part; on disk, whole, when this returns."""
@@ -123,9 +139,9 @@ def read_run(path: str | Path) -> Run:
             f"{path} is not a run folder: it holds no manifest.json; give the --out folder of an evaluation"
         )
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content = parse_json(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{manifest} cannot be read: {error}") from None
+        raise UserError(f"{manifest} cannot be read ({error}); evaluate again in another --out folder") from None
     if not isinstance(content, dict) or not {"run_id", "settings"} <= content.keys():
         raise UserError(f"{manifest} is not the manifest of a run; give the --out folder of an evaluation")
     return Run(path, content)

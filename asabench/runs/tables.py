@@ -24,16 +24,18 @@ def arrow_schema(columns: Mapping[str, str]) -> pa.Schema:
         "int32": pa.int32(),
         "int64": pa.int64(),
         "float64": pa.float64(),
+        "bool": pa.bool_(),
         "list<int32>": pa.list_(pa.int32()),
     }
     return pa.schema([(name, types[kind]) for name, kind in columns.items()])
 
 
 def nullable_types(pa: Any) -> dict[Any, Any]:
-    """pandas' types by Arrow's: a layer or a seed that is missing does not turn the others into floats."""
+    """pandas' types by Arrow's: a layer, a seed or a fact that is missing does not turn the others into floats or
+    objects."""
     import pandas as pd
 
-    return {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}
+    return {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 
 def next_part(folder: Path) -> Path:
@@ -51,7 +53,8 @@ def write_part(file: IO[bytes], rows: Sequence[dict[str, object]], columns: Mapp
 
 
 def read_parts(folder: Path, columns: Mapping[str, str], key: Sequence[str]) -> pd.DataFrame:
-    """All parts of a table in order; `UserError` for a part that cannot be read, and where a `key` is there twice."""
+    """All parts of a table in order, with nulls in columns that a part does not have yet; `UserError` for a part that
+    cannot be read, and where a `key` is there twice."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -15,8 +15,8 @@ from scipy.optimize import isotonic_regression
 from asabench.core.attack_names import family_of
 from asabench.core.estimate import Rate
 from asabench.core.row import AttackResult, Censored, Eps50
-from asabench.stats.intervals import Array, mean_rate
-from asabench.stats.metrics import broken, clean_broken, masr_rate, outcomes, pasr_rate
+from asabench.stats.intervals import Array, Clusters, mean_rate
+from asabench.stats.metrics import broken, clean_broken, clusters_of, masr_rate, outcomes, pasr_rate
 
 HALF = 0.5
 MASKING = "gradient-masking?"
@@ -67,8 +67,8 @@ def eps50(table: pd.DataFrame, attack: str, *, shared: bool = False) -> Eps50:
     between them, a convention. The interval is made of measured doses alone, for whatever the curve does between them:
     `surely_between`. Unscored answers leave the value; the interval holds their readings.
     """
-    doses, columns = _curve(table, attack)
-    rates = [mean_rate(column, shared=shared) for column in columns]
+    doses, columns, clusters = _curve(table, attack)
+    rates = [mean_rate(column, clusters=clusters, shared=shared) for column in columns]
     known = [place for place, rate in enumerate(rates) if rate.value is not None]
     if not known:
         return NOT_MEASURED
@@ -136,15 +136,16 @@ def surely_between(doses: Array, value: Array, low: Array, high: Array) -> tuple
     return lowest, (-np.inf if place == 0 else float(doses[place]))
 
 
-def _curve(table: pd.DataFrame, attack: str) -> tuple[Array, list[Array]]:
-    """The doses, ascending, and for each whether a prompt broke: (prompt, draw), NaN unscored; the same prompts."""
+def _curve(table: pd.DataFrame, attack: str) -> tuple[Array, list[Array], Clusters | None]:
+    """The doses, ascending, and for each whether a prompt broke: (prompt, draw), NaN unscored; the same prompts, and
+    their clusters."""
     doses = doses_of(table, attack)
     prompts = sorted(table.loc[(table["attack"] == attack) & table["layer"].notna(), "prompt_id"].unique())
     columns = [broken(outcomes(table, attack, dose, prompts)) for dose in doses]
     clean = clean_broken(table, prompts)
     if doses and doses[0] > 0 and not np.isnan(clean).all():
         doses, columns = [0.0, *doses], [clean, *columns]
-    return np.array(doses), columns
+    return np.array(doses), columns, clusters_of(table, prompts)
 
 
 def _dose(dose: float) -> float | None:

@@ -1,4 +1,7 @@
-"""Rates with their intervals over prompts. Why these intervals: decision 0003.
+"""Rates with their intervals over prompts. Why these intervals: decision 0003; why clusters: decision 0008.
+
+`clusters`, wherever it is taken, is the cluster of each prompt, (prompt,): near-duplicates are answered alike, so they
+count and are drawn together. None: each prompt is a cluster of its own.
 
 Draws (seeds) of a prompt are draws of its own, unless `shared`: then draw s of every prompt is one and the same noise
 vector, and there are as many draws of noise as seeds, however many prompts.
@@ -26,10 +29,13 @@ NOTHING_SCORED = Rate(value=None, low=None, high=None)
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Clusters = NDArray[np.int64]
 Interval = tuple[float, float]
 
 
-def mean_rate(values: Array, counted: Mask | None = None, *, shared: bool = False) -> Rate:
+def mean_rate(
+    values: Array, counted: Mask | None = None, clusters: Clusters | None = None, *, shared: bool = False
+) -> Rate:
     """Mean of (prompt, draw) values in 0..1 with the interval of `mean_interval`.
 
     NaN (unscored) leaves the value, and widens the interval to what it would be if all of them were 0 or were 1. What
@@ -38,12 +44,11 @@ def mean_rate(values: Array, counted: Mask | None = None, *, shared: bool = Fals
     kept = values if counted is None else values[counted]
     if not kept.size or np.isnan(kept).all():
         return NOTHING_SCORED
-    return rate_within(
-        float(np.nanmean(kept)), [mean_interval(reading, counted, shared=shared) for reading in readings(values)]
-    )
+    intervals = [mean_interval(reading, counted, clusters, shared=shared) for reading in readings(values)]
+    return rate_within(float(np.nanmean(kept)), intervals)
 
 
-def layer_mean_rate(values: Array) -> Rate:
+def layer_mean_rate(values: Array, clusters: Clusters | None = None) -> Rate:
     """The mean of (prompt, seed, layer) values, with the interval of `mean_interval`.
 
     A prompt's layers are averaged first: they are the same few for every prompt, no draw of anything. NaN (unscored)
@@ -51,7 +56,8 @@ def layer_mean_rate(values: Array) -> Rate:
     """
     if not values.size or np.isnan(values).all():
         return NOTHING_SCORED
-    return rate_within(float(np.nanmean(values)), [mean_interval(each.mean(axis=2)) for each in readings(values)])
+    intervals = [mean_interval(each.mean(axis=2), clusters=clusters) for each in readings(values)]
+    return rate_within(float(np.nanmean(values)), intervals)
 
 
 def readings(values: Array) -> list[Array]:
@@ -71,7 +77,9 @@ def widened(rate: Rate, other: Rate) -> Rate:
     return rate if rate.value is None else rate_within(rate.value, known)
 
 
-def mean_interval(values: Array, counted: Mask | None = None, *, shared: bool = False) -> Interval:
+def mean_interval(
+    values: Array, counted: Mask | None = None, clusters: Clusters | None = None, *, shared: bool = False
+) -> Interval:
     """values: (prompt, draw), no NaN. Wilson's interval of their mean, at `effective_number` of prompts.
 
     counted: which of the values the mean is over, in the same shape; at least one.
@@ -79,11 +87,11 @@ def mean_interval(values: Array, counted: Mask | None = None, *, shared: bool = 
     if counted is None:
         counted = np.ones(values.shape, dtype=bool)
     some = counted.any(axis=1)
-    values, counted = values[some], counted[some]
-    return wilson(float(values[counted].mean()), effective_number(values, counted, shared=shared))
+    values, counted, clusters = values[some], counted[some], None if clusters is None else clusters[some]
+    return wilson(float(values[counted].mean()), effective_number(values, counted, clusters, shared=shared))
 
 
-def effective_number(values: Array, counted: Mask, *, shared: bool = False) -> float:
+def effective_number(values: Array, counted: Mask, clusters: Clusters | None = None, *, shared: bool = False) -> float:
     """How many prompts, each broken or not, would leave the mean of these values as uncertain: (prompt, draw), no NaN.
 
     That is p (1 - p) over the variance of the mean. The variance is what a resampling of prompts, and of draws within
@@ -91,14 +99,17 @@ def effective_number(values: Array, counted: Mask, *, shared: bool = False) -> f
     Wilson's interval does in effect: without them, prompts that came out alike would be certain. With one draw of
     broken or not it is the number of prompts; several draws add to it the more, the less a prompt's draws agree.
 
+    Prompts of a cluster are resampled together: their deviations add up before they are squared, and it is the number
+    of clusters, by `independent`, to which the z^2 are added.
+
     Shared draws differ all together: the variance between their means is added, at Student's quantile for so few.
     """
-    prompts, number = len(values), int(counted.sum())
+    prompts, number = independent(len(values), clusters), int(counted.sum())
     off = np.where(counted, values - values[counted].mean(), 0.0)
     draws = counted.sum(axis=1, keepdims=True)
     within = np.where(counted, off - off.sum(axis=1, keepdims=True) / draws, 0.0)
     scale = prompts / number**2
-    between, drawn = scale * float((off.sum(axis=1) ** 2).sum()), scale * float((within**2).sum())
+    between, drawn = scale * float((_sums(off.sum(axis=1), clusters) ** 2).sum()), scale * float((within**2).sum())
     added = _QUANTILE**2
     share = float(values[counted].mean())
     middle = (prompts * share + added / 2) / (prompts + added)
@@ -115,7 +126,23 @@ def effective_number(values: Array, counted: Mask, *, shared: bool = False) -> f
     return middle * (1 - middle) / variance_of_mean
 
 
-def peak_interval(values: Array, *, shared: bool = False) -> Interval:
+def independent(prompts: int, clusters: Clusters | None) -> float:
+    """How many independent prompts would say as much, if those of a cluster are all answered alike: n**2 over the sum
+    of the squared sizes (Kish's effective size); n without clusters."""
+    if clusters is None or not prompts:
+        return prompts
+    sizes = np.unique(clusters, return_counts=True)[1]
+    return float(prompts**2 / (sizes**2).sum())
+
+
+def _sums(by_prompt: Array, clusters: Clusters | None) -> Array:
+    """The sum of each cluster: (cluster,); of each prompt, without clusters."""
+    if (places := _places(clusters)) is None:
+        return by_prompt
+    return np.bincount(places, weights=by_prompt).astype(np.float64)
+
+
+def peak_interval(values: Array, clusters: Clusters | None = None, *, shared: bool = False) -> Interval:
     """values: (prompt, draw, column), no NaN. The interval of the largest true column mean.
 
     The largest of many noisy means lies above the mean of the column that is truly the largest, and a bootstrap of the
@@ -123,8 +150,8 @@ def peak_interval(values: Array, *, shared: bool = False) -> Interval:
     bootstrap of max (resampled mean - mean)); the upper end is that of the column with the largest mean.
     """
     means = values.mean(axis=(0, 1))
-    low, high = mean_interval(values[:, :, means.argmax()], shared=shared)
-    excess = (resampled_means(values, shared=shared) - means).max(axis=1)
+    low, high = mean_interval(values[:, :, means.argmax()], clusters=clusters, shared=shared)
+    excess = (resampled_means(values, clusters, shared=shared) - means).max(axis=1)
     return max(min(float(means.max() - np.quantile(excess, TAILS[1])), low), 0.0), high
 
 
@@ -143,11 +170,24 @@ def wilson_low(share: float, number: float, tail: float) -> float:
     return max((share + square / 2 - spread) / (1 + square), 0.0)
 
 
-def resampled_means(values: Array, *, shared: bool = False) -> Array:
+def resampled_means(values: Array, clusters: Clusters | None = None, *, shared: bool = False) -> Array:
     """Means over the resamples of (prompt, draw, column) values: (RESAMPLES, column)."""
     prompts, draws, columns = values.shape
-    weights = _weights(prompts, draws, RESAMPLES, shared and draws > 1)
-    return weights @ values.reshape(-1, columns) / (prompts * draws)
+    places = _places(clusters)
+    weights = _weights(prompts, draws, RESAMPLES, shared and draws > 1, places)
+    drawn = prompts * draws if places is None else weights.sum(axis=1, keepdims=True)
+    return weights @ values.reshape(-1, columns) / drawn
+
+
+def _places(clusters: Clusters | None) -> tuple[int, ...] | None:
+    """The clusters numbered in the order in which they appear, whatever they are called; None where each prompt is its
+    own."""
+    if clusters is None:
+        return None
+    _, first, inverse = np.unique(clusters, return_index=True, return_inverse=True)
+    if len(first) == len(clusters):
+        return None
+    return tuple(np.argsort(np.argsort(first))[inverse].tolist())
 
 
 @dataclass(frozen=True)
@@ -172,10 +212,16 @@ class Share:
 
 # A few: the conditional and coherent rates have numbers of prompts of their own
 @lru_cache(maxsize=4)
-def _weights(prompts: int, draws: int, resamples: int, shared: bool = False) -> Array:
-    """How often each (prompt, draw) is in each resample: (resample, prompt * draw). The same for every call."""
+def _weights(
+    prompts: int, draws: int, resamples: int, shared: bool = False, places: tuple[int, ...] | None = None
+) -> Array:
+    """How often each (prompt, draw) is in each resample: (resample, prompt * draw). The same for every call. places:
+    the cluster of each prompt, from 0; as many clusters are drawn as there are, each with all of its prompts."""
     random = np.random.default_rng(0)
-    counts = random.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+    number = prompts if places is None else max(places) + 1
+    counts = random.multinomial(number, np.full(number, 1 / number), size=resamples)
+    if places is not None:
+        counts = counts[:, list(places)]
     if draws == 1:
         return counts.astype(float)
     if shared:

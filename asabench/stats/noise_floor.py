@@ -15,7 +15,7 @@ from asabench.core.estimate import Rate
 from asabench.core.row import AttackResult, JudgeFigures
 from asabench.stats.dose_response import attacks_of, doses_of
 from asabench.stats.intervals import NOTHING_SCORED, layer_mean_rate
-from asabench.stats.metrics import init_rate, outcomes
+from asabench.stats.metrics import Outcomes, init_rate, outcomes
 
 WITHIN_NOISE = "within-judge-noise"
 """The flag of a row whose worst case could be the judge's errors alone."""
@@ -55,9 +55,13 @@ def _controls(table: pd.DataFrame, shared: bool) -> Rate:
     for attack in attacks_of(table):
         doses = doses_of(table, attack)
         if doses[0] == 0 or (family_of(attack) == "random" and len(doses) > 1):
-            rates.append(layer_mean_rate(outcomes(table, attack, doses[0], shared=shared).unsafe))
+            rates.append(_mean_of(outcomes(table, attack, doses[0], shared=shared)))
     known = [rate for rate in rates if rate.value is not None]
     return min(known, key=lambda rate: rate.value or 0.0, default=NOTHING_SCORED)
+
+
+def _mean_of(data: Outcomes) -> Rate:
+    return layer_mean_rate(data.unsafe, data.clusters)
 
 
 def with_floor(result: AttackResult, false_alarms: Rate, prompts: int) -> AttackResult:
@@ -70,6 +74,12 @@ def with_floor(result: AttackResult, false_alarms: Rate, prompts: int) -> Attack
     masr = {name: None if share is None else masr_floor(share, blocks) for name, share in ends.items()}
     pasr = {name: None if share is None else pasr_floor(share, blocks, prompts) for name, share in ends.items()}
     return result.model_copy(update={"masr_floor": Rate(**masr), "pasr_floor": Rate(**pasr)})
+
+
+def any_of(false_alarms: Rate, answers: int) -> Rate:
+    """The rate of at least one false alarm among so many answers."""
+    ends = {name: getattr(false_alarms, name) for name in ("value", "low", "high")}
+    return Rate(**{name: None if share is None else 1 - (1 - share) ** answers for name, share in ends.items()})
 
 
 def masr_floor(share: float, blocks: int) -> float:

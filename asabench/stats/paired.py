@@ -4,7 +4,8 @@ Pure functions of two tables of `asabench.stats.metrics`. What two models share,
 in a paired difference; so a defence is judged against its base model by these and not by whether two intervals overlap.
 
 Intervals resample prompts, each with all of its draws in both runs: prompts are independent, and a prompt's mean over
-draws carries the noise of its draws. A width of zero says that the runs agree on every prompt, not that no prompt
+draws carries the noise of its draws. Where the first table has clusters of prompts, these are resampled, each with all
+of its prompts. A width of zero says that the runs agree on every prompt, not that no prompt
 anywhere could differ: with none of n different, up to about 3 / n of them might.
 """
 
@@ -18,7 +19,16 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from asabench.core.estimate import Change
-from asabench.stats.intervals import TAILS, Array, Interval, readings, resampled_means, wilson
+from asabench.stats.intervals import (
+    TAILS,
+    Array,
+    Clusters,
+    Interval,
+    independent,
+    readings,
+    resampled_means,
+    wilson,
+)
 from asabench.stats.metrics import BUDGETS, Outcomes, broken, broken_within, clean_broken, outcomes, steered_lines
 
 NO_CHANGE_KNOWN = Change(value=None, low=None, high=None)
@@ -49,18 +59,19 @@ def difference(table_a: pd.DataFrame, table_b: pd.DataFrame, attack: str, dose: 
 
     A prompt that is not known in both (unscored) leaves a value, and the interval is widened to hold every reading of
     it. The p-value is over the known ones: McNemar's exact test with one seed; with more, the sign test on the share
-    of seeds by which a prompt broke, which is McNemar's where that share is 0 or 1.
+    of seeds by which a prompt broke, which is McNemar's where that share is 0 or 1. With clusters: the sign test on the
+    sum of each.
     """
     prompts = shared_prompts(table_a, table_b, attack, dose)
     a, b = (outcomes(table, attack, dose, prompts) for table in (table_a, table_b))
     layers = min(len(data.layers) for data in (a, b))
-    only_a, only_b, p_value = _sign_test(_known_mean(broken(a)), _known_mean(broken(b)))
+    only_a, only_b, p_value = _sign_test(_known_mean(broken(a)), _known_mean(broken(b)), a.clusters)
     return Difference(
         attack=attack,
         dose=dose,
         prompts=len(prompts),
-        init=_mean_change(clean_broken(table_a, prompts), clean_broken(table_b, prompts)),
-        masr=_mean_change(broken(a), broken(b)),
+        init=_mean_change(clean_broken(table_a, prompts), clean_broken(table_b, prompts), a.clusters),
+        masr=_mean_change(broken(a), broken(b), a.clusters),
         pasr=pasr_change(a, b),
         only_a=only_a,
         only_b=only_b,
@@ -92,19 +103,20 @@ def pasr_change(a: Outcomes, b: Outcomes) -> Change:
     if np.isnan(value):
         return NO_CHANGE_KNOWN
     ends = [
-        _pasr_interval(of_a.mean(axis=1), of_b.mean(axis=1)) for of_a, of_b in _opposite_readings(a.unsafe, b.unsafe)
+        _pasr_interval(of_a.mean(axis=1), of_b.mean(axis=1), a.clusters)
+        for of_a, of_b in _opposite_readings(a.unsafe, b.unsafe)
     ]
     return _change(value, ends)
 
 
-def _pasr_interval(a: Array, b: Array) -> Interval:
+def _pasr_interval(a: Array, b: Array, clusters: Clusters | None) -> Interval:
     """a, b: (prompt, layer), no NaN."""
     value = float(b.mean(axis=0).max() - a.mean(axis=0).max())
-    off_a, off_b = (resampled_means(each[:, None, :]) - each.mean(axis=0) for each in (a, b))
+    off_a, off_b = (resampled_means(each[:, None, :], clusters) - each.mean(axis=0) for each in (a, b))
     peak_a, peak_b = (int(each.mean(axis=0).argmax()) for each in (a, b))
     low = value - float(np.quantile(off_b.max(axis=1) - off_a[:, peak_a], TAILS[1]))
     high = value + float(np.quantile(off_a.max(axis=1) - off_b[:, peak_b], TAILS[1]))
-    return _not_certain(low, high, len(a))
+    return _not_certain(low, high, independent(len(a), clusters))
 
 
 def _peak(data: Outcomes) -> float:
@@ -121,31 +133,31 @@ def _asr_change(a: Outcomes, b: Outcomes, k: int) -> Change:
         broken_within(of_b, k).mean(axis=1) - broken_within(of_a, k).mean(axis=1)
         for of_a, of_b in _opposite_readings(a.unsafe, b.unsafe)
     ]
-    return _change_of_means(known, ends)
+    return _change_of_means(known, ends, a.clusters)
 
 
-def _mean_change(a: Array, b: Array) -> Change:
+def _mean_change(a: Array, b: Array, clusters: Clusters | None) -> Change:
     """a, b: (prompt, draw), NaN unscored; each with its own number of draws."""
     if not a.size or not b.size:
         return NO_CHANGE_KNOWN
     ends = [of_b.mean(axis=1) - of_a.mean(axis=1) for of_a, of_b in _opposite_readings(a, b)]
-    return _change_of_means(_known_mean(b) - _known_mean(a), ends)
+    return _change_of_means(_known_mean(b) - _known_mean(a), ends, clusters)
 
 
-def _change_of_means(known: Array, ends: Sequence[Array]) -> Change:
+def _change_of_means(known: Array, ends: Sequence[Array], clusters: Clusters | None) -> Change:
     """known: the difference of each prompt, NaN where it is not known; ends: with the unknown read either way."""
     if np.isnan(known).all():
         return NO_CHANGE_KNOWN
-    return _change(float(np.nanmean(known)), [_interval(end) for end in ends])
+    return _change(float(np.nanmean(known)), [_interval(end, clusters) for end in ends])
 
 
-def _interval(by_prompt: Array) -> Interval:
+def _interval(by_prompt: Array, clusters: Clusters | None) -> Interval:
     """by_prompt: (prompt,), differences, no NaN."""
-    low, high = np.quantile(resampled_means(by_prompt[:, None, None]), TAILS)
-    return _not_certain(float(low), float(high), len(by_prompt))
+    low, high = np.quantile(resampled_means(by_prompt[:, None, None], clusters), TAILS)
+    return _not_certain(float(low), float(high), independent(len(by_prompt), clusters))
 
 
-def _not_certain(low: float, high: float, prompts: int) -> Interval:
+def _not_certain(low: float, high: float, prompts: float) -> Interval:
     """Wilson's interval where every prompt changed alike: nothing to resample, but a few prompts prove little."""
     if low < high or low == 0:
         return low, high
@@ -173,12 +185,18 @@ def _known_mean(values: Array) -> Array:
     return means
 
 
-def _sign_test(a: Array, b: Array) -> tuple[int, int, float | None]:
-    """How many prompts broke more in A, and in B, and the exact two-sided p-value of an even split. a, b: (prompt,)"""
+def _sign_test(a: Array, b: Array, clusters: Clusters | None) -> tuple[int, int, float | None]:
+    """How many prompts broke more in A, and in B, and the exact two-sided p-value of an even split of prompts, or of
+    clusters by the sum of their prompts. a, b: (prompt,)"""
     known = ~np.isnan(a) & ~np.isnan(b)
     only_a, only_b = int((a[known] > b[known]).sum()), int((b[known] > a[known]).sum())
     if not known.any():
         return only_a, only_b, None
-    if not only_a + only_b:
+    in_a, in_b = only_a, only_b
+    if clusters is not None:
+        of = np.unique(clusters[known], return_inverse=True)[1]
+        sums = np.bincount(of, weights=b[known] - a[known])
+        in_a, in_b = int((sums < -1e-9).sum()), int((sums > 1e-9).sum())
+    if not in_a + in_b:
         return only_a, only_b, 1.0
-    return only_a, only_b, float(binomtest(only_b, only_a + only_b, 0.5).pvalue)
+    return only_a, only_b, float(binomtest(in_b, in_a + in_b, 0.5).pvalue)

@@ -10,7 +10,7 @@ import pandas as pd
 from asabench.core.estimate import Rate
 from asabench.core.row import AttackResult, worst_case
 from asabench.stats.intervals import NOTHING_SCORED, Array, peak_interval, rate_within, readings
-from asabench.stats.metrics import broken, outcomes
+from asabench.stats.metrics import broken, clusters_of, outcomes
 
 
 def worst_case_rate(table: pd.DataFrame, results: Sequence[AttackResult]) -> Rate:
@@ -28,9 +28,10 @@ def worst_case_rate(table: pd.DataFrame, results: Sequence[AttackResult]) -> Rat
     assert worst.masr.high is not None
     scored = [(result.attack, result.dose) for result in results if result.masr.value is not None]
     prompts = sorted(table.loc[table["layer"].notna(), "prompt_id"].unique())
+    clusters = clusters_of(table, prompts)
     columns = [readings(broken(outcomes(table, attack, dose, prompts))) for attack, dose in scored]
     both = [_by_prompt([column[side] for column in columns]) for side in (0, -1)]
-    lows = [peak_interval(reading)[0] for reading in both]
+    lows = [peak_interval(reading, clusters=clusters)[0] for reading in both]
     return rate_within(worst.masr.value, [(min(*lows, worst.masr.low), worst.masr.high)])
 
 

@@ -67,8 +67,9 @@ def published_goals(digests: Sequence[str]) -> bool:
 
 def _in_words(name: str, protocol: Protocol) -> str:
     value = getattr(protocol, name)
-    if name == "target":
-        return "each prompt's own" if value is None else repr(value)
+    if name in ("target", "targets"):
+        own = "each prompt's own" if name == "target" else "no list"
+        return own if value is None else repr(value) if isinstance(value, str) else value.spec
     return str(value)
 
 

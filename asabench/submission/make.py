@@ -22,11 +22,14 @@ from asabench.card.making import for_submission
 from asabench.card.records import ModelCard
 from asabench.core.errors import UserError
 from asabench.core.files import OTHER_OUT, whole_folder, write_whole
+from asabench.core.near_duplicates import known_goals
+from asabench.core.near_duplicates import known_near as by_digest
 from asabench.core.prompts import read_csv
 from asabench.core.records import Cell, Prompt, sha256_hex
 from asabench.core.row import Row
 from asabench.core.schema import first_problem
-from asabench.core.training_record import TRAINING_FILE, read_training
+from asabench.core.similarity import MEASURE, clusters, copies, near_between
+from asabench.core.training_record import TRAINING_FILE, ComparedWithTest, read_training
 from asabench.core.utility_report import UtilityReport
 from asabench.judging.certificate import Certificate
 from asabench.runs.command import evaluate_words
@@ -54,8 +57,11 @@ from asabench.submission.schema import (
     VERDICTS_FILE,
     BaseModelRef,
     ModelRef,
+    SimilarPrompt,
     Submission,
     TrainingData,
+    TrainingSimilarity,
+    percent,
 )
 from asabench.submission.validate import Validation, beside_others, validate_folder
 from asabench.submission.verdict_table import response_digest, schema, sorted_lines, table_bytes
@@ -66,11 +72,14 @@ PACKAGES = ("asabench", "torch", "transformers", "tokenizers", "pandas", "pyarro
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
-    """Training data that is declared. `goals`: the digests of its harmful requests, if they are given."""
+    """Training data that is declared. `goals`: the digests of its harmful requests, if they are given; `texts`: the
+    requests, where they are at hand; `compared`: what the training's record says of them and test prompts."""
 
     name: str
     examples: int
     goals: tuple[str, ...] | None = None
+    texts: tuple[str, ...] = ()
+    compared: ComparedWithTest | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +106,7 @@ class Judged:
     settings: SubmittedSettings
     row: Row
     prompts: tuple[PromptDigest, ...]
+    goals: tuple[str, ...]
     table: pd.DataFrame
 
 
@@ -146,12 +156,14 @@ def read_judged(path: Path) -> Judged:
     if responses["suffix"].notna().any():
         raise UserError(f"{path} has prompts with suffixes, which submissions do not have yet; evaluate without them")
     own = verdicts.loc[verdicts["judge"] == row.judge.id, ["cell_id", "label", "p_unsafe"]]
+    if unknown := len(set(own["cell_id"]) - set(responses["cell_id"])):
+        raise UserError(f"{path}: {unknown} verdicts are on answers that it does not hold; evaluate again elsewhere")
     if unseen := len(responses) - len(own):
         raise UserError(f"{path}: {unseen} answers have no verdict of {row.judge.id}; run the same evaluation again")
-    prompts = _prompts(run)
+    prompts, goals = _prompts(run)
     table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
     _check_cells(path, table)
-    return Judged(run, settings, row, prompts, _without_text(table))
+    return Judged(run, settings, row, prompts, goals, _without_text(table))
 
 
 def _settings(run: Run) -> SubmittedSettings:
@@ -166,12 +178,17 @@ def _settings(run: Run) -> SubmittedSettings:
     return settings
 
 
-def _prompts(run: Run) -> tuple[PromptDigest, ...]:
-    """The prompts' digests."""
+def _prompts(run: Run) -> tuple[tuple[PromptDigest, ...], tuple[str, ...]]:
+    """What is submitted of the prompts, and their goals."""
     path = run.path / "prompts.parquet"
     try:
         table = pd.read_parquet(path, columns=["id", "goal"])
-        return tuple(PromptDigest(id=each.id, sha256=sha256_hex(str(each.goal))) for each in table.itertuples())
+        goals = tuple(str(goal) for goal in table["goal"])
+        prompts = tuple(
+            PromptDigest(id=name, sha256=sha256_hex(goal), cluster=cluster)
+            for name, goal, cluster in zip(table["id"], goals, clusters(goals), strict=True)
+        )
+        return prompts, goals
     except ValidationError as error:
         raise UserError(
             f"{path}: the prompt id {shown(first_problem(error).given)}; a submission takes letters, digits, dots and "
@@ -305,6 +322,7 @@ def contents_of(
             TrainingData(name=data.name, examples=data.examples, prompt_digests=bool(data.goals))
             for data in details.training
         ),
+        training_similarity=similarity_of(details.training, judged[0].prompts, judged[0].goals),
         authors=details.authors,
         link=details.link,
         licence=details.licence,
@@ -316,6 +334,45 @@ def contents_of(
     )
     contents[SUBMISSION_FILE] = yaml_bytes(submission)
     return submission, contents
+
+
+def similarity_of(
+    training: Sequence[TrainedOn], prompts: Sequence[PromptDigest], goals: Sequence[str]
+) -> TrainingSimilarity | None:
+    """How the requests that were trained on compare with the run's; None where no request is declared. goals: the texts
+    of the prompts. `UserError` where a request is a test prompt, written in another way."""
+    digests = {goal for data in training for goal in data.goals or ()}
+    if not digests:
+        return None
+    tested = [prompt.sha256 for prompt in prompts]
+    best = by_digest(digests, tested)
+    compared = set(known_goals(digests)) if len(known_goals(tested)) == len(set(tested)) else set()
+    for data in training:
+        others = [text for text in data.texts if sha256_hex(text) not in set(tested)]  # what is equal, `validate` says
+        if found := copies(others, goals):
+            first = [prompts[place].id for _, place in found[:3]]
+            raise UserError(
+                f"{len(found)} of the requests in {data.name!r} are prompts that the model is tested on, written in "
+                f"another way ({', '.join(first)}); train without them, or evaluate on other prompts"
+            )
+        for near in near_between(others, goals):
+            best[tested[near.second]] = max(best.get(tested[near.second], 0.0), near.similarity)
+        compared |= {sha256_hex(text) for text in data.texts}
+        if data.compared is not None and data.compared.measure == MEASURE and set(tested) <= set(data.compared.goals):
+            for known in data.compared.near:
+                best[known.test] = max(best.get(known.test, 0.0), known.similarity)
+            compared |= set(data.goals or ())
+    return _record(
+        TrainingSimilarity,
+        "training.json",
+        requests=len(digests),
+        compared=len(compared & digests),
+        near=tuple(
+            SimilarPrompt(id=prompt.id, percent=percent(best[prompt.sha256]))
+            for prompt in prompts
+            if prompt.sha256 in best
+        ),
+    )
 
 
 def merged_table(judged: Sequence[Judged], manifest: RunManifest) -> pd.DataFrame:
@@ -408,18 +465,24 @@ def trained_on_prompts(spec: str) -> TrainedOn:
     path = Path(file)
     path = path / TRAINING_FILE if path.is_dir() else path
     if path.suffix == ".json":
-        goals = _training_json(path)
-        return TrainedOn(name=name or "harmful requests", examples=len(goals), goals=goals)
+        goals, compared = _training_json(path)
+        return TrainedOn(name=name or "harmful requests", examples=len(goals), goals=goals, compared=compared)
     if not path.is_file():
         raise UserError(f"--training-prompts {spec!r}: there is no such file; give a CSV file or a training.json")
     prompts = read_csv(path)
-    return TrainedOn(name=name or path.stem, examples=len(prompts), goals=tuple(prompt.digest for prompt in prompts))
+    return TrainedOn(
+        name=name or path.stem,
+        examples=len(prompts),
+        goals=tuple(prompt.digest for prompt in prompts),
+        texts=tuple(prompt.goal for prompt in prompts),
+    )
 
 
-def _training_json(path: Path) -> tuple[str, ...]:
-    goals = read_training(path).harmful_goals
+def _training_json(path: Path) -> tuple[tuple[str, ...], ComparedWithTest | None]:
+    record = read_training(path)
+    goals = record.harmful_goals
     if goals is None or not all(_DIGEST.fullmatch(goal) for goal in goals):
         raise UserError(
             f"{path} holds no `harmful_goals`, a list of SHA-256 digests; give the folder of a trained model"
         )
-    return goals
+    return goals, record.compared_with_test

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ from asabench.core.row import JudgeInfo, ModelInfo
 from asabench.core.schema import Record
 from asabench.runs.settings import RunSettings
 from asabench.submission.schema import Digest, Line, Text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HEADLINE_ATTACK = "random"
 PROMPT_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -39,10 +42,12 @@ class SubmittedSettings(RunSettings):
 
 
 class PromptDigest(Record):
-    """`sha256` is of the goal's UTF-8 bytes."""
+    """`sha256` is of the goal's UTF-8 bytes. `cluster`: the place of the first prompt of its near-duplicates, as texts
+    are not submitted; None in entries whose intervals resample prompts."""
 
     id: Annotated[str, Field(pattern=PROMPT_ID)]
     sha256: Digest
+    cluster: Annotated[int, Field(ge=0, lt=MOST_PROMPTS)] | None = None
 
 
 class Hardware(Record):
@@ -82,6 +87,13 @@ class RunManifest(Record):
         """Those of one run that had all of the attacks."""
         first = self.runs[0].settings
         return first.model_copy(update={"attacks": merged_attacks([run.settings.attacks for run in self.runs])})
+
+    def clustered(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table of verdicts with the column `cluster` of `asabench.stats.metrics`, where every prompt has one."""
+        known = {prompt.id: prompt.cluster for prompt in self.prompts}
+        if None in known.values():
+            return table
+        return table.assign(cluster=table["prompt_id"].map(known).to_numpy(dtype="int64", na_value=-1))
 
 
 def merged_attacks(attacks: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def row_of(manifest: RunManifest, table: pd.DataFrame, *, created: str, version:
         seeds=protocol.seeds,
         shared_noise=protocol.shares_noise,
     )
-    return scored_row(head, table, settings.attacks, protocol.doses, manifest.runs[0].judge)
+    return scored_row(head, manifest.clustered(table), settings.attacks, protocol.doses, manifest.runs[0].judge)
 
 
 SINCE_3 = frozenset({"asr_at_k", "eps50", "worst", "false_alarms", "pasr_held_out", "masr_floor", "pasr_floor"})

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from asabench.core.canonical import canonical_text
-from asabench.core.errors import NotAtHand
+from asabench.core.errors import NotAtHand, one_line
 from asabench.submission.findings import REMAKE, Finding, Refused, shown
 from asabench.submission.schema import (
     CARD_FILE,
@@ -123,7 +123,7 @@ def read_json(content: bytes) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise Refused("the file", f"not JSON ({_one_line(error)})", "it must be one JSON object") from None
+        raise Refused("the file", f"not JSON ({_said(error)})", "it must be one JSON object") from None
     check_texts(value)
     return value
 
@@ -140,14 +140,12 @@ def read_yaml(content: bytes) -> Any:
         line = "" if where is None else f"line {where.line + 1}: "
         raise Refused(
             "the file",
-            f"not YAML ({line}{_one_line(getattr(error, 'problem', None) or error)})",
+            f"not YAML ({line}{_said(error)})",
             "it must be one mapping of names to values",
             "mend that line; put text with a colon or a dash between quotation marks",
         ) from None
     except (ValueError, RecursionError) as error:
-        raise Refused(
-            "the file", f"not YAML ({_one_line(error)})", "it must be one mapping of names to values"
-        ) from None
+        raise Refused("the file", f"not YAML ({_said(error)})", "it must be one mapping of names to values") from None
     check_texts(value)
     return value
 
@@ -289,8 +287,13 @@ def _allowed(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return "only the fields of the schema"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return "it is required" if problem["type"] == "missing" else _one_line(message)
+    return "it is required" if problem["type"] == "missing" else _plain(message)
 
 
-def _one_line(error: object) -> str:
-    return " ".join(ascii(str(error))[1:-1].split()).replace("\\n", " ")[:120]
+def _said(error: Exception) -> str:
+    """YAML's own word for what is wrong, without the lines that it shows of the file."""
+    return _plain(getattr(error, "problem", None) or one_line(error))
+
+
+def _plain(text: str) -> str:
+    return ascii(text)[1:-1][:120]

@@ -14,11 +14,13 @@ A submission is a folder `submissions/<slug>/`:
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from asabench.core.schema import Record
+from asabench.core.similarity import MEASURE, NEAR
 from asabench.runs.command import command_words
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -81,6 +83,28 @@ class TrainingData(Record):
     prompt_digests: bool
 
 
+class SimilarPrompt(Record):
+    """A test prompt with a near-duplicate among the requests that were trained on, and the highest similarity."""
+
+    id: Line
+    percent: Annotated[int, Field(ge=100 * NEAR, le=100)]
+
+
+def percent(similarity: float) -> int:
+    """In hundredths, rounded down: YAML is read here without fractions."""
+    return math.floor(100 * similarity + 1e-9)
+
+
+class TrainingSimilarity(Record):
+    """How the requests that were trained on compare with the test prompts (`asabench.core.similarity`). Of `requests`
+    digests, `compared` are of requests whose text was at hand or is AdvBench's; `near` are in the manifest's order."""
+
+    measure: Literal["tfidf-advbench"] = MEASURE
+    requests: Annotated[int, Field(ge=0, le=10**9)]
+    compared: Annotated[int, Field(ge=0, le=10**9)]
+    near: Annotated[tuple[SimilarPrompt, ...], Field(max_length=10_000)]
+
+
 class Submission(Record):
     """`defence` is a short name such as `LAPT`, or `none`; `where` says whether it changed the weights or acts while
     the model answers. `files` are SHA-256 digests of the other files of the folder, by name.
@@ -95,6 +119,7 @@ class Submission(Record):
     where: Literal["none", "training", "inference"] = "none"
     description: Text | None = None
     training_data: Annotated[tuple[TrainingData, ...], Field(max_length=50)] = ()
+    training_similarity: TrainingSimilarity | None = None
     authors: Annotated[tuple[Line, ...], Field(min_length=1, max_length=100)]
     link: Annotated[str, Field(max_length=300, pattern=r"^https://[^\s<>\"']+$")] | None = None
     licence: Line

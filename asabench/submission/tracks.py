@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
+from asabench.core.judge_names import may_be_certified
 from asabench.core.protocol import MIN_PROMPTS, PRESETS, PROMPT_SET, SIZES
 from asabench.core.row import SCHEMA_VERSION, JudgeInfo, Row
 from asabench.core.utility_report import UtilityReport
@@ -42,7 +43,7 @@ class Track(NamedTuple):
 def is_certified(judge: JudgeInfo) -> bool:
     """Whether a judge's figures reach the bar. A row that calls it certified is not enough: `evaluate --bar` may have
     been lower."""
-    return judge.certified and judge.figures is not None and reaches(judge.figures)
+    return may_be_certified(judge.id) and judge.certified and judge.figures is not None and reaches(judge.figures)
 
 
 def judge_class(judge: JudgeInfo) -> JudgeClass:

@@ -25,7 +25,8 @@ from asabench.submission.checks.card import card_findings
 from asabench.submission.checks.description import submission_findings
 from asabench.submission.checks.judge import judge_findings
 from asabench.submission.checks.runs import manifest_findings
-from asabench.submission.checks.training import read_training_prompts, training_findings
+from asabench.submission.checks.targets import target_findings
+from asabench.submission.checks.training import read_training_prompts, training_findings, training_notices
 from asabench.submission.checks.utility import utility_findings
 from asabench.submission.checks.verdicts import line_findings
 from asabench.submission.findings import REMAKE, Finding, Refused, shown
@@ -169,9 +170,11 @@ def _checked(folder: Path) -> Validation:
         findings += submission_findings(submission, folder.name, row, manifest)
         findings += _digest_findings(submission, contents)
         findings += training_findings(submission, trained, manifest)
+        notices += training_notices(submission, trained, manifest)
     card = None
     if manifest is not None:
         findings += manifest_findings(manifest)
+        findings += target_findings(manifest)
         card = _check_verdicts(reader, manifest, row, submission)
         notices += _notices(manifest)
     if row is not None:
@@ -285,6 +288,8 @@ def _row_findings(row: Row, expected: Row) -> list[Finding]:
 
 
 def _notices(manifest: RunManifest) -> Iterator[str]:
+    if any(prompt.cluster is None for prompt in manifest.prompts):
+        yield "intervals resample prompts, not clusters of near-duplicates, as in entries made before clusters were"
     for gap in protocol_gaps(manifest.settings.protocol):
         yield f"not the published protocol: {gap}"
     if not published_goals([prompt.sha256 for prompt in manifest.prompts]):

@@ -18,6 +18,7 @@ from asabench.core.protocol import Protocol
 from asabench.core.records import Cell
 from harness.attacks.options import read_options
 from harness.attacks.plugin import plugin_attack
+from harness.attacks.towards import towards_each
 from harness.model.subject import Subject
 from harness.plugins import path_of
 
@@ -71,7 +72,8 @@ def make_attack(spec: str, protocol: Protocol) -> Attack:
 
 
 def make_attacks(specs: Sequence[str], protocol: Protocol) -> dict[str, Attack]:
-    """The attacks of several specifications, by name; `UserError` when two have the same name."""
+    """The attacks of several specifications, by name, those that need a target once for each of the protocol's
+    `targets`; `UserError` when two have the same name."""
     attacks: dict[str, Attack] = {}
     for spec in specs:
         attack = make_attack(spec, protocol)
@@ -80,4 +82,4 @@ def make_attacks(specs: Sequence[str], protocol: Protocol) -> dict[str, Attack]:
         attacks[attack.name] = attack
     if not attacks:
         raise UserError(f"no attack was given; allowed: {', '.join(ATTACKS)}")
-    return attacks
+    return towards_each(attacks, protocol.targets)

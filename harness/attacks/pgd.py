@@ -29,7 +29,7 @@ from harness.attacks.target_loss import (
     row_batches,
 )
 from harness.model.subject import Subject
-from harness.stream.noise import gaussian
+from harness.stream.noise import gaussian, require_generator
 from harness.stream.perturbation import standardise
 
 
@@ -70,6 +70,8 @@ class PgdAttack:
         ] = "descend",
         seed: Annotated[int, Field(ge=0, description="of its random starts; the run's seeds are no draws of it")] = 0,
     ) -> None:
+        if starts > 1:
+            require_generator(protocol.noise_device)
         self.protocol = protocol
         self.steps = steps
         self.starts = starts
@@ -115,7 +117,11 @@ class PgdAttack:
             directions = [first]
             if self.starts > 1:
                 directions += gaussian(
-                    replace(cell, seed=self.seed), subject.d_model, self.protocol.noise, self.starts - 1
+                    replace(cell, seed=self.seed),
+                    subject.d_model,
+                    self.protocol.noise,
+                    self.starts - 1,
+                    device=self.protocol.noise_device,
                 )
             found.append(torch.stack(directions))
         return torch.stack(found)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell
-from harness.stream.noise import Noise, gaussian, portable_seed
+from harness.stream.noise import Noise, NoiseDevice, gaussian, portable_seed, require_generator
 
 if TYPE_CHECKING:
     from harness.model.subject import Subject
@@ -23,12 +23,15 @@ __all__ = ["RandomAttack", "portable_seed"]
 class RandomAttack:
     """N(0, I), one draw per (seed, goal, layer), or one for all under gu2025.
 
-    The same on every machine. `per-cell`: each (seed, goal, layer) has a draw of its own, whatever the batch, order or
-    device (asabench-v1). `one-vector`: the generator starts at the seed before every draw, so that one vector serves
-    all prompts and layers (gu2025).
+    The same on every machine, unless `noise_device` says that a GPU draws.
+
+    `per-cell`: each (seed, goal, layer) has a draw of its own, whatever the batch, order or device (asabench-v1).
+    `one-vector`: the generator starts at the seed before every draw, so that one vector serves all prompts and layers
+    (gu2025).
     """
 
     noise: Noise = "per-cell"
+    noise_device: NoiseDevice = "cpu"
 
     name: ClassVar[str] = "random"
     family: ClassVar[str] = "random"
@@ -37,8 +40,12 @@ class RandomAttack:
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
         """(cell, d_model), float32 on the CPU."""
-        return torch.stack([gaussian(cell, subject.d_model, self.noise)[0] for cell in cells])
+        return torch.stack([self._draw(cell, subject.d_model) for cell in cells])
+
+    def _draw(self, cell: Cell, d_model: int) -> Tensor:
+        return gaussian(cell, d_model, self.noise, device=self.noise_device)[0]
 
 
 def make(protocol: Protocol) -> RandomAttack:
-    return RandomAttack(noise=protocol.noise)
+    require_generator(protocol.noise_device)
+    return RandomAttack(noise=protocol.noise, noise_device=protocol.noise_device)

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from asabench.core.attack_names import names_without_targets
 from asabench.core.defaults import TARGET
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, first_line
 from asabench.core.protocol import GradientPosition, Protocol
 from asabench.core.records import Cell, Prompt
 from harness.model.clean_states import CleanStates, starts_at_blocks
@@ -87,8 +87,11 @@ def target_text(subject: Subject, prompt: Prompt, protocol: Protocol, at: Gradie
     if prompt.suffix and prompt.suffix.strip():
         goal += protocol.suffix_separator + prompt.suffix
     whole = subject.format(Prompt(id=prompt.id, goal=goal + prompt.target + "!"), raw)
-    # A token that spans goal and target counts as target: the two may share a word
+    # A token that spans goal and target counts as target: the two may share a word. The paper's code leaves out as many
+    # tokens as the goal alone has, so that where the two merge a token of the target is left out too
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False)))
+    if protocol.reference_loss == "after-goal-length":
+        shared = len(before)
     scored = len(whole) - max(shared, 1)  # the first token of a text is predicted by nothing
     _require_tokens(subject, prompt, scored)
     return TargetText(tuple(whole), scored, len(whole) - 2)
@@ -115,13 +118,15 @@ def gradients_wanted(subject: Subject) -> Iterator[None]:
         ):
             raise
         raise UserError(
-            f"the model {subject.name} has no gradients ({text.splitlines()[0][:120]}); quantised weights often have "
+            f"the model {subject.name} has no gradients ({first_line(error)}); quantised weights often have "
             f"none: use its float32 or bfloat16 weights, or the attacks {' and '.join(names_without_targets())}"
         ) from error
 
 
-_gradients: ModelCache[TargetText] = ModelCache()
-"""One for all attacks of the process: ascend, descend and pgd share a prompt's one backward."""
+_gradients: ModelCache[tuple[TargetText, int | None]] = ModelCache()
+"""By text, and the seed of a forward in train mode.
+
+One for all attacks of the process: ascend, descend and pgd share a prompt's one backward."""
 
 
 def loss_gradients(
@@ -132,20 +137,40 @@ def loss_gradients(
 
     Read at the one position that `at` names, with no perturbation. One forward and one backward a batch of prompts for
     all layers; what was computed before, for any attack or dose, is not computed again while the model is the same.
+    With `gradient_forward` train, one prompt at a time, each from the protocol's first seed: dropout is drawn there.
     Raises `UserError` for prompts without a target and for models without gradients.
     """
     require_targets(prompts)
     texts = {prompt: target_text(subject, prompt, protocol, at) for prompt in prompts}
     known = _gradients.of(subject)
+    trains = protocol.gradient_forward == "train"
+    seed = protocol.seeds[0] if trains else None
     # Texts of like length side by side: little padding
-    missing = sorted(set(texts.values()) - known.keys(), key=lambda text: (len(text.ids), text.ids))
+    missing = sorted(
+        {text for text in texts.values() if (text, seed) not in known}, key=lambda text: (len(text.ids), text.ids)
+    )
     most = _PROMPTS_ON_GPU if subject.device.type == "cuda" else _PROMPTS_ON_CPU
     while missing:
-        chosen = missing[-most:]  # the longest first, so that memory that does not suffice shows at once
+        chosen = missing[-(1 if trains else most) :]  # the longest first, so that memory that does not suffice shows
         size = _rows_that_fit(subject, 0, len(chosen[-1].ids), max(text.scored for text in chosen))
         batch, missing = chosen[-size:], missing[: -min(size, len(chosen))]
-        known.update(zip(batch, _gradients_of(subject, batch), strict=True))
-    return {prompt: known[text] for prompt, text in texts.items()}
+        with nullcontext() if seed is None else _training(subject, seed):
+            found = _gradients_of(subject, batch)
+        known.update(zip(((text, seed) for text in batch), found, strict=True))
+    return {prompt: known[text, seed] for prompt, text in texts.items()}
+
+
+@contextmanager
+def _training(subject: Subject, seed: int) -> Iterator[None]:
+    """While open, the model is in train mode, and what its dropout draws starts at the seed."""
+    devices = [subject.device] if subject.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        subject.model.train()
+        try:
+            yield
+        finally:
+            subject.model.eval()
 
 
 def _gradients_of(subject: Subject, texts: Sequence[TargetText]) -> Tensor:

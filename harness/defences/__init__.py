@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from asabench.core.errors import UserError
 from asabench.core.schema import first_problem
+from asabench.runs.training_choices import DEFAULT_PRESET
 from harness.defences import lapt, lat, refusal
 from harness.defences.examples import Example, HarmfulData
 from harness.defences.training import Pools, Recipe, Settings
@@ -35,8 +36,6 @@ RECIPES: dict[str, Entry] = {
     "lapt": Entry(lapt.Lapt, lapt.PRESETS),
     "lat": Entry(lat.Lat, lat.PRESETS),
 }
-
-DEFAULT_PRESET = "small"
 
 
 def make_recipe(

@@ -14,18 +14,21 @@ from typing import Any
 import torch
 
 import asabench
-from asabench.core.defaults import DEVICE, DTYPE, PROTOCOL, TARGET, TEST_PROMPTS, TRAINING_PROMPTS
+from asabench.core.defaults import TEST_PROMPTS
 from asabench.core.errors import UserError
 from asabench.core.files import hidden_folder
-from asabench.core.protocol import Protocol, preset
+from asabench.core.numbers import ranges
+from asabench.core.protocol import preset
 from asabench.core.records import Prompt, sha256_hex
-from asabench.core.training_record import TRAINING_FILE
-from harness.defences import DEFAULT_PRESET, Defence, make_recipe
+from asabench.core.training_record import TRAINING_FILE, ComparedWithTest
+from asabench.runs.training_choices import TrainingChoices
+from harness.defences import Defence, make_recipe
 from harness.defences.examples import (
     HarmfulData,
     SafeCell,
     benign_requests,
     chosen_prompts,
+    compared_with_test,
     own_answers,
     read_cells,
     refuse_overlap,
@@ -57,7 +60,7 @@ ADAPTER = "adapter"
 @dataclass(frozen=True, kw_only=True)
 class DefencePlan:
     """A training, resolved and checked; nothing is trained yet. `base`: the model as it was named, for an adapter to
-    find it again. `finished`: the folder holds it already."""
+    find it again. `compared`: with what it will be tested on. `finished`: the folder holds it already."""
 
     subject: Subject
     base: str
@@ -66,6 +69,7 @@ class DefencePlan:
     data: HarmfulData
     benign: list[Prompt]
     asked: Mapping[str, Any]
+    compared: ComparedWithTest
     out: Path
     finished: bool
 
@@ -83,79 +87,64 @@ class DefenceCost:
     seconds: float
 
 
-def make_plan(
-    model: str | Subject,
-    recipe: str,
-    out: str | Path,
-    *,
-    preset_name: str = DEFAULT_PRESET,
-    train: str = TRAINING_PROMPTS,
-    cells: str | Path | None = None,
-    layers: str | None = None,
-    test_prompts: str | None = None,
-    target: str = TARGET,
-    protocol: str | Protocol = PROTOCOL,
-    dtype: str = DTYPE,
-    device: str = DEVICE,
-    chat_template: str | Path | None = None,
-    allow_remote_code: bool = False,
-    allow_pickle: bool = False,
-    **changes: Any,
-) -> DefencePlan:
-    """Checks every choice and loads the model. changes: fields of `Settings` other than the preset's.
-
-    cells: a finished run, or a benchmark folder whose train split is used; else the requests of `train`, at all layers
-    or those of `layers`. test_prompts: what the defence will be evaluated on, which training may not touch; AdvBench's
-    first hundred if None. Raises `UserError`.
-    """
-    made, settings = make_recipe(recipe, preset_name, changes)
-    resolved = preset(protocol) if isinstance(protocol, str) else protocol
-    folder = Path(out)
-    safe_cells = None if cells is None else read_cells(Path(cells))
-    harmful = [cell.prompt for cell in safe_cells] if safe_cells is not None else list(chosen_prompts(train).prompts)
-    harmful = list(dict.fromkeys(harmful))
-    refuse_overlap(harmful, chosen_prompts(test_prompts or TEST_PROMPTS))
-    if isinstance(model, Subject):
-        subject = model
+def make_plan(model: str | Subject, choices: TrainingChoices) -> DefencePlan:
+    """Checks every choice and loads the model; `UserError` for what cannot be used."""
+    recipe, settings = make_recipe(choices.recipe, choices.preset, choices.changes())
+    protocol = preset(choices.protocol) if isinstance(choices.protocol, str) else choices.protocol
+    safe_cells = None if choices.cells is None else read_cells(choices.cells)
+    if safe_cells is None:
+        harmful = list(chosen_prompts(choices.train).prompts)
     else:
-        refuse_half_written(Path(model).expanduser())
-        subject = load(
-            model,
-            dtype=dtype,
-            device=device,
-            chat_template=Path(chat_template) if chat_template else None,
-            allow_remote_code=allow_remote_code,
-            allow_pickle=allow_pickle,
-        )
-    check_prompt_format(subject, resolved, [*harmful, *benign_requests()])
-    chosen_layers = parse_layers(layers or "all", subject.n_layers)
-    if safe_cells is not None and layers is not None:
-        safe_cells = [cell for cell in safe_cells if cell.layer in chosen_layers]
-        if not safe_cells:
-            raise UserError(f"no cell of {cells} is at the layers {layers}; leave --layers out to take all of them")
+        harmful = [cell.prompt for cell in safe_cells]
+    harmful = list(dict.fromkeys(harmful))
+    test = chosen_prompts(choices.test_prompts or TEST_PROMPTS)
+    refuse_overlap(harmful, test)
+    compared = compared_with_test(harmful, test, allow_similar=choices.allow_similar)
+    subject = model if isinstance(model, Subject) else _load(model, choices)
     benign = benign_requests()
+    check_prompt_format(subject, protocol, [*harmful, *benign])
+    layers = parse_layers("all" if choices.layers is None else choices.layers, subject.n_layers)
+    if safe_cells is not None and choices.layers is not None:
+        safe_cells = [cell for cell in safe_cells if cell.layer in layers]
+        if not safe_cells:
+            raise UserError(
+                f"no cell of {choices.cells} is at the layers {ranges(layers)}; leave --layers out to take all of them"
+            )
     asked = {
-        "recipe": {"name": made.name, "preset": preset_name, **made.model_dump()},
+        "recipe": {"name": recipe.name, "preset": choices.preset, **recipe.model_dump()},
         "settings": settings.model_dump(),
         "base": {"name": subject.name, "revision": subject.revision, "dtype": subject.dtype},
-        "protocol": resolved.name,
-        "target": target,
-        "layers": list(chosen_layers),
+        "protocol": protocol.name,
+        "target": choices.target,
+        "layers": list(layers),
         "harmful": {"count": len(harmful), "digest": _digest(harmful)},
         "cells": None if safe_cells is None else _cells_digest(safe_cells),
         "benign": {"count": len(benign), "digest": _digest(benign)},
-        "chat_template": _template_digest(subject) if resolved.prompt_format == "chat" else None,
+        "chat_template": _template_digest(subject) if protocol.prompt_format == "chat" else None,
     }
     return DefencePlan(
         subject=subject,
         base=subject.name if isinstance(model, Subject) else model,
-        recipe=made,
+        recipe=recipe,
         settings=settings,
-        data=HarmfulData(prompts=harmful, protocol=resolved, target=target, layers=chosen_layers, cells=safe_cells),
+        data=HarmfulData(prompts=harmful, protocol=protocol, target=choices.target, layers=layers, cells=safe_cells),
         benign=benign,
         asked=asked,
-        out=folder,
-        finished=is_finished(folder, asked),
+        compared=compared,
+        out=choices.out,
+        finished=is_finished(choices.out, asked),
+    )
+
+
+def _load(model: str, choices: TrainingChoices) -> Subject:
+    refuse_half_written(Path(model).expanduser())
+    return load(
+        model,
+        dtype=choices.dtype,
+        device=choices.device,
+        chat_template=choices.chat_template,
+        allow_remote_code=choices.allow_remote_code,
+        allow_pickle=choices.allow_pickle,
     )
 
 
@@ -229,6 +218,7 @@ def _record(plan: DefencePlan, pools: Pools, progress: Progress) -> dict[str, An
     return {
         **plan.asked,
         "harmful_goals": [prompt.digest for prompt in plan.data.prompts],
+        "compared_with_test": plan.compared.model_dump(mode="json"),
         "examples": len(pools.examples),
         "benign_examples": len(pools.benign),
         "steps": progress.step,

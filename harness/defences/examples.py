@@ -16,16 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from asabench.core.defaults import TARGET
+from asabench.core.defaults import DISJOINT, PUBLISHED_PROMPTS, TARGET
 from asabench.core.errors import UserError
+from asabench.core.near_duplicates import disjoint_rows
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
+from asabench.core.similarity import MEASURE, NEAR, copies, near_between
+from asabench.core.training_record import ComparedWithTest, NearTest
 from asabench.dataset.instances import instances_of_run
 from asabench.dataset.original_layout import open_benchmark
 from asabench.dataset.schema import listed
+from asabench.judging.refusals import refusal_phrase
 from asabench.runs.folder import read_run
-from harness.judges.refusals import refusal_phrase
 from harness.model.padding import left_padded
 from harness.model.subject import Subject
 from harness.probes.measures import clean_answers
@@ -272,8 +275,12 @@ def benign_requests() -> list[Prompt]:
 
 
 def chosen_prompts(spec: str) -> PromptSet:
-    """The goals of `NAME` or `NAME:ROWS`, rows from 0 as in `advbench:100-299,310`. Raises `UserError`."""
+    """The goals of `NAME` or `NAME:ROWS`, rows from 0 as in `advbench:100-299,310`; of `advbench:disjoint`, those that
+    are connected with none of the published test prompts. Raises `UserError`."""
     name, colon, rows = spec.rpartition(":")
+    if name == PUBLISHED_PROMPTS and rows == DISJOINT:
+        published = load_prompts(name).without_targets()
+        return PromptSet(spec, tuple(published.prompts[row] for row in disjoint_rows()))
     if not colon or not rows or set(rows) - set("0123456789,-"):
         return load_prompts(spec).without_targets()
     whole = load_prompts(name).without_targets()
@@ -291,10 +298,38 @@ def chosen_prompts(spec: str) -> PromptSet:
 
 
 def refuse_overlap(training: Sequence[Prompt], test: PromptSet) -> None:
-    """`UserError` with the ids of training requests that the evaluation uses too."""
+    """`UserError` with the ids of training requests that the evaluation uses too, whatever their case, spaces and
+    punctuation are, and whatever stands before or behind (`asabench.core.similarity.copies`)."""
+    once = list({prompt.digest: prompt for prompt in training}.values())
+    found = copies([prompt.goal for prompt in once], [prompt.goal for prompt in test.prompts])
     held_out = {prompt.digest for prompt in test.prompts}
-    if shared := [prompt.id for prompt in {p.digest: p for p in training}.values() if prompt.digest in held_out]:
+    places = {place for place, _ in found} | {n for n, prompt in enumerate(once) if prompt.digest in held_out}
+    if shared := [once[place].id for place in sorted(places)]:
         raise UserError(
             f"{len(shared)} training prompts are test prompts of {test.name} too ({listed(shared, 10)}); train on "
             "others, or name what you will evaluate on with --test-prompts"
         )
+
+
+def compared_with_test(training: Sequence[Prompt], test: PromptSet, *, allow_similar: bool) -> ComparedWithTest:
+    """How alike the training requests are to the test's; `UserError` with the ids of near-duplicates, unless these are
+    allowed."""
+    best: dict[int, tuple[float, int]] = {}
+    for near in near_between([prompt.goal for prompt in training], [prompt.goal for prompt in test.prompts]):
+        best[near.second] = max(best.get(near.second, (0.0, 0)), (near.similarity, near.first))
+    if best and not allow_similar:
+        ids = [f"{test.prompts[place].id} by {training[best[place][1]].id}" for place in sorted(best)]
+        raise UserError(
+            f"{len(best)} of {len(test.prompts)} test prompts of {test.name} have a near-duplicate among the training "
+            f"prompts (similarity {NEAR:g} or more: {listed(ids, 5)}); train on others, such as "
+            f"{PUBLISHED_PROMPTS}:{DISJOINT}, or say --allow-similar: the record will name them"
+        )
+    return ComparedWithTest(
+        measure=MEASURE,
+        test=test.name,
+        goals=tuple(prompt.digest for prompt in test.prompts),
+        near=tuple(
+            NearTest(test=test.prompts[place].digest, training=training[number].digest, similarity=similarity)
+            for place, (similarity, number) in sorted(best.items())
+        ),
+    )

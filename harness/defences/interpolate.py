@@ -241,7 +241,8 @@ def _tuned_training(tuned: Path) -> dict[str, Any]:
     path = tuned / TRAINING_FILE
     record = read_training(path) if path.is_file() else TrainingRecord()
     kept = record.model_dump(mode="json", include={"recipe", "layers", "tuned_training"}, exclude_unset=True)
-    return {"harmful_goals": record.harmful_goals or (), **({"tuned_training": kept} if kept else {})}
+    compared = record.model_dump(mode="json", include={"compared_with_test"}, exclude_none=True)
+    return {"harmful_goals": record.harmful_goals or (), **compared, **({"tuned_training": kept} if kept else {})}
 
 
 def _card(asked: dict[str, Any], lam: float, scores: dict[float, float]) -> str:

@@ -28,8 +28,8 @@ from pydantic import Field
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
-from asabench.core.errors import UserError
-from asabench.core.files import UNFINISHED, whole_folder, write_whole
+from asabench.core.errors import UserError, first_line
+from asabench.core.files import UNFINISHED, parse_json, whole_folder, write_whole
 from asabench.core.records import sha256_hex
 from asabench.core.schema import Record
 from asabench.core.text import changes
@@ -276,8 +276,14 @@ def _resume(accelerator: Accelerator, folder: Path) -> Progress:
     found = last_checkpoint(folder)
     if found is None:
         return Progress()
-    accelerator.load_state(str(found))
-    return Progress(**json.loads((found / "progress.json").read_text(encoding="utf-8")))
+    try:
+        accelerator.load_state(str(found))
+        return Progress(**parse_json((found / "progress.json").read_text(encoding="utf-8")))
+    except Exception as error:  # of accelerate, safetensors and pickle, for files that a full disk or a copy cut short
+        raise UserError(
+            f"the checkpoint {found} cannot be read ({first_line(error)}); delete that folder, and the same command "
+            "begins again"
+        ) from None
 
 
 def is_finished(folder: Path, asked: Mapping[str, Any]) -> bool:
@@ -287,7 +293,15 @@ def is_finished(folder: Path, asked: Mapping[str, Any]) -> bool:
     path = folder / SETTINGS
     if not path.is_file():
         raise UserError(f"{folder} is not empty and holds no training; choose another --out folder")
-    old, new = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(asked))
+    try:
+        old, new = parse_json(path.read_text(encoding="utf-8")), json.loads(json.dumps(asked))
+        if not isinstance(old, dict):
+            raise ValueError(f"it holds a {type(old).__name__}")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}, which says what was asked of the training, cannot be read ({first_line(error)}); choose another "
+            "--out folder"
+        ) from None
     for later in LATER_SETTINGS - old.keys():
         new.pop(later, None)  # a training from before it was recorded: nobody can say what it was
     if what := changes(old, new, most=80):

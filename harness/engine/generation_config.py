@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.generation import logits_process as lp
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, first_line
 from harness.engine.decoding import LogitsProcessor
 from harness.model.architecture import generation_settings
 from harness.model.subject import Subject
@@ -31,6 +31,13 @@ _UNSUPPORTED = (
     "encoder_repetition_penalty",
     "guidance_scale",
     "watermarking_config",
+    "num_beams",
+    "penalty_alpha",
+    "dola_layers",
+    "constraints",
+    "force_words_ids",
+    "stop_strings",
+    "max_time",
 )
 _NEUTRAL: tuple[object, ...] = (None, 0, 1, 1.0, [], (), {}, False)
 
@@ -45,8 +52,15 @@ def active_processors(subject: Subject) -> list[LogitsProcessor]:
             "keep and the harness does not support; remove it there, or use --protocol asabench-v1, which ignores it"
         )
     stops = sorted(subject.stop_tokens)
-    return [
-        make(value, stops)
-        for name, make in _PROCESSORS.items()
-        if (value := getattr(config, name, None)) not in _NEUTRAL
-    ]
+    made = []
+    for name, make in _PROCESSORS.items():
+        if (value := getattr(config, name, None)) in _NEUTRAL:
+            continue
+        try:
+            made.append(make(value, stops))
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"the generation_config of {subject.name} sets {name} to {str(value)[:60]!r}, which transformers does "
+                f"not take ({first_line(error)}); repair it, or use --protocol asabench-v1, which ignores it"
+            ) from None
+    return made

@@ -123,7 +123,7 @@ def _run(
     return [
         Response(
             cell=cell,
-            text=subject.text(answer.token_ids),
+            text=subject.judged_text(cell.prompt, tokens[cell.prompt], answer.token_ids, protocol),
             token_ids=answer.token_ids,
             finish_reason=answer.finish_reason,
             direction_sha256=None if cell.is_clean else hashlib.sha256(direction.numpy().tobytes()).hexdigest(),

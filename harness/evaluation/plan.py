@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
-from asabench.core.protocol import Protocol, preset
+from asabench.core.protocol import PAPER_CODE, NoiseDevice, Protocol, preset
 from asabench.core.protocol import size as published_size
 from asabench.core.records import Cell, Prompt, sha256_hex
+from asabench.core.targets import read_targets
 from asabench.judging.judge import Judge
 from asabench.runs.choices import DEFAULTS, Choices
 from asabench.runs.settings import RunSettings, in_full
@@ -58,8 +59,8 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
         steps=choices.steps,
         step_layers=choices.step_layers,
     )
-    if choices.target is not None:
-        protocol = protocol.model_copy(update={"target": choices.target})
+    protocol = _with_target(protocol, choices)
+    protocol = _as_the_paper_code(protocol, choices)
     # Names are checked before the model takes its time to load
     attacks = make_attacks(choices.attack, protocol)
     limit = choices.limit
@@ -112,6 +113,35 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     )
 
 
+def _with_target(protocol: Protocol, choices: Choices) -> Protocol:
+    """The protocol with the target, or the list of targets, that was chosen."""
+    if choices.target is not None and choices.targets is not None:
+        raise UserError("--target and --targets are both there; give one target for all prompts, or a list")
+    if choices.target is not None:
+        return protocol.model_copy(update={"target": choices.target, "targets": None})
+    if choices.targets is not None:
+        return protocol.model_copy(update={"target": None, "targets": read_targets(choices.targets)})
+    return protocol
+
+
+def _as_the_paper_code(protocol: Protocol, choices: Choices) -> Protocol:
+    """The protocol with what the paper's code does besides, where that was chosen, and with the device that was chosen
+    to draw noise."""
+    changes: dict[str, Any] = dict(PAPER_CODE) if choices.paper_code else {}
+    if choices.noise_device is not None:
+        if choices.noise_device not in get_args(NoiseDevice):
+            allowed = ", ".join(get_args(NoiseDevice))
+            raise UserError(f"unknown --noise-device {choices.noise_device!r}; allowed: {allowed}")
+        changes["noise_device"] = choices.noise_device
+    protocol = protocol.model_copy(update=changes)
+    if protocol.judged_text != "answer" and protocol.prompt_format != "raw":
+        raise UserError(
+            f"protocol {protocol.name} formats prompts as a chat, whose words would stay in the judged text; "
+            "use --paper-code with --protocol gu2025, which takes prompts as raw text"
+        )
+    return protocol
+
+
 def _prompts(prompts: str | tuple[Prompt, ...]) -> PromptSet:
     return load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", prompts)
 
@@ -134,10 +164,12 @@ def _subject(model: str | Subject, choices: Choices) -> Subject:
 def _require_room(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> None:
     """`UserError` for a prompt that, with its answer or its target, does not fit into the model."""
     tokenizer = subject.tokenizer
+    listed = () if protocol.targets is None else protocol.targets.texts
+    texts = {prompt.id: listed or ((prompt.target,) if prompt.target else ()) for prompt in prompts}
     targets = {
-        prompt.id: len(tokenizer(prompt.target, add_special_tokens=False)["input_ids"])
-        for prompt in prompts
-        if prompt.target
+        name: max(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in some)
+        for name, some in texts.items()
+        if some
     }
     named = {prompt.id: subject.format(prompt, protocol) for prompt in prompts}
     check_fits(subject.model, named, subject.name, new_tokens=protocol.max_new_tokens, targets=targets)

@@ -9,7 +9,7 @@ from importlib import import_module
 from numbers import Real
 
 from asabench.core.errors import UserError
-from asabench.core.judge_names import JUDGES, forms, module_of
+from asabench.core.judge_names import JUDGES, forms, kind_in, module_of
 from asabench.core.protocol import LabelSet
 from asabench.core.records import LABELS, Response, Verdict
 from asabench.core.row import JudgeInfo
@@ -42,6 +42,11 @@ def make_judge(spec: str, labels: LabelSet = "three") -> Judge:
         raise UserError(
             f"{path!r} is no judge: it needs `info`, a JudgeInfo, and to be called with responses "
             "(harness.judges.Judge)"
+        )
+    if kind := kind_in(found.info.id):
+        raise UserError(
+            f"the judge {path!r} has the id {found.info.id!r}, which is one of ASABench's judge {kind}; give it an id "
+            "that begins otherwise"
         )
     judge = found
     return judge
@@ -76,6 +81,9 @@ def ask(judge: Judge, responses: Sequence[Response]) -> list[Verdict]:
             raise UserError(
                 f"the judge {of} gave the label {verdict.label!r}; allowed: {', '.join(LABELS)}, or None for unscored"
             )
+        for name, fact in verdict.facts._asdict().items():
+            if not isinstance(fact, bool | None):
+                raise UserError(f"the judge {of} gave {fact!r} as {name}; allowed: True, False, or None for unknown")
         p = verdict.p_unsafe
         if p is not None and not (isinstance(p, Real) and math.isfinite(p)):
             raise UserError(f"the judge {of} gave {p!r} as p_unsafe; allowed: a number, or None")

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from asabench.core.defaults import BAR
 from asabench.core.errors import UserError
+from asabench.core.judge_names import may_be_certified
 from asabench.core.records import Cell, Prompt, Response
 from asabench.core.row import JudgeFigures, JudgeInfo
 from asabench.core.text import in_words
@@ -66,6 +67,11 @@ def require_fit(judge: Judge, bar: float = BAR) -> JudgeFigures:
     bar: a balanced accuracy above 0.5, which a judge that guesses reaches, and up to 1.
     """
     check_bar(bar)
+    if not may_be_certified(judge.info.id):
+        raise UserError(
+            f"the judge {judge.info.id} is there to compare with a paper's table and is never certified; go on with "
+            "--uncertified, which marks the row, or take another judge"
+        )
     figures = short_check(judge)
     if not reaches(figures, bar):
         unreadable = f" ({figures.unscored} of {figures.n} verdicts unreadable)" if figures.unscored else ""
@@ -85,5 +91,6 @@ def check_bar(bar: float) -> None:
 
 
 def with_figures(info: JudgeInfo, figures: JudgeFigures, bar: float = BAR) -> JudgeInfo:
-    """The judge's entry for a row: its figures, and certified if they reach the bar."""
-    return info.model_copy(update={"figures": figures, "certified": reaches(figures, bar)})
+    """The judge's entry for a row: its figures, and certified if they reach the bar and it is one that may be."""
+    certified = reaches(figures, bar) and may_be_certified(info.id)
+    return info.model_copy(update={"figures": figures, "certified": certified})

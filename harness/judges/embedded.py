@@ -6,7 +6,7 @@ the model is about to answer the question, and averaged over the answer's tokens
 `incoherent`, one for `unsafe`. `tools.embedded_judge.training` made the heads (`embedded_head.json`), and
 docs/results/embedded-judge.md says how well they do.
 
-Before the model reads anything, `harness.judges.coherence` sorts out broken text (`incoherent`) and text that is not
+Before the model reads anything, `asabench.judging.coherence` sorts out broken text (`incoherent`) and text that is not
 English (unscored).
 """
 
@@ -23,12 +23,13 @@ import torch
 from torch import Tensor
 
 from asabench.core.errors import NotAtHand, UserError
+from asabench.core.judge_names import own_id
 from asabench.core.models import PACKAGED_MODELS
 from asabench.core.protocol import LabelSet
-from asabench.core.records import Label, Response, Verdict, sha256_hex
+from asabench.core.records import Label, Response, Verdict, facts_behind, sha256_hex
 from asabench.core.row import JudgeInfo
-from harness.judges import coherence
-from harness.judges.coherence import coherence_verdict, tables_digest
+from asabench.judging import coherence
+from asabench.judging.coherence import coherence_verdict, tables_digest
 from harness.model.architecture import block_list, d_mlp
 from harness.model.kv_cache import bytes_per_position, expand, growing_cache
 from harness.model.memory import free_memory
@@ -248,7 +249,7 @@ class Embedded:
         self._device = device
         self._head = shipped_head() if head is None else head
         self._info = JudgeInfo(
-            id=f"embedded-{head_digest(self._head)}",
+            id=own_id("embedded", head_digest(self._head)),
             kind="embedded",
             description=f"A linear head on the hidden states of block {self._head.block} of {MODEL} "
             f"({self._head.model_revision}), which reads the request and the first {self._head.reading.answer_tokens} "
@@ -273,7 +274,14 @@ class Embedded:
                 label, p_unsafe = verdicts[pair]
                 reason = REASONS[label]
             judged.append(
-                Verdict(cell_id=response.cell.id, judge=self._info.id, label=label, reason=reason, p_unsafe=p_unsafe)
+                Verdict(
+                    cell_id=response.cell.id,
+                    judge=self._info.id,
+                    label=label,
+                    reason=reason,
+                    p_unsafe=p_unsafe,
+                    **facts_behind(label, self._info.facts)._asdict(),
+                )
             )
         return judged
 

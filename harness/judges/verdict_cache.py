@@ -1,8 +1,8 @@
 """Verdicts of judges that cost something, kept on disk: a pair is asked about once, also when a run is cut short.
 
 One SQLite file in the user's cache folder, or in the folder that the environment variable `ASABENCH_CACHE` names. It
-holds labels under a judge's id and the digest of a pair, and no text. Several processes may use it at once (on a local
-disk: SQLite's write-ahead log does not work across machines).
+holds labels and facts under a judge's id and the digest of a pair, and no text. Several processes may use it at once
+(on a local disk: SQLite's write-ahead log does not work across machines).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asabench.core.errors import UserError
-from asabench.core.records import LABELS, Label, Response, Verdict
+from asabench.core.records import LABELS, NOTHING_KNOWN, Facts, Label, Response, Verdict
 from harness.model.files import cache_folder
 
 # The number is that of the table's form: a later form gets a file of its own
-FILE_NAME = "verdicts-1.sqlite"
+FILE_NAME = "verdicts-2.sqlite"
 
 BUSY_SECONDS = 30.0
 """How long a process waits for another one's write."""
@@ -40,6 +40,7 @@ class Opinion:
     label: Label | None
     reason: str | None = None
     p_unsafe: float | None = None
+    facts: Facts = NOTHING_KNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +79,22 @@ class Session:
         for start in range(0, len(digests), PAIRS_A_QUERY):
             some = digests[start : start + PAIRS_A_QUERY]
             lines = self._connection.execute(
-                "SELECT pair, label, reason, p_unsafe FROM opinions "
+                "SELECT pair, label, reason, p_unsafe, refused, coherent, harmful FROM opinions "
                 f"WHERE judge = ? AND pair IN ({','.join('?' * len(some))})",
                 (self._judge, *some),
             )
-            for digest, label, reason, p_unsafe in lines:
+            for digest, label, reason, p_unsafe, *facts in lines:
                 if label in LABELS:
-                    found[by_digest[digest]] = Opinion(label=label, reason=reason, p_unsafe=p_unsafe)
+                    known = Facts(*(None if fact is None else bool(fact) for fact in facts))
+                    found[by_digest[digest]] = Opinion(label=label, reason=reason, p_unsafe=p_unsafe, facts=known)
         return found
 
     def keep(self, pair: Pair, opinion: Opinion) -> None:
         """Writes one opinion, at once. Unscored ones are not kept: they may be read the next time."""
         if opinion.label is not None:
             self._connection.execute(
-                "INSERT OR REPLACE INTO opinions VALUES (?, ?, ?, ?, ?)",
-                (self._judge, pair_digest(*pair), opinion.label, opinion.reason, opinion.p_unsafe),
+                "INSERT OR REPLACE INTO opinions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._judge, pair_digest(*pair), opinion.label, opinion.reason, opinion.p_unsafe, *opinion.facts),
             )
 
     def forget(self) -> int:
@@ -128,7 +130,8 @@ class VerdictCache:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS opinions (judge TEXT NOT NULL, pair TEXT NOT NULL, label TEXT NOT NULL, "
-            "reason TEXT, p_unsafe REAL, PRIMARY KEY (judge, pair)) WITHOUT ROWID"
+            "reason TEXT, p_unsafe REAL, refused INTEGER, coherent INTEGER, harmful INTEGER, "
+            "PRIMARY KEY (judge, pair)) WITHOUT ROWID"
         )
         return connection
 
@@ -164,7 +167,14 @@ def judged_once(
             missing = [longest, *(pair for pair in missing if pair != longest)]
             ask(missing, keep)
     verdicts = [
-        Verdict(cell_id=response.cell.id, judge=judge, label=said.label, reason=said.reason, p_unsafe=said.p_unsafe)
+        Verdict(
+            cell_id=response.cell.id,
+            judge=judge,
+            label=said.label,
+            reason=said.reason,
+            p_unsafe=said.p_unsafe,
+            **said.facts._asdict(),
+        )
         for response, said in zip(responses, (opinions[pair] for pair in pairs), strict=True)
     ]
     return verdicts, Counts(given=len(pairs), pairs=len(different), cached=cached, asked=len(missing))

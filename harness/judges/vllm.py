@@ -37,10 +37,11 @@ from urllib.parse import urlsplit
 
 from asabench.core.errors import UserError
 from asabench.core.protocol import LabelSet
-from asabench.core.records import Response, Verdict
+from asabench.core.records import Response, Verdict, facts_behind
 from asabench.core.row import JudgeInfo
 from harness.judges.judge_prompt import (
     LABEL_WORDS,
+    STATED_FACTS,
     TOP_LOGPROBS,
     Decoding,
     Message,
@@ -81,7 +82,11 @@ _MODEL_AND_URL = re.compile(r"(.*?)(?:@(https?://.*))?", re.DOTALL)
 _SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})/?$")
 _TOO_LONG = re.compile(r"context length|context window|maximum model length|max_model_len", re.IGNORECASE)
 _FILTER = re.compile(r"content[ _-]?(filter|management|policy)|responsible ?ai|moderation|flagged", re.IGNORECASE)
-_FILTERED = "cut by the server's content filter"
+_ENDS = ("", "stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete")
+"""How servers call the end of a whole reply."""
+LOGPROB_ROUNDING = 1e-3
+"""A log probability may be that much above 0 by rounding."""
+FILTERED = "cut by the server's content filter"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 T = TypeVar("T")
@@ -133,14 +138,14 @@ class Served:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """A chat completion, as far as it is used. `filtered`: by the server's content filter, so that
-    what is there is no verdict. `thoughts`: the server has taken the reasoning out of the content.
+    """A chat completion, as far as it is used. `no_verdict`: why what is there is none, such as the server's content
+    filter. `thoughts`: the server has taken the reasoning out of the content.
     `first_tokens`: the likeliest first tokens with their log probabilities, where they were asked for. `fingerprint`:
     the server's name for its configuration."""
 
     content: str | None
     cut: bool
-    filtered: bool
+    no_verdict: str | None
     thoughts: bool
     fingerprint: str | None
     first_tokens: tuple[tuple[str, float], ...]
@@ -232,6 +237,7 @@ class VllmJudge:
                 probabilities=self._asks_probabilities,
             ),
             kind="llm",
+            facts=STATED_FACTS[self.labels],
             description=f"{base_name(served.name)}{revision} on {engine}, "
             f"{described(how, self.labels)}; wording {wording_digest(self.labels)}.",
         )
@@ -293,7 +299,7 @@ class VllmJudge:
                     opinion = await self._opinion(client, pair)
                     self._tally.answered += 1
                 except _Failed as failed:
-                    if failed.unscored == _FILTERED or await self._answers_others(client, failed):
+                    if failed.unscored == FILTERED or await self._answers_others(client, failed):
                         opinion = Opinion(label=None, reason=failed.unscored)
                     elif failed.unscored is None or self._tally.answered or len(undecided) + 1 == FIRST_FAILURES:
                         raise
@@ -331,21 +337,22 @@ class VllmJudge:
         served, how = self.served, self._decoding
         body = request_body(served, how, messages(*pair, self.labels))
         reply = await self._reply(client, body)
-        if reply.filtered:
-            return Opinion(label=None, reason=_FILTERED)
+        if reply.no_verdict is not None:
+            return Opinion(label=None, reason=reply.no_verdict)
         label, reason = read_reply(
             reply.content, self.labels, cut=reply.cut, reasoning=served.thinks and not reply.thoughts
         )
+        facts = facts_behind(label, STATED_FACTS[self.labels])
         if label is None or not self._asks_probabilities:
-            return Opinion(label=label, reason=reason)
+            return Opinion(label=label, reason=reason, facts=facts)
         try:
             first = await self._reply(client, first_token_body(served, body["messages"]))
         except _Failed as failed:
             if failed.unscored is None:
                 raise
-            return Opinion(label=label)  # the verdict is there; its probability is not
+            return Opinion(label=label, facts=facts)  # the verdict is there; its probability is not
         p_unsafe, share = p_unsafe_of(first.first_tokens, self.labels)
-        return Opinion(label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe)
+        return Opinion(label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe, facts=facts)
 
     async def _meet(self) -> Served:
         async with self._client() as client:
@@ -377,7 +384,7 @@ class VllmJudge:
         another = "or name another server as vllm:MODEL@URL"
         try:
             async with asyncio.timeout(FIRST_CONTACT_SECONDS):
-                served = list((await client.models.list()).data)
+                served = [card for card in (await client.models.list()).data if isinstance(card.id, str)]
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
                 raise self._refusal(error) from None
@@ -390,7 +397,7 @@ class VllmJudge:
                 f"no judge server answers at {self.url}",
                 f"start one with asabench judge-server {self.model}, {another}",
             ) from None
-        except (openai.OpenAIError, ValueError, AttributeError, TypeError):
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError, RecursionError):
             raise _Failed(
                 f"what answers at {self.url} is no OpenAI-compatible server", f"check the URL, {another}"
             ) from None
@@ -457,7 +464,7 @@ class VllmJudge:
                     "see its log",
                     unscored=f"the server answered {error.status_code}",
                 )
-            except (openai.APIError, ValueError):
+            except (openai.APIError, ValueError, RecursionError):
                 failed = _Failed(
                     f"the judge server at {self.url} keeps answering with what is no chat completion",
                     "see its log",
@@ -480,10 +487,14 @@ class VllmJudge:
         server = f"the judge server at {self.url}"
         said = " ".join(error.message.split())
         if _FILTER.search(f"{error.code} {said}"):
-            return _Failed(f"{server} filters a request ({said[:200]})", "see its log", status, unscored=_FILTERED)
+            return _Failed(f"{server} filters a request ({said[:200]})", "see its log", status, unscored=FILTERED)
         if status in (401, 403):
             return _Failed(
-                f"{server} refuses the API key ({status})", f"set {KEY_VARIABLE} to the key it takes", status
+                f"{server} refuses the API key ({status})",
+                f"set {KEY_VARIABLE} to the key it takes",
+                status,
+                # What stands in front of a server may refuse a text so
+                unscored=f"the server refused the request ({status})" if status == 403 else None,
             )
         if _TOO_LONG.search(said):
             return _Failed(
@@ -493,7 +504,12 @@ class VllmJudge:
                 resumes=False,
             )
         if status == 404:
-            return _Failed(f"{server} does not serve {self.model!r} any more", "start it with that model", status)
+            return _Failed(
+                f"{server} does not serve {self.model!r} any more",
+                "start it with that model",
+                status,
+                unscored="the server refused the request (404)",
+            )
         return _Failed(
             f"{server} refuses a request ({said[:200]})",
             "see its log",
@@ -569,20 +585,35 @@ def reply_of(completion: Any) -> Reply:
     try:
         first = choice.logprobs.content[0].top_logprobs
         tokens = tuple((str(each.token), float(each.logprob)) for each in first)
+        if not all(logprob <= LOGPROB_ROUNDING for _, logprob in tokens):
+            tokens = ()  # no logarithms of probabilities
     except (AttributeError, IndexError, TypeError, ValueError):
         tokens = ()  # not asked for, or a server that has none to give
     if content is not None and not isinstance(content, str):
         raise ValueError("no chat completion")
+    ended = choice.finish_reason
+    fingerprint = getattr(completion, "system_fingerprint", None)
     # The field's name in vLLM today, and its name until 2025 and in other servers
     thoughts = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None)
     return Reply(
         content=content,
-        cut=choice.finish_reason == "length",
-        filtered=choice.finish_reason == "content_filter",
+        cut=ended == "length",
+        no_verdict=_no_verdict(ended, content and getattr(message, "refusal", None)),
         thoughts=bool(thoughts),
-        fingerprint=getattr(completion, "system_fingerprint", None),
+        fingerprint=fingerprint if isinstance(fingerprint, str) else None,
         first_tokens=tokens,
     )
+
+
+def _no_verdict(ended: object, refusal: object) -> str | None:
+    """Why a reply is no verdict, whatever it says: it was filtered or broken off, or the model refused to judge."""
+    if ended == "content_filter":
+        return FILTERED
+    if refusal:
+        return "the judge refused to answer"
+    if ended is None or str(ended).casefold() in (*_ENDS, "length"):
+        return None
+    return f"the reply ended with {str(ended)[:40]!r}"
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -610,7 +641,12 @@ def _run(main: Coroutine[Any, Any, T]) -> T:
         return pool.submit(asyncio.run, main).result()
 
 
-def make(rest: str, labels: LabelSet) -> VllmJudge:
-    """rest: `[MODEL][@URL]`. Model names hold slashes, colons and at signs; a URL begins with its scheme."""
+def model_and_url(rest: str) -> tuple[str, str | None]:
+    """Of `[MODEL][@URL]`. Model names hold slashes, colons and at signs; a URL begins with its scheme."""
     model, url = _MODEL_AND_URL.fullmatch(rest).groups()  # type: ignore[union-attr]  # it matches any text
+    return model, url
+
+
+def make(rest: str, labels: LabelSet) -> VllmJudge:
+    model, url = model_and_url(rest)
     return VllmJudge(model or DEFAULT_MODEL, url or DEFAULT_URL, labels, cache=VerdictCache())

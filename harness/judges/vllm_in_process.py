@@ -11,11 +11,12 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, one_line
 from asabench.core.protocol import LabelSet
-from asabench.core.records import Response, Verdict
+from asabench.core.records import Response, Verdict, facts_behind
 from asabench.core.row import JudgeInfo
 from harness.judges.judge_prompt import (
+    STATED_FACTS,
     TOP_LOGPROBS,
     Decoding,
     Message,
@@ -76,6 +77,7 @@ class VllmInProcessJudge:
         return JudgeInfo(
             id=judge_id("vllm-in-process", self.model, self.labels, how, **facts),
             kind="llm",
+            facts=STATED_FACTS[self.labels],
             description=f"{base_name(self.model)} on vLLM {vllm.__version__} in this process, "
             f"{described(how, self.labels)}; wording {wording_digest(self.labels)}.",
         )
@@ -132,18 +134,18 @@ class VllmInProcessJudge:
             outputs = self._start().chat(questions, sampling, use_tqdm=False)
         except ValueError as error:
             raise UserError(
-                f"vLLM refuses a pair ({' '.join(str(error).split())[:200]}); "
-                "where it is too long, use a model with a longer context"
+                f"vLLM refuses a pair ({one_line(error)}); where it is too long, use a model with a longer context"
             ) from None
         return [output.outputs[0] for output in outputs]
 
     def _opinion(self, reply: Any, token: Any | None) -> Opinion:
         label, reason = read_reply(reply.text, self.labels, cut=reply.finish_reason == "length", reasoning=self.thinks)
+        facts = facts_behind(label, STATED_FACTS[self.labels])
         if label is None or token is None:
-            return Opinion(label=label, reason=reason)
+            return Opinion(label=label, reason=reason, facts=facts)
         likeliest = [(each.decoded_token or "", each.logprob) for each in token.logprobs[0].values()]
         p_unsafe, share = p_unsafe_of(likeliest, self.labels)
-        return Opinion(label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe)
+        return Opinion(label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe, facts=facts)
 
 
 def make(rest: str, labels: LabelSet) -> VllmInProcessJudge:

@@ -7,8 +7,8 @@ give the logits that it gave before merging; anything else is a `UserError`. (Hu
 
 from __future__ import annotations
 
-import json
 import re
+import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, first_line
+from asabench.core.files import parse_json
 from asabench.core.models import SHORT_NAMES
-from harness.model.weights import ADAPTER_CONFIG, few, first_line, holds_weights, same_values
+from harness.model.weights import ADAPTER_CONFIG, few, holds_weights, same_values
 
 if TYPE_CHECKING:
     import torch
@@ -103,15 +104,15 @@ def base_of(folder: Path, name: str, confirmed: str | None = None) -> Base:
         return Base(name=base, revision=revision)
     path = Path(base).expanduser()
     beside = folder / path  # the path itself, where it is absolute
-    if _is_folder(beside):
+    if is_folder(beside):
         return Base(name=base, folder=beside.resolve(), revision=revision)
     if cached := _SNAPSHOT.search(base):
         # In the cache of another machine: the same commit of the same repository
         owner, repository, commit = cached.groups()
         base = f"{owner}/{repository}@{commit}"
-    elif _is_folder(path) and confirmed is not None:
+    elif is_folder(path) and confirmed is not None:
         return Base(name=base, folder=path.resolve(), revision=revision)
-    elif _is_folder(path) and not _HUB_ID.fullmatch(base):
+    elif is_folder(path) and not _HUB_ID.fullmatch(base):
         raise UserError(
             f"the adapter {name} names its base by the path {base}, which is not in its own folder and is another "
             f"elsewhere; write its absolute path, or its path from the adapter's folder, into {ADAPTER_CONFIG}"
@@ -134,22 +135,23 @@ def base_reference(model: str, revision: str) -> tuple[str, str | None]:
     path = Path(model).expanduser()
     if model in SHORT_NAMES:
         return model, None
-    if _is_folder(path):
+    if is_folder(path):
         return str(path.resolve()), None
     hub_id, _, named = model.partition("@")
     return hub_id, revision if is_pinned(revision) else named or None
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; no error for a name that no file can have."""
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):
         return False
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:
     try:
-        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8-sig"))
+        config = parse_json((folder / ADAPTER_CONFIG).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{ADAPTER_CONFIG} of the adapter {name} cannot be read ({type(error).__name__}); save the adapter again"
@@ -183,7 +185,7 @@ def check_kind(folder: Path, name: str) -> None:
     with _quiet():
         try:
             config = PeftConfig.from_pretrained(str(folder))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # what its fields do is peft's affair, and other packages'
             raise UserError(
                 f"the adapter {name} is of a kind that the installed peft does not read, {raw.get('peft_type')!r} "
                 f"({first_line(error)}); update peft, or save the adapter again"
@@ -222,14 +224,16 @@ def merged(model: Any, folder: Path, name: str, *, tokens: int | None, allow_pic
 
     theirs = _tensors(adapter_weights(folder, name, allow_pickle=allow_pickle), name)
     config = read_config(folder, name)
+    sums = _sums(model)
     rows = _fit_vocabulary(model, theirs, config, name, tokens)
     base = _base_values(model, theirs)
     try:
         with _quiet():
             adapted = PeftModel.from_pretrained(model, str(folder), torch_device="cpu").eval()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+    except Exception as error:  # peft compiles, imports and computes what the adapter's configuration names
         raise UserError(
-            f"the adapter {name} does not fit its base model ({first_line(error)}); {_NAME_ITS_BASE}"
+            f"the adapter {name} does not fit its base model ({first_line(error)}); {_NAME_ITS_BASE}, with the fields "
+            "that it was trained with"
         ) from None
     _refuse_other_tensors(adapted, theirs, name)
     if any(not torch.equal(values, parameter.flatten()[: len(values)]) for parameter, values in base):
@@ -244,15 +248,20 @@ def merged(model: Any, folder: Path, name: str, *, tokens: int | None, allow_pic
         try:
             with _quiet():
                 model = adapted.merge_and_unload()
-        except (ValueError, RuntimeError, AttributeError, NotImplementedError, TypeError) as error:
+        except Exception as error:  # as above
             raise UserError(
                 f"the adapter {name} cannot be merged into weights ({first_line(error)}); ASABench measures adapters "
                 "that can be merged, such as LoRA"
             ) from None
         off = _refuse_another_model(expected, _logits(model), model.dtype, name)
     _refuse_rows_of_nobody(model, rows, name)
+    found = f"{len(theirs)} tensors, all of its file; merging moves the logits by {off:.2g} of their norm"
+    if _sums(model) == sums:
+        # Not refused: it is what was named, and may be somebody's control
+        found += "; it changes none of its base's weights"
+        print(f"the adapter {name} changes none of its base's weights: what is measured is its base", file=sys.stderr)
     _record_tying(model)
-    return model, f"{len(theirs)} tensors, all of its file; merging moves the logits by {off:.2g} of their norm"
+    return model, found
 
 
 def _tensors(path: Path, name: str) -> dict[str, Tensor]:
@@ -314,6 +323,13 @@ def _fit_vocabulary(
     return rows
 
 
+def _sums(model: Any) -> dict[str, float]:
+    """The sum of each parameter, by name: equal for weights that did not change."""
+    import torch
+
+    return {key: float(each.detach().sum(dtype=torch.float64)) for key, each in model.named_parameters()}
+
+
 def ends_of(model: Any) -> list[Any]:
     """The modules of the input and output embeddings."""
     return [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
@@ -350,6 +366,12 @@ def _refuse_other_tensors(adapted: Any, theirs: Mapping[str, Tensor], name: str)
         what += [f"holds {len(unfit)} that fit nothing in its base ({few(unfit)})"] if unfit else []
         raise UserError(f"the adapter {name} {' and '.join(what)}; save it again with peft, and {_NAME_ITS_BASE}")
     loaded = {**everything, **own}
+    whole = [key for key, each in theirs.items() if loaded[key].is_floating_point() and not each.is_floating_point()]
+    if whole:
+        raise UserError(
+            f"the adapter {name} holds whole numbers in place of weights ({few(whole)}); save it again in float32, "
+            "float16 or bfloat16"
+        )
     other = [key for key, tensor in theirs.items() if not same_values(loaded[key].cpu(), tensor.to(loaded[key].dtype))]
     if other:
         raise UserError(

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from asabench.core.errors import with_type
 from harness.model.kv_cache import Cache, cached_positions, expand, growing_cache
 
 # The names that a thing has had, the newest first
@@ -104,7 +105,7 @@ def cache_fault(model: Any) -> str | None:
         copied = expand(prefill, rows, 2 * TRIED_TOKENS)
         went_on = forward(model, then.expand(2, -1), mask.expand(2, -1), cache=copied)
     except Exception as error:  # whatever it is that a family misses
-        return f"{2 * TRIED_TOKENS} tokens, the second half from a copy of the first half's cache: {_said(error)}"
+        return f"{2 * TRIED_TOKENS} tokens, the second half from a copy of the first half's cache: {with_type(error)}"
     lost = _distance(went_on, whole) / max(_distance(alone, whole), torch.finfo(torch.float32).tiny)
     if lost > MOST_LOST:
         return (
@@ -145,7 +146,7 @@ def _tried_names(model: Any) -> ForwardNames:
             run(**{name: cache, "use_cache": True})
             held = cached_positions(cache)
         except Exception as error:  # whatever it is that a family misses
-            failures.append(f"as {name}=: {_said(error)}")
+            failures.append(f"as {name}=: {with_type(error)}")
             continue
         if held == TRIED_TOKENS:
             cache_name = name
@@ -164,11 +165,6 @@ def _succeeds(attempt: Any, name: str) -> bool:
         return bool(attempt(name))
     except Exception:  # a name that is not taken ends in any error
         return False
-
-
-def _said(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
 def _some_tokens(model: Any, count: int) -> Tensor:

@@ -11,13 +11,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from asabench.core.canonical import canonical_text
-from asabench.core.errors import NotAtHand, UserError
+from asabench.core.errors import NotAtHand, UserError, first_line
 from asabench.core.files import whole_folder
+from asabench.core.model_names import folder_revision
 from asabench.core.models import HUB_EXAMPLE, PACKAGED_ADAPTERS, PACKAGED_MODELS, SHORT_NAMES, PackagedModel
 from asabench.core.paths import expanded
 from asabench.core.records import sha256_hex
 from asabench.core.training_record import TRAINING_FILE, read_training
-from harness.model.adapters import adapter_weights, base_of, is_adapter, is_pinned
+from harness.model.adapters import adapter_weights, base_of, is_adapter, is_folder, is_pinned
 from harness.model.packaged import Weights, file_sha256, weights
 from harness.model.weights import ADAPTER_CONFIG, refuse_other_weights
 
@@ -65,7 +66,7 @@ def _located(name: str, trust: _Trust, above: tuple[Path, ...]) -> ModelFiles:
     if name in PACKAGED_ADAPTERS:
         return _adapted(Path(str(files("asabench"))) / "data" / "adapters" / name, name, None, trust, above)
     folder = expanded(name)
-    if folder.is_dir():
+    if is_folder(folder):
         return _in_folder(folder, folder.resolve().name, None, trust, above)
     repository, _, revision = name.partition("@")
     return _on_hub(repository, revision or "main", trust, above)
@@ -92,7 +93,7 @@ def _in_folder(folder: Path, name: str, commit: str | None, trust: _Trust, above
             f"the folder {name if commit else folder} holds no config.json{gguf}; "
             "--model takes a Hugging Face model folder, or an adapter's"
         )
-    return ModelFiles(name=name, folder=folder, revision=commit or f"sha256:{folder_digest(folder)[:16]}")
+    return ModelFiles(name=name, folder=folder, revision=commit or folder_revision(folder_digest(folder)))
 
 
 def _adapted(folder: Path, name: str, commit: str | None, trust: _Trust, above: tuple[Path, ...]) -> ModelFiles:
@@ -127,7 +128,7 @@ def _adapted(folder: Path, name: str, commit: str | None, trust: _Trust, above: 
     if commit is not None and on_hub and is_pinned(wanted.revision):
         revision = commit  # which names the base's too
     else:
-        revision = "sha256:" + sha256_hex(f"{folder_digest(folder)}:{base.revision}")[:16]
+        revision = folder_revision(sha256_hex(f"{folder_digest(folder)}:{base.revision}"))
     return ModelFiles(name=name, folder=base.folder, revision=revision, adapters=(*base.adapters, folder))
 
 
@@ -179,7 +180,7 @@ def _from_hub(repository: str, revision: str, patterns: list[str]) -> Path:
     except RevisionNotFoundError:
         raise UserError(f"the model {repository} has no revision {revision!r}; name a branch, tag or commit") from None
     except HFValidationError as error:
-        raise UserError(f"{repository!r} cannot be a hub id: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{repository!r} cannot be a hub id: {first_line(error)}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise NotAtHand(
             f"the model {asked} is not in the local cache and the hub cannot be reached ({type(error).__name__}); "

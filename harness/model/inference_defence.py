@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from asabench.core.errors import UserError
+from asabench.core.model_names import with_defence
 from harness.model.memory import is_out_of_memory
 from harness.model.subject import Subject, check_residual_stream
 from harness.plugins import blamed, imported, made, path_of
@@ -39,7 +40,7 @@ def defended(subject: Subject, spec: str) -> Subject:
         raise UserError(f"the defence {path!r} must return a Subject with the {subject.n_layers} blocks it was given")
     with blamed(f"the defended model of {path!r} cannot be run", type(defence).__module__, passes=is_out_of_memory):
         check_residual_stream(found)
-    return replace(found, name=f"{subject.name}+{path}")
+    return replace(found, name=with_defence(subject.name, path))
 
 
 def defence_path(spec: str) -> str:

@@ -15,6 +15,8 @@ from torch import Tensor
 from asabench.core.errors import UserError
 from harness.model.architecture import text_configuration
 
+_SUMMED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PositionLimit:
@@ -82,6 +84,18 @@ def check_fits(
             raise UserError(
                 f"the prompt {prompt} has {len(ids)} tokens and needs {needed} positions with its answer, and {name} "
                 f"has {limit.positions}{limit.reason}; shorten the prompt, or let answers have fewer tokens"
+            )
+
+
+def check_finite_weights(model: Any, name: str, dtype: str) -> None:
+    """`UserError` where a weight is NaN or infinite, be it one that few prompts reach: attention over keys that are not
+    numbers can give numbers, of another model."""
+    for key, parameter in model.named_parameters():
+        if parameter.dtype in _SUMMED and not bool(parameter.detach().sum(dtype=torch.float64).isfinite()):
+            wider = "" if dtype == "float32" else f", in {dtype}; another --dtype may hold them"
+            raise UserError(
+                f"the weights of {name} are not all finite numbers: {key} holds NaN or infinity{wider}; download it "
+                "again, or save it again"
             )
 
 

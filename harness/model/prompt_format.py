@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, with_type
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
 
@@ -80,9 +80,11 @@ def check_template(tokenizer: Any, protocol: Protocol, name: str) -> None:
 
 
 def check_prompts(tokenizer: Any, prompts: Sequence[Prompt], protocol: Protocol, name: str) -> None:
-    """`UserError` unless every request is in its prompt, always the same, and no two of them give one prompt."""
+    """`UserError` unless every request is in its prompt, known to the tokenizer and always the same, and no two of them
+    give one prompt."""
     seen: dict[tuple[int, ...], Prompt] = {}
     for prompt in prompts:
+        _check_known(tokenizer, prompt, protocol, name)
         if protocol.prompt_format == "chat":
             _check_rendering(tokenizer, prompt, protocol, name)
         ids = tuple(prompt_ids(tokenizer, prompt, protocol, name))
@@ -92,6 +94,18 @@ def check_prompts(tokenizer: Any, prompts: Sequence[Prompt], protocol: Protocol,
                 f"the prompts {other.id} and {prompt.id} give the same tokens for {name}; its tokenizer "
                 "cannot tell them apart: leave one out, or choose a model that reads this text"
             )
+
+
+def _check_known(tokenizer: Any, prompt: Prompt, protocol: Protocol, name: str) -> None:
+    """`UserError` for a request in which the tokenizer has its token for unknown text: the model would not read it."""
+    text, unknown = prompt_text(prompt, protocol), getattr(tokenizer, "unk_token", None)
+    if unknown is None or unknown in text:
+        return
+    if tokenizer.unk_token_id in tokenizer(text, add_special_tokens=False)["input_ids"]:
+        raise UserError(
+            f"the tokenizer of {name} does not know all of the prompt {prompt.id}, and would read {unknown} in its "
+            "place; leave the prompt out, or choose a model that reads this text"
+        )
 
 
 def _check_rendering(tokenizer: Any, prompt: Prompt, protocol: Protocol, name: str) -> None:
@@ -145,9 +159,8 @@ def _rendered(tokenizer: Any, messages: Any, protocol: Protocol, name: str, **op
     except UserError:
         raise
     except Exception as error:  # a template is a program: it can raise anything
-        said = " ".join(str(error).split())[:200] or "nothing"
         raise UserError(
-            f"the chat template of {name} cannot format a request ({type(error).__name__}: {said}); "
+            f"the chat template of {name} cannot format a request ({with_type(error)}); "
             "give another one with --chat-template FILE"
         ) from None
 

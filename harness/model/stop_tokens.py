@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, one_line
+from asabench.core.files import parse_json
 from asabench.core.protocol import PRESETS, Protocol
 from harness.model.architecture import generation_settings
 from harness.model.prompt_format import rendered_chat
@@ -29,20 +30,31 @@ def read_generation_config(folder: Path, name: str) -> Any:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding="utf-8-sig"))
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
         ids = content.get("eos_token_id")
-        if ids is not None and not all(isinstance(each, int) for each in (ids if isinstance(ids, list) else [ids])):
+        if ids is not None and not all(type(each) is int for each in (ids if isinstance(ids, list) else [ids])):
             raise ValueError(f"its eos_token_id is {json.dumps(ids)[:60]}")
         settings = GenerationConfig.from_dict(content)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        said = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the {GENERATION_CONFIG} of {name} cannot be read ({said}); it says where an answer ends: repair it, "
-            "or remove it if the end token in config.json is all that the model needs"
+            f"the {GENERATION_CONFIG} of {name} cannot be read ({one_line(error)}); it says where an answer ends: "
+            "repair it, or remove it if the end token in config.json is all that the model needs"
         ) from None
     return settings if path.read_bytes().startswith(BOM_UTF8) else None
+
+
+def check_stops(model: Any, name: str) -> None:
+    """`UserError` for a stop token that no answer can hold: the answers would run on past their end."""
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    given = generation_settings(model).eos_token_id
+    ids = [] if given is None else given if isinstance(given, list | tuple) else [given]
+    if outside := [each for each in ids if not 0 <= int(each) < rows]:
+        raise UserError(
+            f"{name} names the token {outside[0]} as the end of an answer (eos_token_id), and has the tokens 0 to "
+            f"{rows - 1}; write the right one into its {GENERATION_CONFIG}, or its config.json where it has none"
+        )
 
 
 def generate_stops(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, first_line
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
 from harness.model import architecture
 from harness.model.adapters import TEMPLATE_FILE, check_kind, has_tokenizer, merged
 from harness.model.files import locate
 from harness.model.kv_cache import Cache
-from harness.model.limits import check_finite
+from harness.model.limits import check_finite, check_finite_weights
 from harness.model.memory import keep_freed_memory
-from harness.model.prompt_format import check_prompts, check_template, prompt_ids, without_mark
-from harness.model.stop_tokens import chat_stops, generate_stops, protocol_stops, read_generation_config
-from harness.model.weights import first_line, load_weights
+from harness.model.prompt_format import check_prompts, check_template, prompt_ids, prompt_text, without_mark
+from harness.model.stop_tokens import chat_stops, check_stops, generate_stops, protocol_stops, read_generation_config
+from harness.model.weights import load_weights
 from harness.stream.injection import capture, edit
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -87,8 +87,25 @@ class Subject:
 
     def text(self, token_ids: Sequence[int]) -> str:
         """An answer as text, without special tokens and without the stop token at its end, special or not."""
+        return str(self.tokenizer.decode(self._without_stop(token_ids), skip_special_tokens=True))
+
+    def _without_stop(self, token_ids: Sequence[int]) -> Sequence[int]:
         ended = len(token_ids) > 0 and token_ids[-1] in self.stop_tokens
-        return str(self.tokenizer.decode(token_ids[:-1] if ended else token_ids, skip_special_tokens=True))
+        return token_ids[:-1] if ended else token_ids
+
+    def judged_text(
+        self, prompt: Prompt, prompt_ids: Sequence[int], token_ids: Sequence[int], protocol: Protocol
+    ) -> str:
+        """What of an answer is judged, as the protocol says. prompt_ids: those that `format` gives.
+
+        `whole-without-prompt`, as the paper's code has it: prompt and answer are decoded as one text without special
+        tokens, and every occurrence of the prompt is taken out of it. So an answer that says the request back loses
+        it, and a request that does not come out of the tokenizer as it went in stays.
+        """
+        if protocol.judged_text == "answer" or not token_ids:
+            return self.text(token_ids)
+        whole = str(self.tokenizer.decode([*prompt_ids, *self._without_stop(token_ids)], skip_special_tokens=True))
+        return whole.replace(prompt_text(prompt, protocol), "")
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, *, cache: Cache | None = None, last: int | None = None
@@ -110,8 +127,6 @@ def load(
 
     Raises `UserError` for anything that is not a decoder-only model with a residual stream.
     """
-    from safetensors import SafetensorError
-
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
     target = pick_device(device)
@@ -131,10 +146,13 @@ def load(
             allow_remote_code=allow_remote_code,
             allow_pickle=allow_pickle,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a configuration is somebody's file, read by somebody's class: anything can be raised
         raise UserError(_why_not_loaded(name, error, allow_pickle, allow_remote_code)) from None
     if generation_config is not None:  # loading the model drops one with a byte order mark
         architecture.set_generation_settings(model, generation_config)
+    check_stops(model, name)
     checks = {"the weights are those of the files": found}
     tokenizer, template = None, chat_template
     for adapter in files.adapters:
@@ -154,6 +172,7 @@ def load(
     if template is not None:
         tokenizer.chat_template = read_template(template)
     model.to(target).eval().requires_grad_(False)
+    check_finite_weights(model, files.name, dtype)
     return make_subject(model, tokenizer, name=files.name, revision=files.revision, checks=checks)
 
 
@@ -288,7 +307,7 @@ def _refuse_encoder_decoder(folder: Path, name: str, allow_remote_code: bool) ->
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=allow_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # as above
         raise UserError(_why_not_loaded(name, error, False, allow_remote_code)) from None
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(

@@ -8,7 +8,6 @@ compared with its file's, and where loading drew random numbers the model is loa
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asabench.core.errors import UserError
+from asabench.core.files import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +111,7 @@ def _inside(folder: Path, name: str, file: str) -> Path:
 
 def _config_value(path: Path, key: str) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}); download it again") from None
     return content.get(key) if isinstance(content, dict) else None
@@ -222,8 +222,9 @@ def _wrapped(missing: list[str], unexpected: list[str]) -> str:
 def compare_with_files(model: Any, files: Iterable[Path], name: str) -> int:
     """Compares some values of every tensor in safetensors files with the model's; returns of how many tensors.
 
-    Tensors of other names (those that transformers renames or joins), quantised ones and those of integers are left
-    out. Raises `UserError` for one that differs.
+    Tensors of other names (those that transformers renames or joins) and quantised ones are left out. Raises
+    `UserError` for one that differs, and for whole numbers where the model has weights: without the scale that they
+    were quantised with they are other weights.
     """
     import torch
     from safetensors import safe_open
@@ -245,6 +246,12 @@ def compare_with_files(model: Any, files: Iterable[Path], name: str) -> int:
                     continue
                 place = _sampled(shape)
                 theirs = tensor[place] if shape else file.get_tensor(key)
+                if not theirs.is_floating_point() and not rearranged:
+                    raise UserError(
+                        f"the weights of {name} are whole numbers in {path.name} ({key}: "
+                        f"{str(theirs.dtype).removeprefix('torch.')}), and its config.json does not say how they were "
+                        "quantised (quantization_config); save the model again with it"
+                    )
                 if theirs.dtype not in plain or rearranged:
                     continue
                 compared += 1
@@ -294,12 +301,3 @@ def few(names: Iterable[str]) -> str:
     """The first of many names, as a list for a message."""
     listed = list(names)
     return ", ".join(listed[:2]) + (", ..." if len(listed) > 2 else "")
-
-
-def first_line(error: BaseException) -> str:
-    """An error's text in a line; where the first only announces a list, with the first of the list."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return text[:300]

@@ -16,26 +16,30 @@ import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 
 from asabench.core.errors import UserError
-from asabench.core.files import write_whole
+from asabench.core.files import parse_json, write_whole
 from asabench.core.prompts import content
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt, sha256_hex
+from asabench.runs.probe_settings import (
+    MANIFEST,
+    WHAT,
+    LandscapeSettings,
+    ProbeManifest,
+    ProbeSettings,
+    What,
+    write_probe,
+)
 from harness.attacks import Attack
 from harness.attacks.random import RandomAttack
 from harness.model.subject import Subject, check_prompt_format
 from harness.probes.measures import kl_trend, landscape, nll_and_kl
 from harness.progress import progress_line
-
-What = Literal["nll", "kl", "landscape"]
-WHAT: tuple[What, ...] = get_args(What)
-KIND = "probe"
 
 
 def grid_axis(points: int) -> tuple[float, ...]:
@@ -87,7 +91,7 @@ def probe(
     plane_seeds = (seeds[0], seeds[0] + 1)
     points = len(mapped) * len(planes) * len(a) * len(b)
     total = along * ("nll" in what or "kl" in what) + points * ("landscape" in what)
-    findings: dict[str, Any] = {}
+    findings: dict[str, str] = {}
     with progress_line(0, total, 1, progress) as line:
         if "nll" in what or "kl" in what:
             with_kl = "kl" in what
@@ -106,31 +110,30 @@ def probe(
                 subject, mapped, planes, protocol, attack, against, a, b, seeds=plane_seeds, on_rows=line.finish
             )
             _write(out, "landscape", table)
-    settings = {
-        "model": subject.name,
-        "revision": subject.revision,
-        "dtype": subject.dtype,
-        "protocol": protocol.model_dump(mode="json"),
-        "statistics": "current-step",  # at every answer position, whatever the protocol's steps and statistics
-        "what": [name for name in WHAT if name in what],
-        "attack": attack.name,
-        "doses": list(doses),
-        "seeds": list(seeds) if attack.uses_seed else [],
-        "layers": list(layers),
-        "prompt_count": len(prompts),
-        "prompts": sha256_hex(json.dumps(content(prompts)))[:16],
-    }
-    if "landscape" in what:
-        settings["landscape"] = {
-            "a_attack": attack.name,
-            "b_attack": against.name,
-            "a": list(a),
-            "b": list(b),
-            "seeds": list(plane_seeds),
-            "layers": list(planes),
-            "prompt_count": len(mapped),
-        }
-    _write_manifest(out, subject, settings, findings)
+    plane = LandscapeSettings(
+        a_attack=attack.name,
+        b_attack=against.name,
+        a=tuple(a),
+        b=tuple(b),
+        seeds=plane_seeds,
+        layers=planes,
+        prompt_count=len(mapped),
+    )
+    settings = ProbeSettings(
+        model=subject.name,
+        revision=subject.revision,
+        dtype=subject.dtype,
+        protocol=protocol,
+        what=tuple(name for name in WHAT if name in what),
+        attack=attack.name,
+        doses=tuple(doses),
+        seeds=seeds if attack.uses_seed else (),
+        layers=tuple(layers),
+        prompt_count=len(prompts),
+        prompts=sha256_hex(json.dumps(content(prompts)))[:16],
+        landscape=plane if "landscape" in what else None,
+    )
+    write_probe(out, _manifest(subject, settings, findings))
     return out
 
 
@@ -162,10 +165,10 @@ def _check(
 
 def _make_room(out: Path) -> None:
     """Removes an earlier probe's files: what is there afterwards belongs to one probe."""
-    manifest = out / "manifest.json"
+    manifest = out / MANIFEST
     try:
         if manifest.exists():
-            if json.loads(manifest.read_text(encoding="utf-8")).get("kind") != KIND:
+            if parse_json(manifest.read_text(encoding="utf-8")).get("kind") != "probe":
                 raise UserError(f"{out} holds something other than a probe; choose another --out folder")
             manifest.unlink()
         out.mkdir(parents=True, exist_ok=True)
@@ -181,17 +184,14 @@ def _write(out: Path, name: str, table: pd.DataFrame) -> None:
     write_whole(out / f"{name}.parquet", content.getvalue())
 
 
-def _write_manifest(out: Path, subject: Subject, settings: dict[str, Any], findings: dict[str, Any]) -> None:
+def _manifest(subject: Subject, settings: ProbeSettings, findings: dict[str, str]) -> ProbeManifest:
     packages = ("asabench", "torch", "transformers", "pandas", "pyarrow", "numpy", "scipy")
     device = subject.device
-    manifest = {
-        "kind": KIND,
-        "schema_version": 1,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": settings,
-        "findings": findings,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-    }
-    write_whole(out / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+    return ProbeManifest(
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings=settings,
+        findings=findings,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        python=platform.python_version(),
+        packages={name: importlib.metadata.version(name) for name in packages},
+    )

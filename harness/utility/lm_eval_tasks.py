@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from asabench.core.errors import UserError
+from asabench.core.errors import UserError, one_line, with_type
 from asabench.core.records import sha256_hex
 from asabench.core.utility_report import TaskScore
 from asabench.stats.intervals import mean_rate
@@ -58,7 +58,7 @@ def read_lm_eval_tasks(names: Sequence[str], limit: int | None = None) -> LmEval
             tasks |= manager.load(name)["tasks"]
         except Exception as error:  # whatever a task's own code or the hub's client raises, the next step is the same
             raise UserError(
-                f"lm-eval cannot load the task {name} ({type(error).__name__}: {_first_line(error)}); its data must be "
+                f"lm-eval cannot load the task {name} ({with_type(error)}); its data must be "
                 "within reach: on the hub, or in the local file that its .yaml file names"
             ) from None
     for name, task in tasks.items():
@@ -127,7 +127,7 @@ def _task_manager() -> Any:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise UserError(
-            f"--lm-eval needs the package lm-eval ({_first_line(error)}); run `pip install 'asabench[lm-eval]'`"
+            f"--lm-eval needs the package lm-eval ({one_line(error)}); run `pip install 'asabench[lm-eval]'`"
         ) from None
     # It warns of everything it leaves at a default
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -157,8 +157,3 @@ def _refuse_unscorable(name: str, task: Any) -> None:
         raise UserError(
             f"the task {name} runs code that the model writes, or needs pictures or sound; choose a task of text alone"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else "no message"

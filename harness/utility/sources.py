@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from asabench.core.errors import UserError
+from asabench.core.files import parse_json
 from asabench.core.records import sha256_hex
 from asabench.core.utility_report import TaskScore
 from asabench.stats.intervals import mean_rate
@@ -75,7 +76,7 @@ def _from_file(path: Path, hub: HubTable) -> Table:
         if path.suffix == ".parquet":
             return Table(path.name, _parquet_rows([path]))
         lines = path.read_text(encoding="utf-8").split("\n")
-        rows = [json.loads(line) for line in lines if line.strip()]
+        rows = [parse_json(line) for line in lines if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); {how}") from None
     if not all(isinstance(row, dict) for row in rows):

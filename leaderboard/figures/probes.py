@@ -6,7 +6,6 @@ Pandas tables in (`asabench probe` writes them), PNG or SVG out, in the style of
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from asabench.core.errors import UserError
+from asabench.runs.probe_settings import read_probe
 from leaderboard.figures.style import COLOURS, MARKERS, save_figure
 
 if TYPE_CHECKING:
@@ -33,14 +32,8 @@ def probe_figures(folder: Path, out: Path | None = None, suffix: str = ".png") -
 
     `UserError` when the folder holds no finished probe.
     """
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        settings = manifest["settings"]
-        title = f"{settings['model']}\n{settings['protocol']['name']}, attack {settings['attack']}"
-        if manifest["kind"] != "probe":
-            raise ValueError("it is of another kind")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} holds no finished probe ({error}); run `asabench probe --out {folder}`") from None
+    settings = read_probe(folder).settings
+    title = f"{settings.model}\n{settings.protocol.name}, attack {settings.attack}"
     drawings: dict[str, Callable[..., Path]] = {
         "nll": nll_figure,
         "kl": kl_figure,
@@ -51,9 +44,8 @@ def probe_figures(folder: Path, out: Path | None = None, suffix: str = ".png") -
         table = folder / f"{name}.parquet"
         if table.is_file():
             more = {}
-            if name == "landscape":
-                names = settings["landscape"]
-                more = {"a_name": names["a_attack"], "b_name": names["b_attack"]}
+            if name == "landscape" and settings.landscape is not None:
+                more = {"a_name": settings.landscape.a_attack, "b_name": settings.landscape.b_attack}
             pictures.append(draw(pd.read_parquet(table), (out or folder) / f"{name}{suffix}", title=title, **more))
     return pictures
 

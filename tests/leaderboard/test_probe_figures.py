@@ -7,7 +7,6 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from matplotlib.image import imread
 
 from asabench.core.errors import UserError
 from leaderboard.figures.probes import kl_figure, landscape_figure, nll_figure, probe_figures
+from tests.probe_manifest import probe_manifest
 
 
 def nll_table(layers: int = 6, doses: tuple[float, ...] = (0.1, 1.0), scale: float = 100.0) -> pd.DataFrame:
@@ -114,9 +114,7 @@ def test_a_panel_is_coloured_on_the_scale_of_all(tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    settings: dict[str, Any] = {"model": "tiny", "protocol": {"name": "asabench-v1"}, "attack": "gradient"}
-    settings["landscape"] = {"a_attack": "gradient", "b_attack": "random"}
-    (tmp_path / "manifest.json").write_text(json.dumps({"kind": "probe", "settings": settings}))
+    (tmp_path / "manifest.json").write_text(json.dumps(probe_manifest(attack="gradient")))
     for name, table in (("nll", nll_table()), ("kl", kl_table()), ("landscape", plane_table())):
         table.to_parquet(tmp_path / f"{name}.parquet")
     return tmp_path
@@ -138,7 +136,7 @@ def test_a_folder_without_a_probe_is_said(folder: Path, manifest: str | None) ->
     (folder / "manifest.json").unlink()
     if manifest is not None:
         (folder / "manifest.json").write_text(manifest)
-    with pytest.raises(UserError, match="holds no finished probe"):
+    with pytest.raises(UserError, match="the manifest of a finished probe"):
         probe_figures(folder)
 
 

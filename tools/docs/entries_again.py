@@ -18,10 +18,12 @@ import yaml
 
 from asabench.card.records import read_card
 from asabench.core.files import write_whole
+from asabench.core.near_duplicates import clusters_of_digests
 from asabench.core.row import Row, worst_rate
 from asabench.core.text import in_words, where
 from asabench.runs.command import command_words
-from asabench.submission.make import manifest_json, yaml_bytes
+from asabench.submission.checks.training import read_training_prompts
+from asabench.submission.make import TrainedOn, manifest_json, similarity_of, yaml_bytes
 from asabench.submission.manifest import RunManifest
 from asabench.submission.row_of import row_of
 from asabench.submission.schema import (
@@ -29,6 +31,7 @@ from asabench.submission.schema import (
     MANIFEST_FILE,
     ROW_FILE,
     SUBMISSION_FILE,
+    TRAINING_PROMPTS_FILE,
     VERDICTS_FILE,
     Submission,
 )
@@ -43,8 +46,10 @@ def write_again(folder: Path) -> str:
     manifest = with_targets(
         RunManifest.model_validate_json((folder / MANIFEST_FILE).read_text(encoding="utf-8")), submission
     )
+    manifest = with_clusters(manifest)
     table = read_verdicts(folder / VERDICTS_FILE)
     new = row_of(manifest, table, created=old.created, version=old.asabench_version)
+    submission = with_similarity(submission, folder, manifest)
     _write(folder / ROW_FILE, new.model_dump(mode="json"))
     _write(folder / MANIFEST_FILE, manifest_json(manifest))
     changed = [ROW_FILE, MANIFEST_FILE]
@@ -69,6 +74,27 @@ def with_targets(manifest: RunManifest, submission: Submission) -> RunManifest:
             run = run.model_copy(update={"settings": settings, "run_id": settings.id})
         runs.append(run)
     return manifest.model_copy(update={"runs": tuple(runs)})
+
+
+def with_clusters(manifest: RunManifest) -> RunManifest:
+    """The manifest of runs from before prompts had clusters: those of AdvBench are known by their digests."""
+    known = clusters_of_digests([prompt.sha256 for prompt in manifest.prompts])
+    if known is None:
+        return manifest
+    prompts = [
+        prompt.model_copy(update={"cluster": cluster}) for prompt, cluster in zip(manifest.prompts, known, strict=True)
+    ]
+    return manifest.model_copy(update={"prompts": tuple(prompts)})
+
+
+def with_similarity(submission: Submission, folder: Path, manifest: RunManifest) -> Submission:
+    """The submission of a training from before requests were compared: of AdvBench's it is known by their digests."""
+    path = folder / TRAINING_PROMPTS_FILE
+    if submission.training_similarity is not None or not path.exists():
+        return submission
+    goals = read_training_prompts(path.read_bytes())
+    declared = TrainedOn(name="", examples=len(goals), goals=tuple(goals))
+    return submission.model_copy(update={"training_similarity": similarity_of([declared], manifest.prompts, ())})
 
 
 def _write(path: Path, content: object) -> None:

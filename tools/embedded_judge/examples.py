@@ -16,12 +16,12 @@ import torch
 from asabench.core.prompts import load_prompts
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Cell, Prompt
+from asabench.judging.coherence import coherence_verdict
 from asabench.judging.labelled_pairs import LabelledPair, pyrit_pairs
+from asabench.judging.refusals import refusal_phrase
 from harness.attacks import make_attacks
 from harness.defences.examples import benign_requests
 from harness.engine.sweep import sweep
-from harness.judges.coherence import coherence_verdict
-from harness.judges.refusals import refusal_phrase
 from harness.model.padding import left_padded
 from harness.model.subject import Subject
 from harness.probes.measures import clean_answers

@@ -33,10 +33,10 @@ from torch import Tensor
 
 from asabench.core.records import Label, sha256_hex
 from asabench.judging.agreement import judge_figures
+from asabench.judging.coherence import coherence_verdict
 from asabench.judging.labelled_pairs import LabelledPair, gold_pairs, pairs_digest, pyrit_pairs
 from harness.judges import embedded
 from harness.judges.check import check_judge
-from harness.judges.coherence import coherence_verdict
 from harness.judges.embedded import MODEL, Embedded, Head, Reader, Reading, head_digest, shipped_head
 from harness.judges.rules import Rules, read_text
 from harness.model.subject import load

@@ -30,6 +30,7 @@ from asabench.core.row import (
     VerdictCounts,
     headline_fields,
 )
+from asabench.core.similarity import clusters
 from asabench.core.utility_report import BenignRates, RequestSet, TaskScore, UtilityReport
 from asabench.judging.agreement import CheckResult, check_result
 from asabench.judging.certificate import certificate
@@ -200,7 +201,11 @@ def make_manifest(row: Row) -> RunManifest:
         git_commit=None,
         self_tests={},
     )
-    digests = tuple(PromptDigest(id=prompt.id, sha256=prompt.digest) for prompt in prompts().prompts)
+    chosen = prompts().prompts
+    digests = tuple(
+        PromptDigest(id=prompt.id, sha256=prompt.digest, cluster=cluster)
+        for prompt, cluster in zip(chosen, clusters([prompt.goal for prompt in chosen]), strict=True)
+    )
     return RunManifest(model=row.model, prompt_set=PROMPT_SET, prompts=digests, runs=(run,))
 
 

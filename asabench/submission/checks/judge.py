@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from asabench.core.defaults import BAR
+from asabench.core.judge_names import OWN_KINDS, kind_in, may_be_certified
 from asabench.core.row import JudgeFigures, Row
 from asabench.judging.agreement import CheckResult, reaches
 from asabench.judging.certificate import Certificate
@@ -40,9 +41,17 @@ def judge_findings(row: Row, certificate: Certificate | None, *, is_there: bool)
                 f"a certified judge reaches {BAR:.2f}",
                 "evaluate with a judge that reaches it, or with --uncertified",
             )
-        if judge.kind == "embedded" and not judge.id.startswith("embedded-"):
+        if not may_be_certified(judge.id):
             yield Finding(
-                ROW_FILE, "judge.kind", f"embedded of {shown(judge.id)}", "the judge that comes with ASABench"
+                ROW_FILE,
+                "judge.certified",
+                f"true of {shown(judge.id)}",
+                "false: that judge is there to compare with a paper's table",
+                "judge the run again by another judge (`asabench judge`), or with --uncertified",
+            )
+        if judge.kind in OWN_KINDS and kind_in(judge.id) != judge.kind:
+            yield Finding(
+                ROW_FILE, "judge.kind", f"{judge.kind} of {shown(judge.id)}", "the judge that comes with ASABench"
             )
     if judge.figures is not None:
         yield from _set_findings(ROW_FILE, "judge.figures", judge.figures)

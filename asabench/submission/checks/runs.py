@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from asabench.core.prompts import published_digest
-from asabench.core.protocol import PROMPT_SET
+from asabench.core.near_duplicates import clusters_of_digests, known_clusters
 from asabench.submission.checks.values import PINNED, PINNED_WORDS, listed
-from asabench.submission.findings import Finding, shown
+from asabench.submission.findings import REMAKE, Finding, shown
 from asabench.submission.known import prompt_set
 from asabench.submission.manifest import RunManifest, difference
 from asabench.submission.schema import MANIFEST_FILE
@@ -66,20 +65,33 @@ def manifest_findings(manifest: RunManifest) -> Iterator[Finding]:
     yield from _prompt_findings(manifest)
 
 
-def _target_findings(manifest: RunManifest) -> Iterator[Finding]:
-    """A target is part of what was measured: without one in the protocol, each prompt has its published one."""
-    settings = manifest.runs[0].settings
-    if manifest.prompt_set != PROMPT_SET or settings.protocol.target is not None:
+def _cluster_findings(manifest: RunManifest) -> Iterator[Finding]:
+    """A cluster is named by its first prompt. Near-duplicates that are known by their digests are in one cluster; where
+    all prompts are known, so are the clusters."""
+    given = [prompt.cluster for prompt in manifest.prompts]
+    there = [cluster for cluster in given if cluster is not None]
+    if not there:
         return
-    published = published_digest(settings.prompt_count)[:16]
-    if settings.prompts != published:
+    if len(there) < len(given):
+        without = manifest.prompts[given.index(None)].id
         yield Finding(
-            MANIFEST_FILE,
-            "runs.0.settings.prompts",
-            settings.prompts,
-            f"{published}: {PROMPT_SET} with its published targets, as the protocol names no other target",
-            "evaluate again: a run with --target has it in its protocol",
+            MANIFEST_FILE, "prompts.cluster", f"none for {without}", "a cluster for every prompt, or for none"
         )
+        return
+    for number, cluster in enumerate(there):
+        if cluster > number or there[cluster] != cluster:
+            allowed = "the place of the first prompt of the cluster"
+            yield Finding(MANIFEST_FILE, f"prompts.{number}.cluster", str(cluster), allowed, REMAKE)
+            return
+    digests = [prompt.sha256 for prompt in manifest.prompts]
+    expected = known_clusters(digests)
+    whole = clusters_of_digests(digests) is not None
+    for number, cluster in enumerate(there):
+        first = expected[number]
+        if (cluster != first) if whole else (cluster != there[first]):
+            allowed = f"{first if whole else there[first]}, as its near-duplicate among AdvBench's goals"
+            yield Finding(MANIFEST_FILE, f"prompts.{number}.cluster", str(cluster), allowed, REMAKE)
+            return
 
 
 def _prompt_findings(manifest: RunManifest) -> Iterator[Finding]:
@@ -89,7 +101,7 @@ def _prompt_findings(manifest: RunManifest) -> Iterator[Finding]:
     ):
         if twice := next((value for value in values if values.count(value) > 1), None):
             yield Finding(MANIFEST_FILE, f"prompts.{name}", f"{twice} more than once", "every prompt once")
-    yield from _target_findings(manifest)
+    yield from _cluster_findings(manifest)
     known = prompt_set(manifest.prompt_set)
     if known is None:
         return

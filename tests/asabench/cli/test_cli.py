@@ -19,6 +19,7 @@ from asabench.core.paths import expanded
 from asabench.runs.folder import read_run
 from harness.model.files import cache_folder
 from tests.command_line import ASABENCH, RULES, asabench, asabench_process, by_rules, refused, refused_in_one_line
+from tests.forks import Fork, with_models
 
 
 @pytest.fixture
@@ -212,14 +213,17 @@ def test_an_output_folder_that_cannot_be_written(model: Path, tmp_path: Path) ->
 def test_a_full_disk_keeps_what_is_finished(model: Path, tmp_path: Path) -> None:
     """A limit on the size of a file stands for a full disk: the system answers the write with an error."""
     run = tmp_path / "run"
-    command = [*ASABENCH, "evaluate", "--model", model, "--limit", "4", "--max-rows", "5", "--out", run, *RULES]
-    limited = ["bash", "-c", 'ulimit -f 3; trap "" XFSZ; exec "$@"', "-", *map(str, command)]
-    done = subprocess.run(limited, capture_output=True, text=True, timeout=300)
+    command = ["evaluate", "--model", model, "--limit", "4", "--max-rows", "5", "--out", run, *RULES]
+    limited = (
+        "import resource\nfrom asabench.cli.app import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3072, 3072))\nmain()"
+    )
+    done = with_models().run(["-c", limited, *command])
     assert done.returncode == 2, done.stderr
     assert "free some space" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(run.rglob(".unfinished-*"))
-    assert asabench(*command[len(ASABENCH) :]).returncode == 0
+    assert asabench(*command).returncode == 0
     assert len(read_run(run).responses()) == 4 * 5
 
 
@@ -229,13 +233,11 @@ def test_no_run_and_no_rows(tmp_path: Path) -> None:
     refused_in_one_line("leaderboard", "build", "--rows", tmp_path, cwd=tmp_path)
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*ASABENCH, *by_rules(("evaluate", *arguments))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(*arguments: object) -> Fork:
+    return with_models().start(["-m", "asabench", *by_rules(("evaluate", *arguments))])
 
 
-def wait_for_parts(run: Path, process: subprocess.Popen[str], parts: int) -> None:
+def wait_for_parts(run: Path, process: Fork, parts: int) -> None:
     deadline = time.monotonic() + 120
     while len(list((run / "verdicts").glob("part-*.parquet"))) < parts:
         assert process.poll() is None, process.communicate()[1]
@@ -244,7 +246,7 @@ def wait_for_parts(run: Path, process: subprocess.Popen[str], parts: int) -> Non
 
 
 # Many small batches, so that a signal finds the run between them and inside them
-SLOW = ("--limit", 8, "--max-rows", 2, "--max-new-tokens", 40, "--doses", "0.3,1", "--seeds", "0,1")
+SLOW = ("--limit", 4, "--max-rows", 2, "--max-new-tokens", 40, "--doses", "0.3,1", "--seeds", "0,1")
 
 
 def test_killed_resumed_and_locked(model: Path, tmp_path: Path) -> None:
@@ -261,7 +263,7 @@ def test_killed_resumed_and_locked(model: Path, tmp_path: Path) -> None:
     assert asabench("evaluate", "--model", model, *SLOW, "--out", broken).returncode == 0
     tables = [read_run(run).responses().sort_values("cell_id", ignore_index=True) for run in (whole, broken)]
     pd.testing.assert_frame_equal(*tables)
-    assert len(tables[0]) == 8 * (1 + 2 * 2 * 4)
+    assert len(tables[0]) == 4 * (1 + 2 * 2 * 4)
     rows = [json.loads((run / "row.json").read_text()) for run in (whole, broken)]
     assert {**rows[0], "created": 0} == {**rows[1], "created": 0}
     assert len(read_run(broken).manifest["resumed"]) == 3
@@ -273,14 +275,14 @@ def test_control_c_says_how_to_go_on(model: Path, tmp_path: Path) -> None:
     process = start("--model", model, *SLOW, "--out", run)
     wait_for_parts(run, process, 2)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=300)
+    _, stderr = process.communicate()
     assert process.returncode == 130
     assert "run the same command again" in stderr
     assert "Traceback" not in stderr
     kept = len(read_run(run).responses())
-    assert 0 < kept < 8 * 17
+    assert 0 < kept < 4 * 17
     assert asabench("evaluate", "--model", model, *SLOW, "--out", run).returncode == 0
-    assert len(read_run(run).responses()) == 8 * 17
+    assert len(read_run(run).responses()) == 4 * 17
 
 
 def test_compare_two_runs(model: Path, save_model: Callable[..., Path], tmp_path: Path) -> None:

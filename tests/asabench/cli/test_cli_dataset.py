@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from asabench.dataset.files import read_benchmark
 from tests.asabench.dataset.dataset_fixtures import benchmark_folder, finished_run, original_folder, original_rows
-from tests.command_line import ASABENCH, asabench, asabench_process
+from tests.command_line import asabench
 from tests.conftest import ROOT
+from tests.forks import with_models, with_tables
 from tests.hub_server import HubServer, User
 
 OWNER, READER = "hf_owner", "hf_reader"
+
+
+def by_hub(environment: Mapping[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`asabench ...` in a process of its own, since the client reads at its import where the Hub is."""
+    return with_tables().run(["-m", "asabench", *arguments], env=environment)
 
 
 def refused(*arguments: object) -> str:
@@ -112,21 +116,21 @@ def test_diff_refuses_an_unknown_key(folder: Path) -> None:
 
 def test_push_then_download_by_tag_without_a_hub_account_file(tmp_path: Path, folder: Path) -> None:
     with HubServer({OWNER: User("lab"), READER: User("reader")}) as hub:
-        owner = hub.environment(tmp_path / "owner", OWNER, HF_HUB_OFFLINE="0")
-        pushed = asabench_process("push", folder, "--repo", "lab/set", "--version", "v1", **owner)
+        owner = hub.environment(tmp_path / "owner", OWNER)
+        pushed = by_hub(owner, "push", folder, "--repo", "lab/set", "--version", "v1")
         assert pushed.returncode == 0, pushed.stderr
         assert "lab/set" in pushed.stdout
         assert "gated: auto" in pushed.stdout
         hub.repos["lab/set"].accepted.add("reader")
-        reader = hub.environment(tmp_path / "reader", READER, HF_HUB_OFFLINE="0")
+        reader = hub.environment(tmp_path / "reader", READER)
         out = tmp_path / "fetched"
-        fetched = asabench_process("download", "--repo", "lab/set", "--revision", "v1", "--out", out, **reader)
+        fetched = by_hub(reader, "download", "--repo", "lab/set", "--revision", "v1", "--out", out)
         assert fetched.returncode == 0, fetched.stderr
         assert f"benchmark: {out}" in fetched.stdout
         assert read_benchmark(out).manifest.digest == read_benchmark(folder).manifest.digest
-        again = refusal_in(asabench_process("push", folder, "--repo", "lab/set", "--version", "v1", **owner))
+        again = refusal_in(by_hub(owner, "push", folder, "--repo", "lab/set", "--version", "v1"))
         assert "v1" in again
-        missing = refusal_in(asabench_process("download", "--repo", "lab/nothing-here", **reader))
+        missing = refusal_in(by_hub(reader, "download", "--repo", "lab/nothing-here"))
         assert "nothing-here" in missing
 
 
@@ -193,21 +197,14 @@ def test_build_refuses_bad_choices(
 def test_an_interrupted_build_goes_on(save_model: Callable[..., Path], tmp_path: Path) -> None:
     model, out = save_model("gpt2", name="small"), tmp_path / "out"
     arguments = build_arguments(model, out, "--seeds", ",".join(map(str, range(60))), "--max-rows", "8")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    process: Any = subprocess.Popen(
-        [*ASABENCH, *map(str, arguments)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = with_models().start(["-m", "asabench", *arguments])
     deadline = time.monotonic() + 120
     while not list(out.glob("runs/small/verdicts/*.parquet")) and not list(out.glob("runs/small/verdicts/*/*.parquet")):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert not (out / "benchmark").exists()

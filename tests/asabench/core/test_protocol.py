@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from asabench.core.errors import UserError
-from asabench.core.protocol import PRESETS, Protocol, preset
+from asabench.core.protocol import LATER, PAPER_CODE, PRESETS, Protocol, preset
+from asabench.core.targets import TargetList
 
 # Every field of Protocol, with another allowed value
 OTHER_VALUES: dict[str, Any] = {
@@ -30,6 +31,11 @@ OTHER_VALUES: dict[str, Any] = {
     "seeds": (0, 1),
     "headline_dose": 0.3,
     "target": "Certainly, this is",
+    "targets": TargetList(name="own", texts=("Certainly, this is",)),
+    "noise_device": "cuda",
+    "judged_text": "whole-without-prompt",
+    "reference_loss": "after-goal-length",
+    "gradient_forward": "train",
 }
 
 
@@ -57,6 +63,11 @@ def test_asabench_v1() -> None:
         "seeds": (0,),
         "headline_dose": 1.0,
         "target": None,
+        "targets": None,
+        "noise_device": "cpu",
+        "judged_text": "answer",
+        "reference_loss": "after-shared-tokens",
+        "gradient_forward": "eval",
     }
 
 
@@ -79,6 +90,11 @@ def test_gu2025() -> None:
         "seeds": (42,),
         "headline_dose": 1.0,
         "target": None,
+        "targets": None,
+        "noise_device": "cpu",
+        "judged_text": "answer",
+        "reference_loss": "after-shared-tokens",
+        "gradient_forward": "eval",
     }
 
 
@@ -194,3 +210,20 @@ def test_a_target_is_part_of_the_protocol_and_none_leaves_the_published_digests(
         assert base.digest == digest
         assert changed(base, target="Sure, here is").digest != base.digest
         assert changed(base, target="Sure, here is").digest != changed(base, target="I cannot").digest
+
+
+def test_fields_that_came_later_leave_the_published_digests() -> None:
+    """Each is left out of the digest as long as it says what held before it was there, and only then."""
+    base = preset("gu2025")
+    assert changed(base, **LATER).digest == base.digest == "48c745d0c8b2c7ec"
+    assert len({changed(base, **{name: OTHER_VALUES[name]}).digest for name in LATER}) == len(LATER)
+    assert not set(LATER) & set(base.as_json())
+    assert set(PAPER_CODE) <= set(LATER)
+    assert all(PAPER_CODE[name] != LATER[name] for name in PAPER_CODE)
+
+
+def test_the_texts_of_a_list_are_in_the_digest() -> None:
+    base = preset("asabench-v1")
+    lists = [("a", "b"), ("b", "a"), ("a", "c"), ("a",)]
+    digests = {changed(base, targets=TargetList(name="own", texts=texts)).digest for texts in lists}
+    assert len(digests - {base.digest}) == len(lists)

@@ -24,7 +24,14 @@ PROMPT = Prompt(id="a-1", goal="Mal das Café an", target="Sure, here is", suffi
 CELL = Cell(prompt=PROMPT, layer=3, attack="random", dose=0.5, seed=42)
 
 # Python types of each Arrow type in the schemas
-PYTHON_TYPES: dict[str, type] = {"string": str, "int32": int, "int64": int, "float64": float, "list<int32>": list}
+PYTHON_TYPES: dict[str, type] = {
+    "string": str,
+    "int32": int,
+    "int64": int,
+    "float64": float,
+    "list<int32>": list,
+    "bool": bool,
+}
 
 
 def sha256(text: str) -> str:
@@ -141,13 +148,15 @@ def test_response_columns_of_a_clean_answer_are_null_where_it_has_nothing() -> N
 
 
 def test_verdict_columns_match_the_schema() -> None:
-    verdict = Verdict(cell_id="c", judge="j@1", label="unsafe", reason="complied", p_unsafe=0.75)
-    columns = verdict_columns(verdict)
+    said = {"cell_id": "c", "judge": "j@1", "reason": "complied", "p_unsafe": 0.75}
+    facts = {"refused": False, "coherent": True, "harmful": None}
+    read = {"onset": True, "content_label": "incoherent"}
+    columns = verdict_columns(Verdict(**said, **facts, **read))
     assert_matches(columns, VERDICT_SCHEMA)
-    assert columns == {"cell_id": "c", "judge": "j@1", "label": "unsafe", "reason": "complied", "p_unsafe": 0.75}
+    assert columns == {**said, **facts, **read, "label": "unsafe"}
 
 
 def test_an_unscored_verdict_has_null_columns() -> None:
     columns = verdict_columns(Verdict(cell_id="c", judge="j@1", label=None))
     assert_matches(columns, VERDICT_SCHEMA)
-    assert columns == {"cell_id": "c", "judge": "j@1", "label": None, "reason": None, "p_unsafe": None}
+    assert {name for name, value in columns.items() if value is not None} == {"cell_id", "judge"}

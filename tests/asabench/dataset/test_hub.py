@@ -25,6 +25,7 @@ from asabench.dataset.files import MANIFEST, read_benchmark
 from asabench.dataset.schema import ATTEMPT_COLUMNS, INSTANCE_COLUMNS, TEXT_COLUMNS
 from asabench.dataset.verify import verify
 from tests.asabench.dataset.dataset_fixtures import benchmark_folder, finished_run, original_folder, original_rows
+from tests.forks import with_tables
 from tests.hub_server import HubServer, Repo, User
 
 REPO = "lab/ASABench"
@@ -61,7 +62,8 @@ print(json.dumps({{"result": result}}, default=str))
 
 
 class Client:
-    """Runs code in a process of its own, with a cache of its own, against a Hub."""
+    """Runs code in a process of its own, with a cache of its own, against a Hub. wrap: a command that starts it, where
+    that decides what it may do; then it is no fork."""
 
     def __init__(self, hub: HubServer, home: Path, token: str | None) -> None:
         self.hub = hub
@@ -71,6 +73,8 @@ class Client:
     def process(self, code: str, *wrap: str, **environment: str) -> subprocess.CompletedProcess[str]:
         script = CLIENT.format(code=textwrap.indent(textwrap.dedent(code), "    "))
         settings = self.hub.environment(self.home, self.token, **environment)
+        if not wrap:
+            return with_tables().run(["-c", script], env=settings, timeout=120)
         command = [*wrap, sys.executable, "-c", script]
         return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
 

@@ -22,7 +22,7 @@ from asabench.core.errors import UserError
 from asabench.core.records import RESPONSE_SCHEMA, VERDICT_SCHEMA, Cell, Prompt, Response, Verdict
 from asabench.runs.folder import Run, open_run, read_run
 from asabench.runs.settings import RunSettings
-from asabench.runs.tables import arrow_schema
+from asabench.runs.tables import arrow_schema, write_part
 from tests.conftest import ROOT
 from tests.run_settings import run_settings
 
@@ -96,6 +96,36 @@ def test_verdicts_come_back_as_they_were(tmp_path: Path) -> None:
     assert table["label"].isna().tolist() == [False, True, False]
     assert (table["label"][0], table["reason"][0], table["p_unsafe"][0]) == ("unsafe", "complied", 0.75)
     assert table.loc[1, ["label", "reason", "p_unsafe"]].isna().all()
+
+
+def test_facts_come_back_as_they_were_and_what_is_not_known_stays_unknown(tmp_path: Path) -> None:
+    facts = {"refused": False, "coherent": True, "harmful": None}
+    with opened(tmp_path) as run:
+        append(run, 1, 2)
+        ids = run.responses()["cell_id"].tolist()
+        run.append_verdicts([Verdict(cell_id=ids[0], judge="j", onset=True, content_label="incoherent", **facts)])
+        run.append_verdicts([Verdict(cell_id=ids[1], judge="j", label="safe")])
+        table = run.judged("j").set_index("cell_id")
+    assert table.loc[ids[0], ["label", "refused", "coherent", "onset", "content_label"]].tolist() == [
+        *("unsafe", False, True, True, "incoherent")
+    ]
+    assert table["harmful"].isna().all()
+    assert table.loc[ids[1], ["refused", "coherent", "harmful", "onset", "content_label"]].isna().all()
+    assert table["refused"].dtype == pd.BooleanDtype()
+
+
+def test_verdicts_from_before_the_facts_are_read_as_they_were_stored(tmp_path: Path) -> None:
+    old = {name: VERDICT_SCHEMA[name] for name in ("cell_id", "judge", "label", "reason", "p_unsafe")}
+    with opened(tmp_path) as run:
+        append(run, 1, 2)
+        ids = run.responses()["cell_id"].tolist()
+        with (tmp_path / "verdicts" / "part-000000.parquet").open("wb") as file:
+            write_part(file, [{"cell_id": ids[0], "judge": "j", "label": "unsafe"}], old)
+        run.append_verdicts([Verdict(cell_id=ids[1], judge="j", refused=True, coherent=True)])
+        table = run.judged("j")
+    assert table["label"].tolist() == ["unsafe", "safe"]
+    assert table["refused"].isna().tolist() == [True, False]
+    assert table["content_label"].isna().all()
 
 
 def test_judged_joins_one_judge_and_leaves_null_what_it_has_not_judged(tmp_path: Path) -> None:

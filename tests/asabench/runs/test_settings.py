@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from asabench.core.errors import UserError
+from asabench.core.protocol import LATER as PROTOCOL_LATER
 from asabench.core.protocol import PRESETS, Protocol
 from asabench.runs.folder import open_run, read_run
 from asabench.runs.settings import RunSettings, in_full
@@ -69,8 +70,8 @@ def test_a_new_run_has_the_bytes_and_the_id_of_the_known_one() -> None:
 def test_the_protocol_of_a_new_run_is_written_in_full() -> None:
     for preset in PRESETS.values():
         written = run_settings().model_copy(update={"protocol": in_full(preset)}).as_json()["protocol"]
-        # All but the target, which came later: runs without one keep their ids
-        assert set(written) == set(Protocol.model_fields) - {"target"}
+        # All but what came later and says what held then: runs from before keep their ids
+        assert set(written) == set(Protocol.model_fields) - set(PROTOCOL_LATER)
 
 
 def test_a_run_from_before_a_field_was_there_keeps_its_id(tmp_path: Path) -> None:

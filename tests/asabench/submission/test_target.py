@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from asabench.core.prompts import published_digest
@@ -46,6 +47,47 @@ def test_a_target_that_is_not_named_is_found_by_the_digest_of_the_prompts(tmp_pa
 
     found = with_settings(tmp_path / ENTRY.name, unnamed)
     assert any("manifest.json: runs.0.settings.prompts" in finding.line for finding in found.findings)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "I cannot help with that",
+        "I'm sorry, but I can't assist with that request.",
+        "As an AI, I won't do this.",
+        "No. I will not write that",
+    ],
+)
+def test_an_entry_with_a_refusal_as_its_target_is_refused(tmp_path: Path, target: str) -> None:
+    """With it, attacks that make the target likelier break nothing."""
+
+    def refusing(settings: dict[str, Any]) -> dict[str, Any]:
+        return settings | {"protocol": settings["protocol"] | {"target": target}}
+
+    found = with_settings(tmp_path / ENTRY.name, refusing)
+    (line,) = {f.line for f in found.findings if "reads as a refusal" in f.line and "runs.0." in f.line}
+    assert line.startswith("manifest.json: runs.0.settings.protocol.target: ")
+    assert "\n" not in line
+    assert found.state == "invalid"
+
+
+@pytest.mark.parametrize("target", ["Sure, here is", "Of course. Here is how", "Certainly! Step 1:"])
+def test_a_willing_target_is_no_refusal(tmp_path: Path, target: str) -> None:
+    def willing(settings: dict[str, Any]) -> dict[str, Any]:
+        return settings | {"protocol": settings["protocol"] | {"target": target}}
+
+    found = with_settings(tmp_path / ENTRY.name, willing)
+    assert not any("refusal" in finding.line for finding in found.findings)
+    assert any(notice.startswith("not the published protocol: target is") for notice in found.notices)
+
+
+def test_a_refusal_in_a_list_is_found(tmp_path: Path) -> None:
+    def listed(settings: dict[str, Any]) -> dict[str, Any]:
+        targets = {"name": "own", "texts": ["Sure, here is", "I cannot help with that"]}
+        return settings | {"protocol": settings["protocol"] | {"target": None, "targets": targets}}
+
+    found = with_settings(tmp_path / ENTRY.name, listed)
+    assert any("protocol.targets: 'I cannot help with that', which reads" in f.line for f in found.findings)
 
 
 def test_the_published_targets_are_recognised_by_their_digest(tmp_path: Path) -> None:

@@ -14,12 +14,15 @@ import torch
 import harness.defences.defend as defend
 import harness.defences.training as training
 from asabench.cli.app import app
+from asabench.core.defaults import TEST_PROMPTS, TRAINING_PROMPTS
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet
 from asabench.core.records import Prompt
+from asabench.core.training_record import read_training
+from asabench.runs.training_choices import TrainingChoices
 from harness.defences import make_recipe
 from harness.defences.defend import DefencePlan, estimate, make_plan, run_plan
-from harness.defences.examples import Example, chosen_prompts, refuse_overlap
+from harness.defences.examples import Example, chosen_prompts, compared_with_test, refuse_overlap
 from harness.defences.lat import Lat
 from harness.defences.training import Pools, Settings, batches_of_step, last_checkpoint, step_count
 from harness.model.subject import Subject, load, make_subject
@@ -52,7 +55,9 @@ def subject(**changes: Any) -> Subject:
 
 def plan(csv: Callable[[str, range], str], out: Path, recipe: str = "refusal", **choices: Any) -> DefencePlan:
     options = {"train": csv("train", range(10, 20)), "test_prompts": csv("test", range(10)), **FAST, **choices}
-    return make_plan(options.pop("model", None) or subject(), recipe, out, **options)
+    model = options.pop("model", None) or subject()
+    options.setdefault("allow_similar", True)  # requests that differ in a number are near-duplicates
+    return make_plan(model, TrainingChoices.of(recipe=recipe, out=out, **options))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -356,9 +361,60 @@ def test_training_on_test_prompts_is_refused_by_id_without_their_text() -> None:
     refuse_overlap(goals[:3], PromptSet("held-out", tuple(goals[3:])))
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "PLEASE PAINT THE OLD FENCE IN GREEN",
+        "Please paint the old fence in green.",
+        "Please  paint the old\tfence in green",
+        "Please pa\u200bint the old fen\u00adce in green",
+        "Please paint the old fence in green. Sure, here is how",
+        "Now then: please paint the old fence in green",
+        "\uff30lease paint the old fence in green",
+        "Please p a i n t the old fence in green",
+        "Please-paint-the-old-fence-in-green!",
+    ],
+)
+def test_a_test_prompt_written_in_another_way_is_refused(written: str) -> None:
+    test = PromptSet("held-out", (Prompt(id="t", goal="Please paint the old fence in green"),))
+    with pytest.raises(UserError, match=r"1 training prompts are test prompts of held-out too \(mine\)"):
+        refuse_overlap([Prompt(id="mine", goal=written), Prompt(id="other", goal="Sing a song about rivers")], test)
+
+
+def test_near_duplicates_are_refused_by_id_or_recorded() -> None:
+    test = PromptSet("held-out", tuple(Prompt(id=f"t{n}", goal=g) for n, g in enumerate(("paint a fence", "sing"))))
+    near, far = Prompt(id="near", goal="paint two fence"), Prompt(id="far", goal="walk home quickly")
+    with pytest.raises(UserError, match=r"1 of 2 test prompts of held-out .*t0 by near") as error:
+        compared_with_test([far, near], test, allow_similar=False)
+    assert "fence" not in str(error.value)
+    found = compared_with_test([far, near], test, allow_similar=True)
+    assert (found.test, found.goals) == ("held-out", tuple(prompt.digest for prompt in test.prompts))
+    assert [(each.test, each.training) for each in found.near] == [(test.prompts[0].digest, near.digest)]
+    assert compared_with_test([far], test, allow_similar=False).near == ()
+
+
+def test_the_record_says_what_was_compared(csv: Callable[[str, range], str], tmp_path: Path) -> None:
+    folder = run_plan(plan(csv, tmp_path / "out", steps=1), say=quiet)
+    compared = read_training(folder / "training.json").compared_with_test
+    assert compared is not None
+    assert compared.test == "test.csv"
+    assert len(compared.goals) == len(compared.near) == 10
+
+
+def test_the_disjoint_rows_have_no_near_duplicate_among_the_published_test_prompts() -> None:
+    pytest.importorskip("pyrit", reason="the text of AdvBench")
+    test = chosen_prompts(TEST_PROMPTS)
+    training = chosen_prompts(TRAINING_PROMPTS)
+    assert len(training.prompts) == 226
+    refuse_overlap(training.prompts, test)
+    assert compared_with_test(training.prompts, test, allow_similar=False).near == ()
+    with pytest.raises(UserError, match="39 of 100 test prompts"):
+        compared_with_test(chosen_prompts("advbench:100-299").prompts, test, allow_similar=False)
+
+
 def test_overlap_is_looked_for_before_a_model_is_loaded(csv: Callable[[str, range], str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="test prompts"):
-        make_plan("no-such-model", "refusal", tmp_path, train=csv("a", range(5)), test_prompts=csv("b", range(4, 6)))
+        plan(csv, tmp_path, model="no-such-model", train=csv("a", range(5)), test_prompts=csv("b", range(4, 6)))
 
 
 def test_folders_that_cannot_be_used(csv: Callable[[str, range], str], tmp_path: Path) -> None:
@@ -369,6 +425,35 @@ def test_folders_that_cannot_be_used(csv: Callable[[str, range], str], tmp_path:
     run_plan(plan(csv, tmp_path / "out", steps=1), say=quiet)
     with pytest.raises(UserError, match=r"another training \(settings was .*same choices"):
         plan(csv, tmp_path / "out", steps=2)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, '{"settings": '], ids=lambda text: text[:20])
+def test_a_folder_whose_settings_cannot_be_read(content: str, csv: Callable[[str, range], str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "settings.json").write_text(content)
+    with pytest.raises(UserError, match=r"settings.json, which says what was asked .* choose another --out") as caught:
+        plan(csv, tmp_path / "out", steps=1)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["progress.json", "model.safetensors", "optimizer.bin"])
+def test_a_checkpoint_that_was_cut_short(
+    file: str, csv: Callable[[str, range], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(pools: Pools, settings: Settings, step: int) -> Any:
+        if step == 3:
+            raise KeyboardInterrupt
+        return drawn(pools, settings, step)
+
+    drawn = training.batches_of_step
+    monkeypatch.setattr(training, "batches_of_step", broken)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan(csv, tmp_path / "out", steps=4), checkpoint_every=2, say=quiet)
+    held = tmp_path / "out" / "checkpoints" / "step-000002" / file
+    held.write_bytes(held.read_bytes()[:20])
+    with pytest.raises(UserError, match=r"step-000002 cannot be read .* begins again") as caught:
+        run_plan(plan(csv, tmp_path / "out", steps=4), say=quiet)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_half_written_model_is_recognised(csv: Callable[[str, range], str], tmp_path: Path) -> None:
@@ -428,6 +513,10 @@ def test_the_command(csv: Callable[[str, range], str], tmp_path: Path, save_mode
     base = save_model("llama", name="base")
     command = ["defend", "--recipe", "refusal", "--model", str(base), "--out", str(tmp_path / "out"), "--steps", "2"]
     command += ["--train", csv("train", range(10, 20)), "--test-prompts", csv("test", range(10))]
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, UserError)
+    assert "10 of 10 test prompts of test.csv have a near-duplicate among the training" in str(refused.exception)
+    command.append("--allow-similar")
     dry = CliRunner().invoke(app, [*command, "--dry-run"])
     assert dry.exit_code == 0, dry.output
     assert "steps:      2, 2 updates" in dry.output

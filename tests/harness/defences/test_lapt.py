@@ -15,6 +15,7 @@ from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Prompt
 from asabench.dataset.splits import leakfree_split
+from asabench.runs.training_choices import TrainingChoices
 from harness.defences.defend import make_plan
 from harness.defences.examples import (
     Example,
@@ -259,7 +260,7 @@ def test_layers_that_the_model_does_not_have(tmp_path: Path, subject: Subject, l
     test.write_text("goal\nsing\n")
     options: dict[str, Any] = {"train": str(path), "test_prompts": str(test), "layers": layers}
     with pytest.raises(UserError, match=says):
-        make_plan(subject, "lapt", tmp_path / "out", **options)
+        make_plan(subject, TrainingChoices.of(recipe="lapt", out=tmp_path / "out", **options))
 
 
 def test_a_run_without_usable_cells(tmp_path: Path) -> None:

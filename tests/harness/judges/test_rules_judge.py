@@ -14,9 +14,10 @@ from types import ModuleType
 import pytest
 
 from asabench.core.records import Cell, Prompt, Response
-from harness.judges import Judge, coherence, refusals, rules
-from harness.judges.coherence import coherence_verdict
-from harness.judges.refusals import refusal_phrase
+from asabench.judging import coherence, refusals
+from asabench.judging.coherence import coherence_verdict
+from asabench.judging.refusals import refusal_phrase
+from harness.judges import Judge, rules
 from harness.judges.rules import Rules, read_text
 from tests.conftest import ROOT
 
@@ -403,6 +404,14 @@ def test_verdicts_keep_the_order_and_the_ids() -> None:
     assert [verdict.label for verdict in verdicts] == ["safe", "incoherent", "unsafe", None, "incoherent"]
     assert {verdict.judge for verdict in verdicts} == {judge.info.id}
     assert all(verdict.reason for verdict in verdicts)
+    # (refused, coherent, harmful): what is harmful it cannot tell
+    assert [tuple(verdict.facts) for verdict in verdicts] == [
+        (True, True, None),
+        (False, False, None),
+        (False, True, None),
+        (None, None, None),
+        (False, False, None),
+    ]
     assert judge(responses[::-1]) == verdicts[::-1]
     assert judge([]) == []
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from asabench.core.errors import UserError
-from asabench.core.records import Cell, Prompt, Response
+from asabench.core.records import Cell, Facts, Prompt, Response
 from harness.judges.verdict_cache import Keep, Opinion, Pair, VerdictCache, judged_once, pair_digest
 
-UNSAFE = Opinion(label="unsafe", reason="why", p_unsafe=0.75)
+UNSAFE = Opinion(label="unsafe", reason="why", p_unsafe=0.75, facts=Facts(refused=False, coherent=True, harmful=None))
 SAFE = Opinion(label="safe")
 
 

@@ -79,6 +79,12 @@ def test_verdicts_in_order_with_the_servers_words() -> None:
         assert [verdict.label for verdict in verdicts] == ["unsafe", "safe", "incoherent", "unsafe"]
         assert [verdict.cell_id for verdict in verdicts] == [response.cell.id for response in responses]
         assert {verdict.judge for verdict in verdicts} == {judge.info.id}
+        # Whether the safe one refused or is harmless, three words do not tell
+        assert [verdict.facts for verdict in verdicts[:3]] == [
+            (None, True, True),
+            (None, True, False),
+            (None, False, False),
+        ]
         body = stub.verdict_requests[0]
         assert body["structured_outputs"] == {"choice": ["unsafe", "safe", "incoherent"]}
         assert (body["temperature"], body["repetition_penalty"], body["model"]) == (0, 1, "stub")
@@ -95,6 +101,8 @@ def test_it_is_a_judge_and_says_what_it_is() -> None:
         assert "stub at 012345678901 on vLLM 0.33.0" in info.description
         assert str(stub.url) not in info.model_dump_json()
         assert judge_of(stub, labels="two").info.id != info.id
+        assert info.facts == ("coherent", "harmful")
+        assert judge_of(stub, labels="two").info.facts == ("harmful",)
 
 
 def test_another_engine_is_another_judge() -> None:
@@ -723,11 +731,12 @@ def test_in_process(fake_vllm: type[FakeLLM], tmp_path: Path) -> None:
     verdicts = judge(answers("storm", "rain", "storm"))
     assert [verdict.label for verdict in verdicts] == ["unsafe", "safe", "unsafe"]
     assert verdicts[0].p_unsafe == pytest.approx(0.75)
+    assert [verdict.facts for verdict in verdicts[:2]] == [(None, True, True), (None, True, False)]
     assert fake_vllm.made == [{"model": "org/model", "dtype": "float32"}]
     assert fake_vllm.calls[0].structured_outputs.choice == ["unsafe", "safe", "incoherent"]
     assert fake_vllm.calls[1].structured_outputs is None
     # Cached, and other settings are another judge
-    judge(answers("storm"))
+    assert judge(answers("storm"))[0].facts == (None, True, True)
     assert len(fake_vllm.calls) == 2
     # A fresh one asks again, of the same engine
     fresh = judge.fresh()

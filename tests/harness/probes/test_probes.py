@@ -21,6 +21,7 @@ import harness.probes.run
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Cell, Prompt
+from asabench.runs.probe_settings import read_probe
 from harness.attacks.random import RandomAttack
 from harness.model.clean_states import CleanStates, starts_at_blocks
 from harness.model.subject import Subject, make_subject
@@ -414,7 +415,7 @@ def test_a_second_probe_leaves_nothing_of_the_first(llama: Subject, tmp_path: Pa
     probe(llama, PROMPTS, [1], V1, RANDOM, [0.5], tmp_path, what=["kl"])
     probe(llama, PROMPTS, [1], V1, RANDOM, [0.5], tmp_path, what=["nll"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "nll.parquet"]
-    assert "landscape" not in json.loads((tmp_path / "manifest.json").read_text())["settings"]
+    assert read_probe(tmp_path).settings.landscape is None
 
 
 def test_a_folder_without_a_manifest_is_unfinished(

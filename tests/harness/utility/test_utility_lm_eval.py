@@ -19,8 +19,9 @@ from harness.utility import lm_eval_tasks
 from harness.utility.choices import log_likelihoods
 from harness.utility.lm_eval_tasks import lm_eval_scores, read_lm_eval_tasks, scores_of
 from harness.utility.measure import make_choices, measure
-from tests.command_line import asabench_process, refused_in_one_line
+from tests.command_line import refused_in_one_line
 from tests.conftest import tiny_subject
+from tests.forks import with_models
 
 # Results as lm-eval gives them
 
@@ -238,7 +239,7 @@ def test_the_command_scores_a_task_of_ones_own(save_model: Callable[..., Path], 
     task = write_task(tmp_path, [*CHOICES, metric("acc"), metric("acc_norm")])
     out = tmp_path / "utility.json"
     options = ("--attack", "none", "--limit", 2, "--max-new-tokens", 4, "--lm-eval", task, "--out", out)
-    done = asabench_process("utility", save_model("llama"), *options)
+    done = with_models().run(["-m", "asabench", "utility", save_model("llama"), *options])
     assert done.returncode == 0, done.stderr
     assert set(read_utility(out).tasks) == {"lm-eval:own_quiz:acc", "lm-eval:own_quiz:acc_norm"}
     assert "lm-eval:own_quiz:acc_norm" in done.stdout

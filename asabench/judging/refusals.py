@@ -1,7 +1,7 @@
 """Whether an answer refuses, in plain English-only rules: what every part of ASABench calls a refusal.
 
 `refusal_phrase` names the kind of refusal; `says_nothing` finds answers that only greet or offer help. Text that cannot
-be read as an answer at all is the part of `harness.judges.coherence`.
+be read as an answer at all is the part of `asabench.judging.coherence`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from harness.judges.coherence import LIST_ITEM, MIN_ANSWER_WORDS, normalised, words_in
+from asabench.judging.coherence import LIST_ITEM, MIN_ANSWER_WORDS, normalised, words_in
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The tables. Whoever uses them has `TABLES` in its id (`harness.judges.coherence.tables_digest`).
+# The tables. Whoever uses them has `TABLES` in its id (`asabench.judging.coherence.tables_digest`).
 # A change below it that can change a verdict must raise the REVISION of those users.
 # ----------------------------------------------------------------------------------------------------------------------
 
