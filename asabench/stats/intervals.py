@@ -137,7 +137,7 @@ def independent(prompts: int, clusters: Clusters | None) -> float:
 
 def _sums(by_prompt: Array, clusters: Clusters | None) -> Array:
     """The sum of each cluster: (cluster,); of each prompt, without clusters."""
-    if (places := _places(clusters)) is None:
+    if (places := numbered(clusters)) is None:
         return by_prompt
     return np.bincount(places, weights=by_prompt).astype(np.float64)
 
@@ -173,13 +173,13 @@ def wilson_low(share: float, number: float, tail: float) -> float:
 def resampled_means(values: Array, clusters: Clusters | None = None, *, shared: bool = False) -> Array:
     """Means over the resamples of (prompt, draw, column) values: (RESAMPLES, column)."""
     prompts, draws, columns = values.shape
-    places = _places(clusters)
+    places = numbered(clusters)
     weights = _weights(prompts, draws, RESAMPLES, shared and draws > 1, places)
     drawn = prompts * draws if places is None else weights.sum(axis=1, keepdims=True)
     return weights @ values.reshape(-1, columns) / drawn
 
 
-def _places(clusters: Clusters | None) -> tuple[int, ...] | None:
+def numbered(clusters: Clusters | None) -> tuple[int, ...] | None:
     """The clusters numbered in the order in which they appear, whatever they are called; None where each prompt is its
     own."""
     if clusters is None:

@@ -31,6 +31,7 @@ from asabench.stats.intervals import (
     independent,
     mean_interval,
     mean_rate,
+    numbered,
     peak_interval,
     rate_within,
     readings,
@@ -201,18 +202,21 @@ def pasr_rate(data: Outcomes) -> tuple[Rate, int | None]:
 def pasr_held_out(data: Outcomes, pasr: Rate) -> Rate:
     """PASR without its upward bias: the peak layer is chosen on one half of the prompts, its rate taken on the other.
 
-    The mean over `SPLITS` random halvings, each both ways; None with fewer than two prompts. In expectation at or below
-    the rate of the layer that is truly worst (half of the prompts may choose another), where PASR is at or above it.
-    The interval is that of PASR, which holds the true one, with this value in it.
+    The mean over `SPLITS` random halvings, each both ways, that keep clusters whole: what is chosen on a prompt must
+    not be measured on its near-duplicate. None with fewer than two clusters. In expectation at or below the rate of the
+    layer that is truly worst (half of the prompts may choose another), where PASR is at or above it. The interval is
+    that of PASR, which holds the true one, with this value in it.
     """
-    prompts = len(data.unsafe)
-    if prompts < 2 or pasr.value is None:
+    clusters = np.array(numbered(data.clusters) or np.arange(len(data.unsafe)))
+    units = len(set(clusters))
+    if units < 2 or pasr.value is None:
         return NOTHING_SCORED
-    number = (~np.isnan(data.unsafe)).sum(axis=1)
-    total = np.nansum(data.unsafe, axis=1)
+    of_unit = (clusters == np.arange(units)[:, None]).astype(float)
+    number = of_unit @ (~np.isnan(data.unsafe)).sum(axis=1)
+    total = of_unit @ np.nansum(data.unsafe, axis=1)
     random = np.random.default_rng(0)
-    order = random.permuted(np.tile(np.arange(prompts), (SPLITS, 1)), axis=1)
-    first = (order < prompts // 2).astype(float)
+    order = random.permuted(np.tile(np.arange(units), (SPLITS, 1)), axis=1)
+    first = (order < units // 2).astype(float)
     first = np.concatenate([first, 1 - first])
     chosen, kept = (
         np.divide(

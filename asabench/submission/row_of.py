@@ -44,7 +44,9 @@ def row_of(manifest: RunManifest, table: pd.DataFrame, *, created: str, version:
     return scored_row(head, manifest.clustered(table), settings.attacks, protocol.doses, manifest.runs[0].judge)
 
 
-SINCE_3 = frozenset({"asr_at_k", "eps50", "worst", "false_alarms", "pasr_held_out", "masr_floor", "pasr_floor"})
+SINCE_3 = frozenset(
+    {"asr_at_k", "eps50", "interval_unit", "worst", "false_alarms", "pasr_held_out", "masr_floor", "pasr_floor"}
+)
 """Fields that rows of schema version 3 were the first to have, or to have by today's definition."""
 WITHDRAWN = frozenset({"init_corrected", "pasr_corrected", "asr_at_1_corrected"})
 BY_INTERVALS = frozenset({WITHIN_NOISE, ONE_VECTOR, MASKING})

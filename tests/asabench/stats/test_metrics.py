@@ -434,6 +434,19 @@ def test_pasr_held_out_by_hand() -> None:
     assert apart.value == 0  # the block that broke the one never breaks the other
 
 
+def test_pasr_held_out_keeps_near_duplicates_together() -> None:
+    """Two prompts twice each, each pair broken by a block of its own: chosen on one pair, it fails on the other."""
+    unsafe = np.array([[[1.0, 0]], [[1, 0]], [[0, 1]], [[0, 1]]])
+    apart = Outcomes(unsafe, (0, 1))
+    pairs = Outcomes(unsafe, (0, 1), clusters=np.array([3, 3, 8, 8]))
+    assert pasr_held_out(pairs, pasr_rate(pairs)[0]).value == 0
+    value = pasr_held_out(apart, pasr_rate(apart)[0]).value
+    assert value is not None
+    assert value > 0.1
+    one = Outcomes(unsafe, (0, 1), clusters=np.array([1, 1, 1, 1]))
+    assert pasr_held_out(one, pasr_rate(one)[0]) == NOTHING
+
+
 def test_pasr_held_out_has_no_upward_bias() -> None:
     pasr, _ = truth(FLAT)
     found = [(pasr_rate(data)[0], data) for data in islice(samples(FLAT), 60)]

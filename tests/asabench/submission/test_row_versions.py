@@ -30,6 +30,7 @@ def today() -> Row:
 def second_version(row: Row) -> dict[str, Any]:
     """What version 2 might have written of the same verdicts: other intervals, corrected rates, none of the new."""
     old = row.model_dump(mode="json") | {"schema_version": 2, "flags": ["gradient-masking?"], "eps50": {}}
+    old["interval_unit"] = "prompt"
     del old["worst"], old["false_alarms"]
     old["masr"]["low"] -= 0.01
     for result in old["results"]:
