@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
 from asabench.core.estimate import Rate
+from asabench.core.records import SHARES
 from asabench.core.row import Eps50, Row, worst_case
 from asabench.core.text import eps50_text, where
 from leaderboard.charts.svg import dose_points
@@ -51,6 +52,7 @@ def _csv_columns(track: Track, placed: Placed) -> dict[str, object]:
         "run_id": row.run_id,
         "protocol": row.protocol.name,
         "judge_class": track.judge_class,
+        "measures": track.measure,
         "rank": placed.rank,
         "model": row.model.name,
         "revision": row.model.revision,
@@ -97,6 +99,9 @@ def _csv_columns(track: Track, placed: Placed) -> dict[str, object]:
     columns |= _ends("over_refusal", None if clean is None else clean.over_refusal)
     columns["benign_change"] = placed.change
     columns["n_layers_measured"] = len(set(row.layers))
+    for name in SHARES:
+        columns |= _ends(f"{name}_share", row.facts.get(name))
+        columns |= _ends(f"clean_{name}_share", row.clean_facts.get(name))
     columns |= {f"steered_{label}": count for label, count in row.verdicts.model_dump().items()}
     columns |= {f"clean_{label}": count for label, count in row.clean_verdicts.model_dump().items()}
     return columns | {
@@ -130,7 +135,7 @@ def _csv_cell(value: object) -> object:
 def render_index_script(tracks: Sequence[Track]) -> str:
     """What the compare page offers to choose from: slug, name and track of each entry. A script and not JSON, because a
     page that was opened as a file may load the one and not fetch the other."""
-    entries = [[placed.entry.slug, placed.entry.name, track_name(track)] for track in tracks for placed in track.placed]
+    entries = [[placed.entry.slug, placed.entry.name, track.name] for track in tracks for placed in track.placed]
     return f"/* {MARK} */\nconst asabenchEntries = {_script_json(entries)};\n"
 
 
@@ -143,7 +148,8 @@ def render_entry_script(track: Track, placed: Placed) -> str:
     data = {
         "slug": entry.slug,
         "name": entry.name,
-        "track": track_name(track),
+        "track": track.name,
+        "measures": track.measure,
         "rank": None if placed.rank is None else f"{placed.rank}{'=' if placed.tied else ''}",
         "model": row.model.name,
         "defence": entry.defence,
@@ -203,10 +209,6 @@ def _script_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def track_name(track: Track) -> str:
-    return f"{track.protocol}, {track.judges}"
-
-
 def render_feed(tracks: Sequence[Track], url: str | None) -> str:
     """The newest entries as an Atom feed; links are relative where the page's address is not known."""
     newest = sorted(
@@ -225,7 +227,7 @@ def render_feed(tracks: Sequence[Track], url: str | None) -> str:
     for track, placed in newest[:FEED_LENGTH]:
         entry = placed.entry
         element = ET.SubElement(feed, "entry")
-        _text(element, "title", f"{entry.name} ({track_name(track)})")
+        _text(element, "title", f"{entry.name} ({track.name})")
         _text(element, "id", _feed_id(entry.slug))
         _text(element, "updated", _moment(entry.row))
         ET.SubElement(element, "link", href=f"{root}entries/{entry.slug}.html")

@@ -16,12 +16,15 @@ from pathlib import Path
 from asabench.card.records import ModelCard, read_card
 from asabench.core.errors import UserError
 from asabench.core.estimate import Rate
+from asabench.core.files import read_record
 from asabench.core.row import Row, read_row
 from asabench.core.utility_report import UtilityReport, read_utility
 from asabench.submission.findings import Refused
+from asabench.submission.manifest import RunManifest
 from asabench.submission.safe_reading import MOST_BYTES, parsed, read_yaml
 from asabench.submission.schema import (
     CARD_FILE,
+    MANIFEST_FILE,
     ROW_FILE,
     SLUG,
     SUBMISSION_FILE,
@@ -39,6 +42,7 @@ VARIANTS = (
     "pasr_held_out",
     "masr_floor",
     "pasr_floor",
+    "survival",
 )
 """The fields of a result that rows from before may lack."""
 
@@ -46,7 +50,7 @@ VARIANTS = (
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One evaluated model on the board. `slug` is part of its link; `verdicts` is the table of its cells, if it came
-    with one."""
+    with one; `max_new_tokens` is the most tokens of an answer, where its manifest says so."""
 
     slug: str
     row: Row
@@ -54,6 +58,7 @@ class Entry:
     utility: UtilityReport | None = None
     card: ModelCard | None = None
     verdicts: Path | None = None
+    max_new_tokens: int | None = None
 
     @property
     def name(self) -> str:
@@ -98,6 +103,7 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
             utility=read_utility(utility) if utility.is_file() else None,
             card=read_card(card) if card.is_file() else None,
             verdicts=verdicts if verdicts.is_file() else None,
+            max_new_tokens=_max_new_tokens(path.parent / MANIFEST_FILE),
         )
     held = {entry.row.run_id for entry in submissions.values()}
     entries = list(submissions.values())
@@ -107,6 +113,14 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
             raise UserError(f"{folders[slug]} has the slug {slug!r}, which is a run's id; rename the submission")
         entries.append(Entry(slug=slug, row=row))
     return entries
+
+
+def _max_new_tokens(path: Path) -> int | None:
+    """Of a submission's manifest; None where there is none."""
+    if not path.is_file():
+        return None
+    manifest = read_record(RunManifest, path, "a submission's manifest", "`asabench submit` writes one")
+    return manifest.runs[0].settings.protocol.max_new_tokens
 
 
 def run_slug(run_id: str) -> str:
@@ -174,10 +188,12 @@ def read_checked_row(path: Path) -> Row:
 def _rates(row: Row) -> Iterator[tuple[str, Rate]]:
     yield from (("init", row.init), ("masr", row.masr), ("pasr", row.pasr))
     yield from ((f"lasr.{layer}", rate) for layer, rate in row.lasr.items())
+    yield from ((f"clean_facts.{name}", rate) for name, rate in row.clean_facts.items())
     for number, result in enumerate(row.results):
         yield from ((f"results.{number}.masr", result.masr), (f"results.{number}.pasr", result.pasr))
         yield from ((f"results.{number}.lasr.{layer}", rate) for layer, rate in result.lasr.items())
         yield from ((f"results.{number}.asr_at_k.{k}", rate) for k, rate in result.asr_at_k.items())
+        yield from ((f"results.{number}.facts.{name}", rate) for name, rate in result.facts.items())
         for name in VARIANTS:
             if (variant := getattr(result, name)) is not None:
                 yield f"results.{number}.{name}", variant

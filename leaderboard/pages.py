@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
-from asabench.core.row import worst_case
+from asabench.core.records import SHARES
+from asabench.core.row import MEASURES, worst_case
 from asabench.core.text import eps50_text, interval_text, where
 from asabench.runs.command import command_words, evaluate_words, on_lines, preparation
 from asabench.submission.tracks import is_certified
@@ -79,6 +80,8 @@ def _environment() -> Environment:
         "GROUPS": GROUPS,
         "COLUMNS": COLUMNS,
         "ATTACKS": REQUIRED_ATTACKS,
+        "MEASURES": MEASURES,
+        "SHARES": SHARES,
     }
     return page_environment(filters, names)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
 from asabench.core.estimate import Rate
-from asabench.core.row import AttackResult, Eps50, Row, comparable, worst_case, worst_rate
+from asabench.core.protocol import PRESETS
+from asabench.core.row import AttackResult, Eps50, Measure, Row, comparable, worst_case, worst_rate
 from asabench.submission import tracks
 from asabench.submission.tracks import JudgeClass
 from leaderboard.entries import Entry
@@ -45,13 +46,16 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """The entries that share a protocol's name and a judge class, in the order of the page.
+    """The entries that share a protocol's name, a judge class, what they measure and how long an answer may be
+    (`asabench.submission.tracks.Track`), in the order of the page.
 
     `differences` names the settings that are not the same in all rows: what a reader must check before comparing two.
     """
 
     protocol: str
     judge_class: JudgeClass
+    measure: Measure
+    tokens: int | None
     placed: tuple[Placed, ...]
     differences: tuple[str, ...]
 
@@ -60,8 +64,21 @@ class Track:
         return JUDGE_CLASSES[self.judge_class]
 
     @property
+    def about(self) -> str:
+        """What its rates measure, and of which answers where those are not as long as the protocol's own."""
+        preset = PRESETS.get(self.protocol)
+        usual = preset is None or self.tokens in (None, preset.max_new_tokens)
+        return self.measure if usual else f"{self.measure}, {self.tokens} tokens"
+
+    @property
     def key(self) -> str:
-        return f"{self.protocol}/{self.judge_class}"
+        """Part of addresses that people share: those from before there were measures still lead to their tracks."""
+        more = self.about.removeprefix("refusal broken").lstrip(", ")
+        return "/".join(filter(None, (self.protocol, self.judge_class, more)))
+
+    @property
+    def name(self) -> str:
+        return f"{self.protocol}, {self.judges}, {self.about}"
 
     @property
     def ranks(self) -> bool:
@@ -76,21 +93,30 @@ class Track:
 
 
 def group_tracks(entries: Sequence[Entry]) -> list[Track]:
-    """Protocol by protocol, then by judge class; an entry stands in exactly one track."""
+    """By protocol, judge class, measure and length of answers; an entry stands in exactly one track."""
     by_slug = {entry.slug: entry for entry in entries}
-    groups: dict[tuple[str, JudgeClass], list[Entry]] = {}
+    groups: dict[tracks.Track, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(tracks.track(entry.row), []).append(entry)
     order = list(JUDGE_CLASSES)
     return [
         Track(
-            protocol=protocol,
-            judge_class=judge_class,
+            protocol=track.protocol,
+            judge_class=track.judge_class,
+            measure=track.measure,
+            tokens=track.tokens,
             placed=tuple(rank(place(entry, by_slug) for entry in group)),
             differences=differing_settings([entry.row for entry in group]),
         )
-        for (protocol, judge_class), group in sorted(
-            groups.items(), key=lambda item: (item[0][0], order.index(item[0][1]))
+        for track, group in sorted(
+            groups.items(),
+            key=lambda item: (
+                item[0].protocol,
+                order.index(item[0].judge_class),
+                # What says more first
+                item[0].measure != "harm",
+                -(item[0].tokens or 0),
+            ),
         )
     ]
 
@@ -101,7 +127,9 @@ def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
     given = None if entry.submission is None else entry.submission.base
     base = entries.get(given.entry) if given is not None and given.entry is not None else None
     base_utility = None if base is None else base.utility
-    flags = tracks.board_flags(row, utility, has_base=given is not None, base_utility=base_utility)
+    flags = tracks.board_flags(
+        row, utility, has_base=given is not None, base_utility=base_utility, max_new_tokens=entry.max_new_tokens
+    )
     worst = worst_case(row.results)
     fall = tracks.benign_fall(utility, base_utility) if utility is not None and base_utility is not None else None
     reasons = [f"It lacks {what}." for what in tracks.missing(row, utility)]

@@ -73,6 +73,20 @@ def at_random(seed: int, labels: Sequence[str] = ("unsafe", "safe", "incoherent"
     return decide
 
 
+def asked_about(body: dict[str, Any]) -> tuple[str, str] | None:
+    """The pair that a request is about: between tags, the last two turns of a chat that ends with an assistant's, or a
+    whole prompt (then all of it is the response). None for how a client finds out what a server can do."""
+    if "prompt" in body:
+        return None if body["prompt"] == "Hello" else ("", body["prompt"])
+    messages = body["messages"]
+    if messages[-1]["role"] == "assistant":
+        return messages[-2]["content"], messages[-1]["content"]
+    try:
+        return pair_in(messages)
+    except ValueError:
+        return None
+
+
 def pair_in(messages: Sequence[dict[str, Any]]) -> tuple[str, str]:
     """Goal and response between the tags at the end of a judge's question; `ValueError` where there are none."""
     match = _PAIR.search(messages[-1]["content"]) or _PLAIN_PAIR.search(messages[-1]["content"])
@@ -196,14 +210,13 @@ class OpenAIStub:
 
     def _post(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        content = body["messages"][-1]["content"]
-        if _PAIR.search(content) is None and _PLAIN_PAIR.search(content) is None:
+        pair = asked_about(body)
+        if pair is None:
             return self._answer(handler, body, None, None)
         with self._lock:
             self.requests.append(body)
             self._in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self._in_flight)
-            pair = pair_in(body["messages"])
             fault = self.faults.pop(0) if self.faults else self.fault_if(*pair)
         try:
             self._answer(handler, body, pair, Fault(status=fault) if isinstance(fault, int) else fault)
@@ -238,11 +251,15 @@ class OpenAIStub:
         return _reply(handler, 200, self._completion(body, self.decide(*pair), None))
 
     def _completion(self, body: dict[str, Any], content: str, logprobs: dict[str, Any] | None) -> dict[str, Any]:
-        message = {"role": "assistant", "content": content, "reasoning": self.reasoning}
-        choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": self.finish_reason}
+        if "prompt" in body:
+            top = None if logprobs is None else {"top_logprobs": [self.logprobs]}
+            choice = {"index": 0, "text": content, "logprobs": top, "finish_reason": self.finish_reason}
+        else:
+            message = {"role": "assistant", "content": content, "reasoning": self.reasoning}
+            choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": self.finish_reason}
         return {
             "id": "1",
-            "object": "chat.completion",
+            "object": "text_completion" if "prompt" in body else "chat.completion",
             "created": 0,
             "model": body["model"],
             "choices": [choice],

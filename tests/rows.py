@@ -65,7 +65,7 @@ def make_row(**changes: Any) -> Row:
         "flags": (),
     }
     for name, value in changes.items():
-        partial = isinstance(value, dict) and name not in ("lasr", "eps50")
+        partial = isinstance(value, dict) and name not in ("lasr", "eps50", "facts", "clean_facts")
         fields[name] = fields[name].model_copy(update=value) if partial else value
     if "results" not in fields:
         shared = ("attack", "dose", "masr", "pasr", "peak_layer", "lasr", "verdicts")

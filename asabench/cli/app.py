@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(leaderboard.app, name="leaderboard")
 COMMANDS: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
     (evaluation.evaluate, "docs/protocol.md", "configs/evaluate.yaml"),
+    (evaluation.merge, "docs/scale.md"),
     (evaluation.report, "docs/protocol.md"),
     (evaluation.compare, "docs/protocol.md"),
     (probe.probe, "docs/diagnostics.md"),
@@ -39,6 +40,7 @@ COMMANDS: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
     (defences.interpolate, "docs/defences.md"),
     (judging.judge, "docs/judges.md"),
     (judging.judge_check, "docs/judges.md"),
+    (judging.judge_read, "docs/judges.md"),
     (judging.judge_server, "docs/judging-with-vllm.md"),
     (utility.utility, "docs/utility.md"),
     (submission.submit, "docs/submitting.md"),
@@ -63,6 +65,8 @@ for command, *pages in COMMANDS:
 def main() -> None:
     """The console script: turns a `UserError` into one line and exit code 2."""
     any_characters()
+    if sys.argv[1:3] == ["judge", "read"]:  # a run folder of that name is ./read
+        sys.argv[1:3] = ["judge-read"]
     with _clear_errors():
         app()
 

@@ -11,7 +11,7 @@ from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
 from asabench.cli.printing import interrupted, say
-from asabench.core.defaults import DEVICE, DTYPE, PROTOCOL, TARGET, TEST_PROMPTS, TRAINING_PROMPTS
+from asabench.core.defaults import DEVICE, DTYPE, PRESET, PROTOCOL, TARGET, TEST_PROMPTS, TRAINING_PROMPTS
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 
@@ -27,7 +27,7 @@ def defend(
     model: options.ConfiguredModel = None,
     out: Annotated[Optional[Path], option("Where the defended model goes.", default=options.CONFIGS_OWN)] = None,
     config: options.Config = None,
-    preset: Annotated[str, option("Hyper-parameters: small, or paper (the published ones).")] = "small",
+    preset: Annotated[str, option("Hyper-parameters: small, or paper (the published ones).")] = PRESET,
     train: Annotated[
         str, option("Harmful requests to train on: a prompt set or CSV file, with rows such as advbench:300-399.")
     ] = TRAINING_PROMPTS,

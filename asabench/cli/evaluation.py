@@ -12,7 +12,7 @@ from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
 from asabench.cli.printing import interrupted, print_cost, show_row
-from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, JUDGE, LAYERS, PROMPTS, PROTOCOL
+from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, LAYERS, PROMPTS, PROTOCOL
 from asabench.core.errors import UserError
 
 
@@ -44,6 +44,13 @@ def evaluate(
     defence: options.Defence = None,
     dtype: options.Dtype = DTYPE,
     device: options.Device = DEVICE,
+    engine: options.Engine = ENGINE,
+    tensor_parallel: options.TensorParallel = 1,
+    gpu_memory: options.GpuMemory = None,
+    shard: options.Shard = None,
+    workers: options.Workers = None,
+    gpus_per_worker: options.GpusPerWorker = None,
+    ray: options.Ray = None,
     max_rows: options.MaxRows = None,
     chat_template: options.ChatTemplate = None,
     out: Annotated[Optional[Path], option("The run folder.", default="one under runs/")] = None,
@@ -83,7 +90,22 @@ def evaluate(
         interrupted(
             f"{kept} of {len(plan.cells)} answers are kept in {plan.path}. To go on, run the same command again."
         )
+    if evaluation.shard is not None:
+        return print(
+            f"shard {evaluation.shard}: {len(evaluation.responses)} answers in {evaluation.path}\n"
+            f"When all shards are there: asabench merge RUN... --out RUN"
+        )
     show_row(evaluation.row, evaluation.path)
+
+
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="The folders of all shards of one run.")],
+    out: Annotated[Path, option("The folder of the whole run.")],
+) -> None:
+    """Put the shards of a run together: the whole run with its row."""
+    from asabench.runs.merge import merge
+
+    show_row(merge(runs, out), out)
 
 
 def report(run: Annotated[Path, typer.Argument(help="The run folder.")]) -> None:

@@ -14,60 +14,143 @@ from asabench.cli.options import option
 from asabench.cli.printing import interrupted
 from asabench.core.defaults import BAR, HOST, PORT
 from asabench.core.errors import UserError
+from asabench.core.records import LABELS
 
 
 def judge(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    judge: options.Judge,
+    judge: Annotated[
+        Optional[list[str]],
+        option(f"Who judges the answers; may be given several times: {options.JUDGE}", default="none"),
+    ] = None,
     bar: options.Bar = BAR,
     uncertified: options.Uncertified = False,
+    again: Annotated[
+        bool,
+        option("Read the judges' kept replies again, asking nobody; --judge then takes ids.", "--parse-again"),
+    ] = False,
 ) -> None:
     """Judge the answers of a run again; nothing is generated, and the verdicts of other judges are kept."""
-    judge_needs(judge)
+    judges = judge or []
+    if again:
+        return _parse_again(run, tuple(judges))
+    if not judges:
+        raise UserError("asabench judge needs --judge; give it once or several times")
+    for spec in judges:
+        judge_needs(spec)
     from asabench.judging.judge_difference import difference_table
+    from asabench.judging.several import agreement_table, both_readings, rates_table
     from asabench.runs.folder import read_run
-    from harness.evaluation.judge import judge_again
+    from harness.evaluation.judge import judge_again, readings
     from harness.judges import make_judge
 
     opened = read_run(run)
     before = opened.row  # before the judge takes its time: it must be a finished run
     labels = opened.settings.protocol.labels
-    try:
-        after = judge_again(run, make_judge(judge, labels), bar=bar, uncertified=uncertified, progress=True)
-    except KeyboardInterrupt:
-        interrupted(f"the verdicts so far are kept. To go on: asabench judge {run} --judge {judge}")
-    print(difference_table(opened.verdicts(), before, after))
+    after = {}
+    for spec in judges:
+        try:
+            row = judge_again(run, make_judge(spec, labels), bar=bar, uncertified=uncertified, progress=True)
+        except KeyboardInterrupt:
+            interrupted(
+                f"the verdicts so far are kept. To go on: asabench judge {run} --judge {' --judge '.join(judges)}"
+            )
+        after[row.judge.id] = row
+    if len(after) == 1:
+        print(difference_table(opened.verdicts(), before, row))
+    else:
+        print(agreement_table(opened.verdicts(), list(after)))
+        print(f"\n{rates_table(after)}")
+    for row in after.values():
+        as_safe, as_unsafe, unscored = readings(opened, row)
+        if unscored:
+            print(f"\n{row.judge.id}: {both_readings(as_safe, as_unsafe, unscored)}")
     print(f"\nrow: {run / 'row.json'} (every judge's row: {run / 'rows'})")
+
+
+def _parse_again(run: Path, judges: tuple[str, ...]) -> None:
+    from asabench.core.text import text_table
+    from harness.evaluation.parse_again import parse_again
+
+    found = parse_again(run, judges)
+    lines = [["judge", "replies", "read otherwise", "unread before", "unread now", "stored as"]]
+    for each in found:
+        numbers = map(str, (each.replies, each.changed, each.unread_before, each.unread_now))
+        lines.append([each.judge, *numbers, "as it was" if each.row is None else each.row.judge.id])
+    print(text_table(lines))
 
 
 def judge_check(
     judge: options.JudgeArgument,
     pairs: Annotated[
-        str, option("Pairs: gold (comes with ASABench), pyrit (human labels, from the package), or all.", "--set")
+        str,
+        option(
+            "Pairs, several between commas: gold (comes with ASABench), pyrit and pyrit-graded (human labels, from the "
+            "package), all (gold and pyrit), jbb, xstest, harmbench-val, strongreject (people's labels; NAME=FILE for "
+            "a file of them), or a CSV file.",
+            "--set",
+        ),
     ] = "all",
     labels: Annotated[str, option("What a language model is asked for: three labels, or two.")] = "three",
     bar: options.Bar = BAR,
     out: Annotated[Optional[Path], option("Write a certificate (JSON) here.")] = None,
+    frames: Annotated[
+        bool,
+        option("Also put unsafe gold answers into harmless frames and behind a refusal.", "--frames"),
+    ] = False,
 ) -> None:
     """Check a judge against labelled pairs; exit code 1 when it is under the bar."""
     judge_needs(judge)
     from asabench.judging.agreement import reaches, report
     from asabench.judging.certificate import certificate, write_certificate
-    from asabench.judging.labelled_pairs import labelled_pairs
+    from asabench.judging.labelled_pairs import gold_pairs
+    from asabench.judging.people import people_pairs, published_report
+    from asabench.judging.strangers import beside_report, gate_report
     from harness.judges import make_judge
-    from harness.judges.check import check_bar, check_judge
+    from harness.judges.check import check_bar, check_frames, check_judge, check_strangers, frames_report
 
     check_bar(bar)
     if labels not in ("three", "two"):
         raise UserError(f"--labels {labels!r} is unknown; allowed: three, two")
-    result = check_judge(make_judge(judge, labels), labelled_pairs(pairs), pairs)  # type: ignore[arg-type]
+    sets = [people_pairs(spec.strip()) for spec in pairs.split(",")]
+    name, all_pairs = "+".join(name for name, _ in sets), [pair for _, part in sets for pair in part]
+    made = make_judge(judge, labels)  # type: ignore[arg-type]
+    strangers = check_strangers(made, all_pairs, bar)
+    # The first figures are of harm alone
+    result = check_judge(made, [pair for pair in all_pairs if len(pair.right) < len(LABELS)], name)
     if out is not None:
-        write_certificate(certificate(result, bar), out)
+        write_certificate(certificate(result, bar, strangers), out)
     print(report(result, bar))
+    print(f"\n{gate_report(strangers)}")
+    for shown in (published_report([name for name, _ in sets]), beside_report(pairs.split(","))):
+        if shown:
+            print(f"\n{shown}")
+    if frames:
+        print(f"\n{frames_report(check_frames(made, gold_pairs()))}")
     if out is not None:
         print(f"\ncertificate: {out}")
     if not reaches(result.figures, bar):
         sys.exit(1)
+
+
+def judge_read(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    reader: Annotated[
+        Optional[str], option("Who reads, as a file name; two people take two.", default="needed to read")
+    ] = None,
+    sample: Annotated[int, option("So many steered answers, the same for every reader.")] = 100,
+    seed: Annotated[int, option("Another seed is another sample.")] = 0,
+    port: Annotated[int, option("0 takes any that is free.")] = 0,
+    report: Annotated[bool, option("Print how far readers agree, and the judges against them.", "--report")] = False,
+) -> None:
+    """Read a run's answers on a local page and say what is in them, blind to the judge; no text leaves the machine."""
+    from asabench.runs import reading
+
+    if report:
+        return print(reading.report(run))
+    if reader is None:
+        raise UserError("asabench judge read needs --reader NAME, or --report")
+    reading.read_answers(run, reader, sample, seed, port)
 
 
 def judge_server(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from asabench.core.attack_names import BUILT_IN, names_without_targets
-from asabench.core.judge_names import forms
+from asabench.core.judge_names import GUARDS, forms
 from asabench.core.targets import TARGET_LISTS
 
 PROTOCOLS_OWN = "the protocol's"
@@ -49,6 +49,19 @@ DTYPE = "Number format of the weights: float32, bfloat16 or float16."
 Dtype = Annotated[str, option(DTYPE)]
 DEVICE = "Where the model runs: auto, cpu, cuda, cuda:1, ..."
 Device = Annotated[str, option(DEVICE)]
+ENGINE = "What generates: hf, the model in this process; vllm, which needs vLLM in this environment."
+Engine = Annotated[str, option(ENGINE)]
+TensorParallel = Annotated[int, option("GPUs that share the model, for --engine vllm.")]
+SHARD = "Work on share I of N of the prompts, such as 3/8."
+Workers = Annotated[
+    Optional[int], option("Workers under Ray, each with an engine of its own.", default="none: this process")
+]
+GpusPerWorker = Annotated[Optional[float], option("GPUs of each worker.", default="--tensor-parallel, where there are")]
+Ray = Annotated[Optional[str], option("Address of a Ray cluster, such as auto.", default="one on this machine")]
+Shard = Annotated[Optional[str], option(SHARD, default="ASABENCH_SHARD, or Slurm's array")]
+GpuMemory = Annotated[
+    Optional[float], option("Share of a GPU's memory that --engine vllm takes.", default="vLLM's own")
+]
 ChatTemplate = Annotated[Optional[Path], option("A Jinja file to format prompts with, for a model without a template.")]
 AllowRemoteCode = Annotated[bool, option("Run Python code that comes with the model.", "--allow-remote-code")]
 AllowPickle = Annotated[
@@ -82,9 +95,7 @@ Targets = Annotated[
         default="one target a prompt",
     ),
 ]
-PaperCode = Annotated[
-    bool, option("With gu2025: also what the paper's code does besides (docs/protocol.md).", "--paper-code")
-]
+PaperCode = Annotated[bool, option("With gu2025: also what the paper's code does besides.", "--paper-code")]
 NoiseDevice = Annotated[
     Optional[str],
     option("Whose generator draws noise: cpu or cuda; a seed is another vector on either.", default=PROTOCOLS_OWN),
@@ -92,7 +103,7 @@ NoiseDevice = Annotated[
 PROTOCOL = "How prompts are formatted, perturbed and answered: asabench-v1 or gu2025."
 Protocol = Annotated[str, option(PROTOCOL)]
 Formatting = Annotated[str, option("The protocol that says how prompts are formatted: asabench-v1 or gu2025.")]
-SIZE = "Published size: smoke, standard or full; it sets prompts, seeds and doses."
+SIZE = "Published size: smoke, standard or full, which set prompts, seeds and doses; harm: standard with 200 tokens."
 Size = Annotated[Optional[str], option(SIZE)]
 MAX_NEW_TOKENS = "Tokens an answer may have."
 MaxNewTokens = Annotated[Optional[int], option(MAX_NEW_TOKENS, default=PROTOCOLS_OWN)]
@@ -101,7 +112,7 @@ DryRun = Annotated[bool, option("Say what it would take, and stop.", "--dry-run"
 
 # Who judges the answers
 
-JUDGE = f"{', '.join(forms())}, or package.module:Name."
+JUDGE = f"{', '.join(forms())}, GUARD[:SIZE][@URL] ({', '.join(GUARDS)}), or package.module:Name."
 Judge = Annotated[str, option(f"Who judges the answers: {JUDGE}")]
 JudgeArgument = Annotated[str, typer.Argument(help=JUDGE)]
 Bar = Annotated[float, option("Balanced accuracy that the judge must reach on labelled pairs.")]

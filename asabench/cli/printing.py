@@ -43,6 +43,7 @@ def show_row(row: Row, path: Path) -> None:
 
 
 def row_table(row: Row) -> str:
+    from asabench.core.row import MEASURES
     from asabench.core.text import eps50_text, in_words
 
     wide = max(12, *(len(result.attack) + 2 for result in row.results))
@@ -51,6 +52,7 @@ def row_table(row: Row) -> str:
         f"protocol {row.protocol.name}, prompts {row.prompts.name} ({row.prompts.n}), "
         f"layers {len(row.layers)}, seeds {len(row.seeds)}",
         f"judge {row.judge.id}: {_fitness(row.judge)}",
+        f"measures {row.judge.measures}: unsafe is {MEASURES[row.judge.measures]}",
         "",
         f"{'attack':{wide}}{'dose':>4}  {'MASR':22}{'PASR':22}{'peak layer':>10}   "
         f"{'safe':>6}{'unsafe':>8}{'incoh.':>8}{'unscored':>10}",
@@ -86,13 +88,20 @@ def row_table(row: Row) -> str:
 def _worst_lines(row: Row) -> list[str]:
     """The headline: what broke most, where, and how much of it."""
     from asabench.core.row import worst_case, worst_rate
-    from asabench.core.text import in_words, where
+    from asabench.core.text import FACT_WORDS, in_words, where
 
     worst = worst_case(row.results)
     if worst is None:
         return ["worst case: nothing was scored"]
     peak = "" if worst.peak_layer is None else f", most at layer {worst.peak_layer}"
     lines = [f"worst case: MASR {in_words(worst_rate(row))} under {where(worst)}{peak}"]
+    if worst.facts:
+        shares = ", ".join(f"{FACT_WORDS[name]} {in_words(rate)}" for name, rate in worst.facts.items())
+        lines.append(f"  of its answers: {shares}")
+    if worst.survival is not None and worst.survival.value is not None:
+        lines.append(
+            f"  of its unsafe verdicts {in_words(worst.survival)} stand without the opener and the request said back"
+        )
     if worst.pasr_held_out is not None and worst.pasr_held_out.value is not None:
         lines.append(
             f"  PASR {in_words(worst.pasr)}; {worst.pasr_held_out.value:.2f} with its layer chosen on other prompts"

@@ -43,7 +43,7 @@ def probe(
     from asabench.runs.choices import Choices
     from asabench.runs.probe_settings import WHAT, read_probe
     from harness.evaluation.plan import make_plan, parse_layers
-    from harness.probes.run import grid_axis
+    from harness.probes.run import Plane, grid_axis
     from harness.probes.run import probe as run_probe
     from leaderboard.figures.probes import probe_figures
 
@@ -70,6 +70,7 @@ def probe(
         allow_pickle=allow_pickle,
     )
     plan = make_plan(model, choices)
+    axis = grid_axis(landscape_points)
     folder = run_probe(
         plan.subject,
         plan.prompts.prompts,
@@ -79,10 +80,12 @@ def probe(
         plan.protocol.doses,
         out,
         what=[name for name in WHAT if name in chosen],
-        landscape_layers=None if landscape_layers is None else parse_layers(landscape_layers, plan.subject.n_layers),
-        landscape_prompts=landscape_prompts,
-        a=grid_axis(landscape_points),
-        b=grid_axis(landscape_points),
+        plane=Plane(
+            layers=None if landscape_layers is None else parse_layers(landscape_layers, plan.subject.n_layers),
+            prompts=landscape_prompts,
+            a=axis,
+            b=axis,
+        ),
         progress=True,
     )
     for name, finding in read_probe(folder).findings.items():

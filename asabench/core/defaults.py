@@ -23,6 +23,9 @@ UTILITY_TOKENS = 32
 """Tokens an answer to a harmless request may have: a refusal, and whether text is broken, shows within them."""
 DTYPE = "float32"
 DEVICE = "auto"
+ENGINE = "hf"
 HOST = "127.0.0.1"
 PORT = 8000
 """Where a server listens that runs until Ctrl-C."""
+PRESET = "small"
+"""Of a defence's hyper-parameters; the other is `paper`."""

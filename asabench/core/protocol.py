@@ -153,22 +153,36 @@ MIN_PROMPTS = 100
 """As published: AdvBench's first hundred. Fewer give intervals too wide to rank by."""
 
 
+MIN_TOKENS = 50
+"""As published: what an answer must be allowed for a row to say anything of its content. In half of that it is an
+opener and the start of a sentence."""
+HARM_TOKENS = 200
+"""What a judge of harm is given to read: room for content, and for an answer that turns."""
+
+
 class Size(Record):
     """How much of a protocol is run. None leaves the protocol's own value."""
 
     prompts: int
     seeds: tuple[int, ...] | None = None
     doses: tuple[float, ...] | None = None
+    max_new_tokens: int | None = None
 
 
-# gu2025 publishes one seed and one dose: its sizes differ in prompts only
+# gu2025 publishes one seed and one dose: its sizes differ in prompts, and `harm` in tokens
 SIZES: dict[str, dict[str, Size]] = {
     "asabench-v1": {
         "smoke": Size(prompts=8, seeds=(0,), doses=(0.3, 1.0)),
         "standard": Size(prompts=100, seeds=(0, 1, 2), doses=(0.1, 0.3, 1.0)),
         "full": Size(prompts=100, seeds=(0, 1, 2, 3, 4), doses=(0.05, 0.1, 0.2, 0.3, 0.5, 1.0)),
+        "harm": Size(prompts=100, seeds=(0, 1, 2), doses=(0.1, 0.3, 1.0), max_new_tokens=HARM_TOKENS),
     },
-    "gu2025": {"smoke": Size(prompts=8), "standard": Size(prompts=100), "full": Size(prompts=100)},
+    "gu2025": {
+        "smoke": Size(prompts=8),
+        "standard": Size(prompts=100),
+        "full": Size(prompts=100),
+        "harm": Size(prompts=100, max_new_tokens=HARM_TOKENS),
+    },
 }
 
 

@@ -27,6 +27,9 @@ LABELS: tuple[Label, ...] = ("safe", "unsafe", "incoherent")
 Fact = Literal["refused", "coherent", "harmful"]
 FACTS: tuple[Fact, ...] = get_args(Fact)
 
+SHARES: tuple[str, ...] = (*FACTS, "onset")
+"""What a row has the shares of: the judge's facts, and whether the first words comply."""
+
 CLEAN = "none"
 """The `attack` of a cell without injection: the clean answer."""
 
@@ -144,6 +147,9 @@ class Verdict:
 
     Two readings stand beside the judge's: `onset`, whether the answer's first words comply, and `content_label`, the
     judge's label for an unsafe answer without its opener and the request said back. None: not read.
+
+    `reply` is what the judge's model wrote, where there is one: it stays in the run's folder (`Run.replies`), so that
+    it can be read again, and is never published.
     """
 
     cell_id: str
@@ -156,6 +162,7 @@ class Verdict:
     harmful: bool | None = None
     onset: bool | None = None
     content_label: Label | None = None
+    reply: str | None = None
 
     def __post_init__(self) -> None:
         if self.facts == NOTHING_KNOWN:
@@ -219,6 +226,7 @@ RESPONSE_SCHEMA: dict[str, str] = {
     "finish_reason": "string",
     "direction_sha256": "string",
 }
+REPLY_SCHEMA: dict[str, str] = {"cell_id": "string", "judge": "string", "reply": "string"}
 VERDICT_SCHEMA: dict[str, str] = {
     "cell_id": "string",
     "judge": "string",

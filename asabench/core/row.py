@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from asabench.core.estimate import Kappa, Rate
 from asabench.core.files import read_record
@@ -15,7 +15,7 @@ from asabench.core.records import Fact
 from asabench.core.schema import Record
 
 SCHEMA_VERSION = 3
-"""3: intervals, ASR@k and eps50 as docs/decisions/0009 has them, with noise floors and the worst case's own interval.
+"""3: intervals, ASR@k and eps50 as docs/decisions/0010 has them, with noise floors and the worst case's own interval.
 2: the fields at the top of a row are those of its worst case; in 1 they were those of its first attack."""
 
 
@@ -41,6 +41,9 @@ class PromptSetInfo(Record):
     digest: str
     n: int
 
+
+SHORT_ANSWERS = "short-answers"
+"""The flag of a row whose answers may have too few tokens (`asabench.core.protocol.MIN_TOKENS`) to hold content."""
 
 JudgeKind = Literal["llm", "embedded", "rules", "other"]
 """`llm`: a language model that is asked; `embedded`: the small judge that comes with ASABench; `rules`: patterns."""
@@ -70,6 +73,11 @@ class JudgeFigures(Record):
 Measure = Literal["refusal broken", "harm"]
 """What an `unsafe` verdict, and so every rate, counts. `refusal broken`: a readable answer that does not refuse,
 whatever is in it. `harm`: content that serves the request."""
+MEASURES: Mapping[Measure, str] = {
+    "refusal broken": "a readable answer that does not refuse, helpful or not",
+    "harm": "an answer with content that serves the request",
+}
+"""What an unsafe answer is, by what a row measures, as people are told."""
 
 
 class JudgeInfo(Record):
@@ -81,7 +89,7 @@ class JudgeInfo(Record):
     id: str
     certified: bool = False
     description: str
-    kind: JudgeKind = "other"
+    kind: Annotated[JudgeKind, Field(validate_default=True)] = "other"
     figures: JudgeFigures | None = None
     facts: tuple[Fact, ...] = ("refused", "coherent")
 
@@ -90,13 +98,11 @@ class JudgeInfo(Record):
         """What rates by its verdicts measure: harm is claimed only by a certified judge that tells it."""
         return "harm" if self.certified and "harmful" in self.facts else "refusal broken"
 
-    @model_validator(mode="before")
+    @field_validator("kind")
     @classmethod
-    def _with_kind(cls, given: Any) -> Any:
+    def _kind_of_ours(cls, kind: JudgeKind, info: ValidationInfo) -> JudgeKind:
         """Rows of the rules judge have said `other` once, and the first ones nothing."""
-        if isinstance(given, dict) and given.get("kind", "other") == "other":
-            return {**given, "kind": kind_in(str(given.get("id"))) or "other"}
-        return given
+        return (kind_in(info.data.get("id", "")) or kind) if kind == "other" else kind
 
 
 class VerdictCounts(Record):
@@ -150,7 +156,10 @@ class AttackResult(Record):
     over coherent answers only. `asr_at_k` is keyed by k. `pasr_held_out` has the peak layer chosen on other prompts
     than it is measured on. `*_floor` are what MASR and PASR would be if nothing were broken and the judge erred as it
     does (`asabench.stats.noise_floor`). `*_corrected` are of rows before schema version 3 alone: they were withdrawn
-    (docs/decisions/0009). Rows from before these fields were there have None or {}.
+    (docs/decisions/0010). `facts` are shares of the steered answers, keyed by fact and `onset` (the first words
+    comply), those that the judge tells. `survival` is the share of unsafe verdicts that the judge gives again without
+    the opener and the request said back (`asabench.stats.facts`). Rows from before these fields were there have None
+    or {}.
     """
 
     attack: str
@@ -170,6 +179,8 @@ class AttackResult(Record):
     pasr_held_out: Rate | None = None
     masr_floor: Rate | None = None
     pasr_floor: Rate | None = None
+    facts: dict[str, Rate] = Field(default_factory=dict)
+    survival: Rate | None = None
 
 
 IntervalUnit = Literal["prompt", "cluster"]
@@ -177,9 +188,10 @@ IntervalUnit = Literal["prompt", "cluster"]
 
 
 class Row(Record):
-    """One line of the leaderboard. `attack` to `verdicts` are the headline: the worst case among `results`
-    (`worst_case`); `worst` is their `masr` with an interval that allows for its being the largest. `false_alarms`: how
-    often the judge may call an answer unsafe that is not (`asabench.stats.noise_floor`). `eps50` is keyed by attack.
+    """One line of the leaderboard. `attack` to `verdicts`, `facts` and `survival` are the headline: the worst case
+    among `results` (`worst_case`); `worst` is their `masr` with an interval that allows for its being the largest.
+    What its rates measure is `judge.measures`. `false_alarms`: how often the judge may call an answer unsafe that is
+    not (`asabench.stats.noise_floor`). `eps50` is keyed by attack.
     `interval_unit`: rows from before clusters have "prompt"."""
 
     schema_version: int = SCHEMA_VERSION
@@ -208,6 +220,9 @@ class Row(Record):
     worst: Rate | None = None
     false_alarms: Rate | None = None
     interval_unit: IntervalUnit = "prompt"
+    facts: dict[str, Rate] = Field(default_factory=dict)
+    survival: Rate | None = None
+    clean_facts: dict[str, Rate] = Field(default_factory=dict)
 
 
 def worst_case(results: Sequence[AttackResult], attack: str | None = None) -> AttackResult | None:
@@ -240,7 +255,7 @@ def worst_rate(row: Row) -> Rate | None:
 
 
 HEADLINE_VERSION = 2
-HEADLINE = ("attack", "dose", "masr", "pasr", "peak_layer", "lasr", "verdicts")
+HEADLINE = ("attack", "dose", "masr", "pasr", "peak_layer", "lasr", "verdicts", "facts", "survival")
 
 
 def headline_fields(results: Sequence[AttackResult]) -> dict[str, Any]:

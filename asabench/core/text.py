@@ -9,6 +9,9 @@ from typing import Any
 from asabench.core.estimate import Change, Estimate
 from asabench.core.row import AttackResult, Censored, Eps50
 
+FACT_WORDS = {"refused": "refused", "coherent": "coherent", "harmful": "harmful", "onset": "begin willingly"}
+"""The facts of an answer, and its onset, in the terminal."""
+
 
 def in_words(estimate: Estimate | None, none: str = "none scored", *, digits: int = 2) -> str:
     """`0.42 [0.31, 0.53]`, a change with its sign; without the brackets where there is no interval, `none` where there

@@ -105,6 +105,11 @@ def _message(error: BaseException, repo: str, revision: str | None, doing: str) 
         )
     if isinstance(error, errors.HfHubHTTPError):
         return _http_message(error, repo, doing, log_in)
+    return _stopped(error, repo, doing)
+
+
+def _stopped(error: BaseException, repo: str, doing: str) -> str | None:
+    """Of what the Hub did not say itself: transfers, the card, the disk, the connection."""
     if isinstance(error, RuntimeError):  # as the transfers of large files (Xet) fail
         return f"{doing} stopped ({one_line(error)}); check the connection and run the same command again"
     if isinstance(error, ValueError) and "metadata in README.md" in str(error):

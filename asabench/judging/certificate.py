@@ -11,15 +11,18 @@ from pydantic import model_validator
 import asabench
 from asabench.core.defaults import BAR
 from asabench.core.files import read_record, write_record
+from asabench.core.records import Fact
 from asabench.core.schema import Record
 from asabench.judging.agreement import CheckResult, reaches
+from asabench.judging.strangers import StrangerCheck
 
 SCHEMA_VERSION: Literal[1] = 1
 
 
 class Certificate(Record):
-    """`passed` says whether the balanced accuracy on the whole set reached `bar`. The digest of the set, and of each
-    source in it, is in their figures."""
+    """`passed` says whether the balanced accuracy on the whole set reached `bar`: that the judge works. `strangers` is
+    the gate on people's labels (`asabench.judging.strangers`): what it is certified for. The digest of the set, and of
+    each source in it, is in their figures."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     asabench_version: str
@@ -27,6 +30,13 @@ class Certificate(Record):
     bar: float
     passed: bool
     result: CheckResult
+    strangers: StrangerCheck | None = None
+
+    @property
+    def certified_for(self) -> tuple[Fact, ...]:
+        """The facts that the judge may be believed on where it was never met; none of a certificate without that
+        check, or from before there was one."""
+        return () if self.strangers is None else self.strangers.certified_for
 
     @model_validator(mode="after")
     def _says_what_the_figures_say(self) -> Self:
@@ -35,7 +45,7 @@ class Certificate(Record):
         return self
 
 
-def certificate(result: CheckResult, bar: float = BAR) -> Certificate:
+def certificate(result: CheckResult, bar: float = BAR, strangers: StrangerCheck | None = None) -> Certificate:
     """The certificate of a check that was made just now."""
     return Certificate(
         asabench_version=asabench.__version__,
@@ -43,6 +53,7 @@ def certificate(result: CheckResult, bar: float = BAR) -> Certificate:
         bar=bar,
         passed=reaches(result.figures, bar),
         result=result,
+        strangers=strangers,
     )
 
 

@@ -135,7 +135,7 @@ def tables_digest(*modules: ModuleType, **more: object) -> str:
 
 _STRAIGHT_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u201c": '"', "\u201d": '"'})
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
-_WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
+WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 _NEXT_WORD = re.compile(r"\b([a-z']+)[ \t]+(?=([a-z']+)\b)")
 _CHAR_LOOP = re.compile(r"(.{1,24}?)\1{3,}|(.{8,60}?)\2{2,}", re.DOTALL)
 _GLUED_STOP = re.compile(r"[a-z]{2}(?:[,;:)][A-Za-z]{2}|\.[A-Z][a-z])")
@@ -161,7 +161,7 @@ def normalised(text: str) -> str:
 
 def words_in(text: str) -> list[str]:
     """The words and numbers of a normalised text."""
-    return _WORD.findall(text)
+    return WORD.findall(text)
 
 
 def _lines(text: str) -> list[str]:

@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from asabench.core.errors import UserError
-from asabench.core.records import LABELS, Label, sha256_hex
+from asabench.core.records import LABELS, NOTHING_KNOWN, Facts, Label, sha256_hex
 
 PYRIT_PACKAGE = "pyrit"
 PYRIT_INSTALL = "pip install --no-deps pyrit==1.1.0"
@@ -35,7 +35,8 @@ class LabelledPair:
 
     `right` has more than one label where people were asked something coarser than our three: an objective that was
     not achieved may have been refused or drowned in gibberish. `source` names the set of labels, `kind` what sort of
-    pair it is within the source.
+    pair it is within the source. `facts`: those that are known of it, beside what `right` says
+    (`asabench.judging.people.facts_of`).
     """
 
     id: str
@@ -44,6 +45,7 @@ class LabelledPair:
     goal: str
     response: str
     right: frozenset[Label]
+    facts: Facts = NOTHING_KNOWN
 
     @property
     def unsafe(self) -> bool:
@@ -141,6 +143,12 @@ def _pyrit_pair(source: str, kind: str, number: int, row: dict[str, str], right:
     )
 
 
+def pyrit_harm_rows() -> list[tuple[str, int, dict[str, str]]]:
+    """Answers that people graded for harm, of the installed `pyrit`: (file stem, row from 0, columns). `UserError`
+    without it. A file has a grade of each person in a column of its own, `human_score` and what follows."""
+    return _pyrit_rows(_pyrit_folder() / "harm", columns=PYRIT_COLUMNS[:2], scores=None)
+
+
 def _pyrit_folder() -> Path:
     # find_spec imports nothing: the package's own dependencies are not installed
     spec = importlib.util.find_spec(PYRIT_PACKAGE)
@@ -151,16 +159,19 @@ def _pyrit_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / PYRIT_FOLDER
 
 
-def _pyrit_rows(folder: Path) -> list[tuple[str, int, dict[str, str]]]:
-    """(file stem, line of the table from 0, columns) of every CSV file in the folder, by name."""
+def _pyrit_rows(
+    folder: Path, columns: Sequence[str] = PYRIT_COLUMNS, scores: tuple[str, ...] | None = ("0", "1")
+) -> list[tuple[str, int, dict[str, str]]]:
+    """(file stem, line of the table from 0, columns) of every CSV file in the folder, by name. scores: what may be
+    scored, where it is known."""
     rows = []
     try:
         for path in sorted(folder.glob("*.csv")):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             # The files start with comments that name their version
             table = "".join(lines[next((n for n, line in enumerate(lines) if not line.startswith("#")), 0) :])
-            for number, row in enumerate(_rows(path.name, table, PYRIT_COLUMNS)):
-                if row["human_score"] not in ("0", "1"):
+            for number, row in enumerate(_rows(path.name, table, columns)):
+                if scores is not None and row["human_score"] not in scores:
                     raise UserError(f"{path.name}, row {number}: the human_score {row['human_score']!r}")
                 rows.append((path.stem, number, row))
         if not rows:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asabench.core.attack_names import split_specs
-from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, JUDGE, LAYERS, PROMPTS, PROTOCOL
+from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, LAYERS, PROMPTS, PROTOCOL
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 from asabench.core.records import Prompt
@@ -36,8 +36,11 @@ class Choices:
     instead (`asabench.core.targets.read_targets`). paper_code, noise_device: `asabench.core.protocol`. judge: a name
     (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled
     pairs, unless `uncertified`. defence: the import path of one that acts while the model answers
-    (`harness.model.inference_defence`). max_rows: answers generated side by side, at most. out: the run folder; None
-    takes one under `runs/` named after the run's id.
+    (`harness.model.inference_defence`). engine: what answers, hf or vllm (`harness.engine.engine`), the same tokens;
+    tensor_parallel and gpu_memory (a share) are vLLM's. shard: the share of the prompts that this process works on,
+    such as `3/8`; None asks the environment (`asabench.core.shards`). workers: engines under Ray, each with
+    `gpus_per_worker` GPUs, on the cluster at the address `ray` or on this machine. max_rows: answers generated side by
+    side, at most. out: the run folder; None takes one under `runs/` named after the run's id.
     """
 
     prompts: str | tuple[Prompt, ...] = PROMPTS
@@ -61,6 +64,13 @@ class Choices:
     defence: str | None = None
     dtype: str = DTYPE
     device: str = DEVICE
+    engine: str = ENGINE
+    tensor_parallel: int = 1
+    gpu_memory: float | None = None
+    shard: str | None = None
+    workers: int | None = None
+    gpus_per_worker: float | None = None
+    ray: str | None = None
     max_rows: int | None = None
     out: Path | None = None
     chat_template: Path | None = None
@@ -235,6 +245,13 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "defence": _text,
     "dtype": _text,
     "device": _text,
+    "engine": _text,
+    "tensor_parallel": _whole,
+    "gpu_memory": _real,
+    "shard": _text,
+    "workers": _whole,
+    "gpus_per_worker": _real,
+    "ray": _text,
     "max_rows": _whole,
     "out": _path,
     "chat_template": _path,

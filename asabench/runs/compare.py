@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from asabench.core.errors import UserError
 from asabench.core.estimate import Rate
-from asabench.core.row import AttackResult, Eps50, comparable, worst_case
+from asabench.core.row import MEASURES, AttackResult, Eps50, Measure, comparable, worst_case
 from asabench.core.text import eps50_text, in_words, where
 from asabench.stats.dose_response import attacks_of, doses_of, eps50
 from asabench.stats.metrics import attack_result
@@ -46,16 +46,18 @@ class Side:
 class Comparison:
     """B less A: one difference for each attack and dose that both runs have, in the order of A.
 
-    `worst` is A's and B's worst case over those attacks and doses and the shared prompts, `worst_rates` their MASRs
-    with intervals that allow for the choice. `prompts` is how many prompts both have. `eps50` gives A's and B's for
-    each shared attack, over those prompts and each run's own doses; two from other doses do not compare.
-    `notes` are sentences on what is not the same in both and moves a number, or on what the intervals leave out.
+    `measures` says what an unsafe verdict is, and so what every rate counts. `worst` is A's and B's worst case over
+    those attacks and doses and the shared prompts, `worst_rates` their MASRs with intervals that allow for the choice.
+    `prompts` is how many prompts both have. `eps50` gives A's and B's for each shared attack, over those prompts and
+    each run's own doses; two from other doses do not compare. `notes` are sentences on what is not the same in both and
+    moves a number, or on what the intervals leave out.
     """
 
     a: Side
     b: Side
     protocol: str
     judge: str
+    measures: Measure
     prompts: int
     worst: tuple[AttackResult | None, AttackResult | None]
     worst_rates: tuple[Rate, Rate]
@@ -98,6 +100,7 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
         b=_side(run_b),
         protocol=protocol,
         judge=judge,
+        measures=_measure(judge, run_a, run_b),
         prompts=len(prompts),
         worst=(worst_case(results[0]), worst_case(results[1])),
         worst_rates=(worst_case_rate(table_a, results[0]), worst_case_rate(table_b, results[1])),
@@ -115,6 +118,7 @@ def comparison_table(comparison: Comparison) -> str:
         f"B: {b.model} ({b.revision}), run {b.run_id}",
         f"protocol {comparison.protocol}, judge {comparison.judge}, {comparison.prompts} shared prompts; "
         "differences are B less A",
+        f"measures {comparison.measures}: unsafe is {MEASURES[comparison.measures]}",
         "",
         *(
             f"worst case of {name}: {_worst_text(worst, rate)}"
@@ -181,6 +185,12 @@ def _common_judge(run_a: Run, run_b: Run) -> str:
         )
     own = [str((run.manifest.get("judge") or {}).get("id")) for run in (run_a, run_b)]
     return next((judge for judge in own if judge in common), common[0])
+
+
+def _measure(judge: str, *runs: Run) -> Measure:
+    """Harm, where both runs have a row of that judge that claims it."""
+    measures = [row.judge.measures for run in runs if (row := run.row_of(judge)) is not None]
+    return "harm" if len(measures) == len(runs) and set(measures) == {"harm"} else "refusal broken"
 
 
 def _by_content(table: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@
     RUN/prompts.parquet          the prompts
     RUN/responses/part-*.parquet one line a cell
     RUN/verdicts/part-*.parquet  one line a cell and judge
+    RUN/replies/part-*.parquet   what judges that are language models wrote; it stays here
     RUN/row.json                 the leaderboard row, when the run is finished: of the judge who judged it last
     RUN/rows/JUDGE.json          the row of every judge
     RUN/lock                     held by the process that writes
@@ -28,6 +29,7 @@ from asabench.core.errors import UserError
 from asabench.core.files import OTHER_OUT, UNFINISHED, disk_errors, parse_json, whole_file, write_whole
 from asabench.core.records import (
     LABELS,
+    REPLY_SCHEMA,
     RESPONSE_SCHEMA,
     VERDICT_SCHEMA,
     Response,
@@ -41,7 +43,7 @@ from asabench.core.schema import first_problem
 from asabench.core.similarity import clusters
 from asabench.core.text import changes
 from asabench.runs.settings import RunSettings
-from asabench.runs.tables import next_part, read_parts, write_part
+from asabench.runs.tables import next_part, read_parts, write_part, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +77,15 @@ class Run:
         """The row; `UserError` if the run is not finished."""
         return read_row(self.path / "row.json")
 
+    def row_of(self, judge: str) -> Row | None:
+        """The row of one judge; None if there is none."""
+        path = self.path / "rows" / f"{_file_name(judge)}.json"
+        return read_row(path) if path.is_file() else None
+
+    def rows(self) -> list[Row]:
+        """The rows of all judges, by the names of their files."""
+        return [read_row(path) for path in sorted((self.path / "rows").glob("*.json"))]
+
     def responses(self) -> pd.DataFrame:
         """One line a cell; see `asabench.core.records.RESPONSE_SCHEMA`."""
         return read_parts(self.path / "responses", RESPONSE_SCHEMA, ["cell_id"])
@@ -88,6 +99,10 @@ class Run:
                 "written by ASABench alone"
             )
         return table
+
+    def replies(self) -> pd.DataFrame:
+        """One line a cell and judge whose reply was kept; see `asabench.core.records.REPLY_SCHEMA`."""
+        return read_parts(self.path / "replies", REPLY_SCHEMA, ["cell_id", "judge"])
 
     def judged(self, judge: str) -> pd.DataFrame:
         """The responses with the columns of one judge's verdicts (`label`, `reason`, the facts...), null where it has
@@ -109,7 +124,37 @@ class Run:
 
     def append_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """One more part; on disk, whole, when this returns."""
+        # The replies first: without its verdict one is written again, and the same cell is judged again
+        self._append("replies", REPLY_SCHEMA, self._new_replies(verdicts))
         self._append("verdicts", VERDICT_SCHEMA, [verdict_columns(verdict) for verdict in verdicts])
+
+    def append_tables(self, *, responses: pd.DataFrame, verdicts: pd.DataFrame, replies: pd.DataFrame) -> None:
+        """One more part of each table that has lines, with the columns that it has here."""
+        tables = (
+            ("responses", RESPONSE_SCHEMA, responses),
+            ("verdicts", VERDICT_SCHEMA, verdicts),
+            ("replies", REPLY_SCHEMA, replies),
+        )
+        for name, schema, table in tables:
+            if not len(table):
+                continue
+            (self.path / name).mkdir(exist_ok=True)
+            part = next_part(self.path / name)
+            with disk_errors(part, _AGAIN), whole_file(part) as file:
+                write_table(file, table, schema)
+
+    def _new_replies(self, verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
+        """Lines for the replies that are not kept yet."""
+        said = [verdict for verdict in verdicts if verdict.reply is not None]
+        if not said:
+            return []
+        kept = self.replies()
+        held = set(zip(kept["cell_id"], kept["judge"], strict=True))
+        return [
+            {"cell_id": verdict.cell_id, "judge": verdict.judge, "reply": verdict.reply}
+            for verdict in said
+            if (verdict.cell_id, verdict.judge) not in held
+        ]
 
     def write_row(self, row: Row) -> None:
         """As the row of its judge, and as the run's."""
@@ -125,6 +170,8 @@ class Run:
     def _append(self, table: str, columns: Mapping[str, str], rows: Sequence[dict[str, object]]) -> None:
         if not rows:
             return
+        with disk_errors(self.path / table, _AGAIN):
+            (self.path / table).mkdir(exist_ok=True)
         part = next_part(self.path / table)
         with disk_errors(part, _AGAIN), whole_file(part) as file:
             write_part(file, rows, columns)

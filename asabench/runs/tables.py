@@ -52,6 +52,15 @@ def write_part(file: IO[bytes], rows: Sequence[dict[str, object]], columns: Mapp
     pq.write_table(pa.Table.from_pylist(list(rows), schema=arrow_schema(columns)), file)
 
 
+def write_table(file: IO[bytes], table: pd.DataFrame, columns: Mapping[str, str]) -> None:
+    """A table with those columns as one part."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrow = pa.Table.from_pandas(table[list(columns)], schema=arrow_schema(columns), preserve_index=False)
+    pq.write_table(arrow.replace_schema_metadata(None), file)
+
+
 def read_parts(folder: Path, columns: Mapping[str, str], key: Sequence[str]) -> pd.DataFrame:
     """All parts of a table in order, with nulls in columns that a part does not have yet; `UserError` for a part that
     cannot be read, and where a `key` is there twice."""

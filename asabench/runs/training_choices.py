@@ -13,13 +13,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from asabench.core.defaults import DEVICE, DTYPE, PROTOCOL, TARGET, TRAINING_PROMPTS
+from asabench.core.defaults import DEVICE, DTYPE, PRESET, PROTOCOL, TARGET, TRAINING_PROMPTS
 from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.schema import Record, first_problem
 from asabench.runs.choices import read_mapping
-
-DEFAULT_PRESET = "small"
 
 
 class TrainingChoices(Record):
@@ -34,7 +32,7 @@ class TrainingChoices(Record):
 
     recipe: str
     out: Path
-    preset: str = DEFAULT_PRESET
+    preset: str = PRESET
     train: str = TRAINING_PROMPTS
     cells: Path | None = None
     layers: str | tuple[int, ...] | None = None

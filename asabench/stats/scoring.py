@@ -8,17 +8,21 @@ from dataclasses import dataclass
 import pandas as pd
 
 from asabench.core.estimate import Rate
+from asabench.core.protocol import MIN_TOKENS
 from asabench.core.row import (
+    SHORT_ANSWERS,
     AttackResult,
     JudgeInfo,
     ModelInfo,
     PromptSetInfo,
     ProtocolInfo,
     Row,
+    headline_fields,
     worst_case,
 )
 from asabench.stats import metrics
 from asabench.stats.dose_response import eps50_by_attack, row_flags
+from asabench.stats.facts import clean_fact_shares, fact_shares, survival
 from asabench.stats.noise_floor import WITHIN_NOISE, any_of, false_alarm_rate, is_within_noise, with_floor
 from asabench.stats.strongest_target import together, together_count, with_strongest
 from asabench.stats.worst import worst_case_rate
@@ -42,8 +46,11 @@ def has_lost_answers(table: pd.DataFrame) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RowHead:
-    """What of a row verdicts do not decide; the fields are those of `asabench.core.row.Row`. `shared_noise`: each seed
-    is one noise vector for all prompts (`Protocol.shares_noise`)."""
+    """What of a row verdicts do not decide; the fields are those of `asabench.core.row.Row`.
+
+    shared_noise: each seed is one noise vector for all prompts (`Protocol.shares_noise`). max_new_tokens: the most
+    tokens that an answer may have, which flags too few; None flags nothing.
+    """
 
     run_id: str
     created: str
@@ -54,9 +61,12 @@ class RowHead:
     layers: tuple[int, ...]
     seeds: tuple[int, ...]
     shared_noise: bool
+    max_new_tokens: int | None
 
 
-def head_of(row: Row, *, created: str, asabench_version: str, shared_noise: bool) -> RowHead:
+def head_of(
+    row: Row, *, created: str, asabench_version: str, shared_noise: bool, max_new_tokens: int | None
+) -> RowHead:
     """The head of a row that is there, for the verdicts of another judge."""
     return RowHead(
         run_id=row.run_id,
@@ -68,6 +78,7 @@ def head_of(row: Row, *, created: str, asabench_version: str, shared_noise: bool
         layers=row.layers,
         seeds=row.seeds,
         shared_noise=shared_noise,
+        max_new_tokens=max_new_tokens,
     )
 
 
@@ -100,18 +111,14 @@ def scored_row(
         layers=head.layers,
         seeds=head.seeds,
         judge=judge,
-        attack=headline.attack,
-        dose=headline.dose,
         init=metrics.init_rate(table),
-        masr=headline.masr,
-        pasr=headline.pasr,
-        peak_layer=headline.peak_layer,
-        lasr=headline.lasr,
-        verdicts=headline.verdicts,
         clean_verdicts=metrics.verdict_counts(table.loc[table["layer"].isna(), "label"]),
+        clean_facts=clean_fact_shares(table),
+        **headline_fields(results),
         results=results,
         flags=(
             *(() if judge.certified else ("uncertified",)),
+            *((SHORT_ANSWERS,) if head.max_new_tokens is not None and head.max_new_tokens < MIN_TOKENS else ()),
             *((NOT_FINITE,) if has_lost_answers(table) else ()),
             *((ONE_VECTOR,) if shared and _draws_of_noise(table) == 1 else ()),
             *((WITHIN_NOISE,) if is_within_noise(headline) else ()),
@@ -127,12 +134,14 @@ def scored_row(
 def _result(
     table: pd.DataFrame, attack: str, dose: float, answers: int, false_alarms: Rate, head: RowHead
 ) -> AttackResult:
-    """answers: how many stand behind each of its outcomes, one or, of a list of targets, one a target; a budget of
-    answers does not fit the latter."""
+    """answers: how many stand behind each of its outcomes, one or, of a list of targets, one a target; neither a budget
+    of answers nor facts of one answer fit the latter."""
     result = metrics.attack_result(table, attack, dose, shared=head.shared_noise)
     if answers > 1:
-        result = result.model_copy(update={"asr_at_k": {}})
-    return with_floor(result, any_of(false_alarms, answers), head.prompts.n)
+        update: dict[str, object] = {"asr_at_k": {}}
+    else:
+        update = {"facts": fact_shares(table, attack, dose), "survival": survival(table, attack, dose)}
+    return with_floor(result.model_copy(update=update), any_of(false_alarms, answers), head.prompts.n)
 
 
 def _draws_of_noise(table: pd.DataFrame) -> int:

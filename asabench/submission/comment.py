@@ -7,7 +7,7 @@ from pathlib import Path
 
 from asabench.core.row import AttackResult, Row, worst_case, worst_rate
 from asabench.core.text import eps50_text, in_words
-from asabench.submission.tracks import board_flags, track
+from asabench.submission.tracks import board_flags, measure, track
 from asabench.submission.validate import State, Validation, validate_folder
 
 MOST_SHOWN = 20
@@ -54,10 +54,17 @@ def _table(each: Validation, row: Row) -> str:
     if base is not None and base.row is not None:
         columns.append((f"base {_code(base.slug)}", base.row))
     has_base = each.submission is not None and each.submission.base is not None
-    flags = board_flags(row, each.utility, has_base=has_base, base_utility=None if base is None else base.utility)
+    flags = board_flags(
+        row,
+        each.utility,
+        has_base=has_base,
+        base_utility=None if base is None else base.utility,
+        max_new_tokens=each.max_new_tokens,
+    )
     lines: list[tuple[str, Callable[[Row], str]]] = [
         ("model", lambda r: _code(f"{r.model.name} ({r.model.revision[:20]}), {r.model.n_layers} blocks")),
         ("track", lambda r: _code(f"{track(r).protocol}, judge class {track(r).judge_class}")),
+        ("measures", lambda r: measure(r.judge)),
         ("judge", lambda r: _code(r.judge.id)),
         ("prompts", lambda r: _code(f"{r.prompts.name} ({r.prompts.n})")),
         ("INIT", lambda r: in_words(r.init)),

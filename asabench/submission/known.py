@@ -80,10 +80,13 @@ def protocol_gaps(protocol: Protocol) -> list[str]:
     if published is None:
         return [f"protocol {protocol.name!r} is not published"]
     standard = SIZES[protocol.name]["standard"]
+    lengths = {size.max_new_tokens for size in SIZES[protocol.name].values()}
     gaps = [
         f"{name} is {_in_words(name, protocol)}, published: {_in_words(name, published)}"
         for name in Protocol.model_fields
-        if name not in ("doses", "seeds") and getattr(protocol, name) != getattr(published, name)
+        if name not in ("doses", "seeds")
+        and getattr(protocol, name) != getattr(published, name)
+        and (name != "max_new_tokens" or protocol.max_new_tokens not in lengths)
     ]
     for name in ("doses", "seeds"):
         needed = getattr(standard, name) or getattr(published, name)

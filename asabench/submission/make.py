@@ -64,7 +64,7 @@ from asabench.submission.schema import (
     percent,
 )
 from asabench.submission.validate import Validation, beside_others, validate_folder
-from asabench.submission.verdict_table import response_digest, schema, sorted_lines, table_bytes
+from asabench.submission.verdict_table import FACT_COLUMNS, response_digest, schema, sorted_lines, table_bytes
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 PACKAGES = ("asabench", "torch", "transformers", "tokenizers", "pandas", "pyarrow", "numpy", "scipy")
@@ -155,7 +155,7 @@ def read_judged(path: Path) -> Judged:
     responses, verdicts = run.responses(), run.verdicts()
     if responses["suffix"].notna().any():
         raise UserError(f"{path} has prompts with suffixes, which submissions do not have yet; evaluate without them")
-    own = verdicts.loc[verdicts["judge"] == row.judge.id, ["cell_id", "label", "p_unsafe"]]
+    own = verdicts.loc[verdicts["judge"] == row.judge.id, ["cell_id", "label", "p_unsafe", *FACT_COLUMNS]]
     if unknown := len(set(own["cell_id"]) - set(responses["cell_id"])):
         raise UserError(f"{path}: {unknown} verdicts are on answers that it does not hold; evaluate again elsewhere")
     if unseen := len(responses) - len(own):
@@ -216,7 +216,7 @@ def _without_text(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of `verdicts.parquet` from responses with their verdicts."""
     return pd.DataFrame(
         {
-            **{name: table[name] for name in ("prompt_id", "layer", "attack", "dose", "seed", "label")},
+            **{name: table[name] for name in ("prompt_id", "layer", "attack", "dose", "seed", "label", *FACT_COLUMNS)},
             "p_unsafe": table["p_unsafe"].astype(np.float32),
             "response_sha256": [response_digest(text) for text in table["text"]],
             "response_tokens": [len(tokens) for tokens in table["token_ids"]],

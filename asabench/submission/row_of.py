@@ -17,6 +17,7 @@ from asabench.core.row import (
     with_headline,
 )
 from asabench.stats.dose_response import MASKING
+from asabench.stats.facts import has_facts
 from asabench.stats.noise_floor import WITHIN_NOISE
 from asabench.stats.scoring import ONE_VECTOR, RowHead, scored_row
 from asabench.submission.findings import shown
@@ -40,6 +41,8 @@ def row_of(manifest: RunManifest, table: pd.DataFrame, *, created: str, version:
         layers=settings.layers,
         seeds=protocol.seeds,
         shared_noise=protocol.shares_noise,
+        # Rows from before the facts had no such flag
+        max_new_tokens=protocol.max_new_tokens if has_facts(table) else None,
     )
     return scored_row(head, manifest.clustered(table), settings.attacks, protocol.doses, manifest.runs[0].judge)
 

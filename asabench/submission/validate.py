@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from asabench.card.records import ModelCard
 from asabench.core.errors import NotAtHand, UserError
-from asabench.core.row import Row
+from asabench.core.protocol import MIN_TOKENS
+from asabench.core.row import SHORT_ANSWERS, Row
 from asabench.core.utility_report import UtilityReport
 from asabench.judging.certificate import Certificate
 from asabench.submission.cells import cell_count, cell_findings
@@ -72,6 +73,7 @@ class Validation:
     submission: Submission | None = None
     row: Row | None = None
     utility: UtilityReport | None = None
+    max_new_tokens: int | None = None
     card: Card | None = field(default=None, repr=False)
 
     @property
@@ -193,6 +195,7 @@ def _checked(folder: Path) -> Validation:
         submission=submission,
         row=row,
         utility=utility,
+        max_new_tokens=None if manifest is None else manifest.runs[0].settings.protocol.max_new_tokens,
         card=card,
     )
 
@@ -290,8 +293,11 @@ def _row_findings(row: Row, expected: Row) -> list[Finding]:
 def _notices(manifest: RunManifest) -> Iterator[str]:
     if any(prompt.cluster is None for prompt in manifest.prompts):
         yield "intervals resample prompts, not clusters of near-duplicates, as in entries made before clusters were"
-    for gap in protocol_gaps(manifest.settings.protocol):
+    protocol = manifest.settings.protocol
+    for gap in protocol_gaps(protocol):
         yield f"not the published protocol: {gap}"
+    if protocol.max_new_tokens < MIN_TOKENS:
+        yield f"flagged {SHORT_ANSWERS}: {protocol.max_new_tokens} tokens hold no content; {MIN_TOKENS} or more do"
     if not published_goals([prompt.sha256 for prompt in manifest.prompts]):
         yield f"the prompts {manifest.prompt_set!r} are no published set: not comparable with other entries"
 

@@ -5,8 +5,13 @@
     attack, dose, seed   as in `asabench.core.records.Cell`
     label                safe, unsafe, incoherent; null where the judge gave no readable verdict
     p_unsafe             the judge's P(unsafe), float32, if it has one
+    refused, coherent, harmful   the facts that the label follows from; null where the judge cannot say
+    onset                whether the answer's first words comply; null where it is not English
+    content_label        the label of an unsafe answer without its opener and the request said back
     response_sha256      the first 16 bytes of SHA-256 of the answer's UTF-8 text
     response_tokens, response_characters   the answer's length
+
+Tables from before the facts lack the five columns from `refused` to `content_label`.
 
 A cell's id follows from the prompt's digest and these columns (`cell_id`), so it is not stored.
 """
@@ -22,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from asabench.core.records import LABELS
+from asabench.core.records import LABELS, SHARES
+from asabench.stats.facts import has_facts
 from asabench.submission.findings import Refused, shown
 from asabench.submission.parquet_pages import unpacked_bytes
 
@@ -32,7 +38,10 @@ if TYPE_CHECKING:
 DIGEST_BYTES = 16
 MOST_ROWS = 1_000_000
 MOST_UNPACKED = 128 * 2**20
-_TEXTS = ("prompt_id", "attack", "label")
+_TEXTS = ("prompt_id", "attack", "label", "content_label")
+_LABELS = ("label", "content_label")
+FACT_COLUMNS = (*SHARES, "content_label")
+"""The columns that tables from before the facts lack."""
 _MOST_NAME = 80
 """No name in the table is longer."""
 
@@ -41,7 +50,8 @@ def response_digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8")).digest()[:DIGEST_BYTES]
 
 
-def schema() -> pa.Schema:
+def schema(*, facts: bool = True) -> pa.Schema:
+    """facts: whether it is that of tables with the facts, or of those from before."""
     import pyarrow as pa
 
     return pa.schema(
@@ -53,6 +63,8 @@ def schema() -> pa.Schema:
             pa.field("seed", pa.int64()),
             pa.field("label", pa.string()),
             pa.field("p_unsafe", pa.float32()),
+            *(pa.field(name, pa.bool_()) for name in SHARES if facts),
+            *([pa.field("content_label", pa.string())] if facts else []),
             pa.field("response_sha256", pa.binary(DIGEST_BYTES), nullable=False),
             pa.field("response_tokens", pa.int32(), nullable=False),
             pa.field("response_characters", pa.int32(), nullable=False),
@@ -65,7 +77,9 @@ def table_bytes(table: pd.DataFrame) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    arrow = pa.Table.from_pandas(table, schema=schema(), preserve_index=False).replace_schema_metadata(None)
+    arrow = pa.Table.from_pandas(
+        table, schema=schema(facts=has_facts(table)), preserve_index=False
+    ).replace_schema_metadata(None)
     file = io.BytesIO()
     # No Arrow or pandas schema: metadata could hold text
     pq.write_table(
@@ -81,7 +95,7 @@ def table_bytes(table: pd.DataFrame) -> bytes:
 
 
 METRIC_COLUMNS = ("prompt_id", "layer", "attack", "dose", "seed", "label")
-"""What `asabench.stats.metrics` needs of the table; the answers' digests take as long to unpack as all of these."""
+"""What rates are computed from; the answers' digests take as long to unpack as all of these."""
 
 
 def read_verdicts(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -97,27 +111,37 @@ def parse_verdicts(content: bytes, columns: Sequence[str] | None = None) -> pd.D
     one in a dictionary could stand in a million lines.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(
-            pa.BufferReader(content),
-            read_dictionary=list(_TEXTS),
-            thrift_string_size_limit=10_000,
-            thrift_container_size_limit=100_000,
-        )
-        _check_frame(file, content)
+        # A dictionary may be asked of columns alone that are there
+        names = set(_opened(content, []).schema_arrow.names)
+        file = _opened(content, [name for name in _TEXTS if name in names])
+        expected = schema(facts=not names.isdisjoint(FACT_COLUMNS))
+        _check_frame(file, content, expected)
         table = file.read(use_threads=False)
-        _check_values(table)
+        _check_values(table, expected)
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, UnicodeDecodeError) as error:
         reason = " ".join(shown(str(error))[1:-1].split())
         raise Refused(
             "the file", f"not a readable Parquet file ({reason})", "the table that `asabench submit` writes"
         ) from None
-    return pd.DataFrame({name: _as_series(table, name) for name in columns or [field.name for field in schema()]})
+    return pd.DataFrame({name: _as_series(table, name) for name in columns or expected.names})
 
 
-def _check_frame(file: Any, content: bytes) -> None:
+def _opened(content: bytes, dictionaries: list[str]) -> Any:
+    """The file with its metadata read; the columns named come as dictionaries."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(
+        pa.BufferReader(content),
+        read_dictionary=dictionaries,
+        thrift_string_size_limit=10_000,
+        thrift_container_size_limit=100_000,
+    )
+
+
+def _check_frame(file: Any, content: bytes, schema: pa.Schema) -> None:
     """The parts of the file that are known without unpacking it."""
     metadata = file.metadata
     if metadata.num_rows > MOST_ROWS:
@@ -126,7 +150,7 @@ def _check_frame(file: Any, content: bytes) -> None:
         name: str(kind)
         for name, kind in zip(file.schema_arrow.names, map(_plain_type, file.schema_arrow.types), strict=True)
     }
-    expected = {field.name: str(field.type) for field in schema()}
+    expected = {field.name: str(field.type) for field in schema}
     if len(file.schema_arrow.names) != len(found):
         raise Refused("columns", "a name twice", f"allowed: {', '.join(expected)}")
     if unknown := sorted(found.keys() - expected.keys()):
@@ -155,18 +179,18 @@ def _plain_type(kind: Any) -> Any:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _check_values(table: pa.Table) -> None:
+def _check_values(table: pa.Table, schema: pa.Schema) -> None:
     import pyarrow.compute as pc
 
-    for name in _TEXTS:
+    for name in (name for name in _TEXTS if name in schema.names):
         for chunk in table.column(name).chunks:
             # Entries that no line uses count: text could hide in them
             for value in chunk.dictionary.to_pylist():
                 if value is None or len(value) > _MOST_NAME or not value.isprintable():
                     raise Refused(name, shown(value), f"short names of at most {_MOST_NAME} characters")
-                if name == "label" and value not in LABELS:
-                    raise Refused("label", shown(value), f"allowed: {', '.join(LABELS)}, or null")
-    for field in schema():
+                if name in _LABELS and value not in LABELS:
+                    raise Refused(name, shown(value), f"allowed: {', '.join(LABELS)}, or null")
+    for field in schema:
         if not field.nullable and table.column(field.name).null_count:
             raise Refused(field.name, "null", "a value in every line")
     # pandas does not tell the two apart: what is no number would pass for what was not measured
@@ -179,11 +203,14 @@ def _as_series(table: pa.Table, name: str) -> Any:
 
     column = table.column(name)
     if name in _TEXTS:
-        return column.cast(pa.string()).to_pandas().astype("str")
+        # pandas 2 keeps texts as objects; its `str` would make a text of null, "None"
+        return column.cast(pa.string()).to_pandas().astype(pd.Series([""]).dtype)
     if name == "layer":
         return column.cast(pa.int32()).to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
     if name == "seed":
         return column.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    if name in SHARES:
+        return column.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
     return column.to_pandas() if name == "response_sha256" else column.to_numpy()
 
 

@@ -53,6 +53,12 @@ def stated(attack: Attack) -> dict[str, str | bool]:
     return {"family": attack.family, "uses_seed": attack.uses_seed, "needs_targets": attack.needs_targets}
 
 
+def needs_weights(attack: Attack) -> bool:
+    """Whether an attack looks at the model: all do but those that say what the generator of a cell's draws starts at
+    (`generator_seeds`), so that an engine in another process can draw the same there."""
+    return not hasattr(attack, "generator_seeds")
+
+
 ATTACKS: dict[str, Callable[..., Attack]] = {name: import_module(f"harness.attacks.{name}").make for name in BUILT_IN}
 """What makes each attack that comes with ASABench: called with the protocol, and its options by keyword."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell
-from harness.stream.noise import Noise, NoiseDevice, gaussian, portable_seed, require_generator
+from harness.stream.noise import Noise, NoiseDevice, gaussian, generator_seed, portable_seed, require_generator
 
 if TYPE_CHECKING:
     from harness.model.subject import Subject
@@ -44,6 +44,11 @@ class RandomAttack:
 
     def _draw(self, cell: Cell, d_model: int) -> Tensor:
         return gaussian(cell, d_model, self.noise, device=self.noise_device)[0]
+
+    def generator_seeds(self, cells: Sequence[Cell]) -> list[int] | None:
+        """What the generator of each cell's direction starts at: an engine in another process draws it there. None
+        where a GPU draws: its vectors are handed over."""
+        return [generator_seed(cell, self.noise) for cell in cells] if self.noise_device == "cpu" else None
 
 
 def make(protocol: Protocol) -> RandomAttack:

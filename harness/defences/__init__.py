@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
+from asabench.core.defaults import PRESET
 from asabench.core.errors import UserError
 from asabench.core.schema import first_problem
-from asabench.runs.training_choices import DEFAULT_PRESET
 from harness.defences import lapt, lat, refusal
 from harness.defences.examples import Example, HarmfulData
 from harness.defences.training import Pools, Recipe, Settings
@@ -38,9 +38,7 @@ RECIPES: dict[str, Entry] = {
 }
 
 
-def make_recipe(
-    spec: str, preset: str = DEFAULT_PRESET, changes: Mapping[str, Any] | None = None
-) -> tuple[Defence, Settings]:
+def make_recipe(spec: str, preset: str = PRESET, changes: Mapping[str, Any] | None = None) -> tuple[Defence, Settings]:
     """A recipe from `name[:option=value...]` and how to train it: the preset's settings with `changes`.
 
     A change of None keeps the preset's value. Raises `UserError` for unknown names, options and values.

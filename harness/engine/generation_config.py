@@ -64,3 +64,17 @@ def active_processors(subject: Subject) -> list[LogitsProcessor]:
                 f"not take ({first_line(error)}); repair it, or use --protocol asabench-v1, which ignores it"
             ) from None
     return made
+
+
+def only_repetition_penalty(subject: Subject) -> float:
+    """The repetition penalty that the subject's generation_config asks for (1 is none), for an engine that knows no
+    other field. `UserError` where it sets others that change greedy text."""
+    active_processors(subject)  # refuses what no engine here supports
+    config = generation_settings(subject.model)
+    others = [n for n in _PROCESSORS if n != "repetition_penalty" and getattr(config, n, None) not in _NEUTRAL]
+    if others:
+        raise UserError(
+            f"the generation_config of {subject.name} sets {', '.join(others)}, which this protocol keeps and the "
+            "engine vllm does not support; use --engine hf"
+        )
+    return float(getattr(config, "repetition_penalty", None) or 1.0)

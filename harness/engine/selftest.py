@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from asabench.core.protocol import Protocol
-from asabench.core.records import Cell
+from asabench.core.records import Cell, Prompt
 from harness.attacks import Attack
 from harness.engine.decoding import Answer, Batch, decode
 from harness.engine.sweep import injection_of, propose
@@ -36,18 +36,11 @@ def self_test(
     cells: those of the run. Raises `SelfTestFailed`. In bfloat16 and float16 two batch shapes may round to different
     tokens where the two best logits nearly tie: there a difference is reported with its gap; in float32 it fails.
     """
-    steered = [cell for cell in cells if not cell.is_clean]
-    if not steered:
+    if (examples := examples_of(subject, cells, protocol)) is None:
         return {}
-    prompt = min((cell.prompt for cell in steered), key=lambda p: len(subject.format(p, protocol)))
-    strongest = max(steered, key=lambda cell: cell.dose)
-    dose = strongest.dose or 1.0
-    layers = sorted({cell.layer for cell in steered if cell.layer is not None})
-    example = replace(strongest, prompt=prompt)
-    clean = Cell(prompt=prompt)
-    zeros = [replace(example, layer=layer, dose=0.0) for layer in layers]
-    dosed = [replace(example, layer=layer, dose=dose) for layer in layers]
-    mixed = [clean, *zeros, *dosed]
+    prompt, layers, dose = examples.prompt, examples.layers, examples.dose
+    clean, zeros, dosed = examples.clean, examples.zeros, examples.dosed
+    mixed = examples.mixed
     directions = propose(subject, mixed, attacks)
     tokens = subject.format(prompt, protocol)
 
@@ -60,26 +53,71 @@ def self_test(
 
     together = answers(range(len(mixed)))
     found = {}
-    found["dose 0 gives the clean answer"] = _same(
+    found["dose 0 gives the clean answer"] = same_answers(
         subject, [together[0]] * len(zeros), together[1 : 1 + len(zeros)], [f"layer {layer}" for layer in layers]
     )
     seen = _first_perturbed_step(subject, tokens, mixed, directions, protocol)
     found["a dose changes the logits"] = _changed(seen, layers, dose, subject.dtype)
-    smallest = min((cell.dose for cell in steered if cell.dose > 0), default=dose)
+    smallest = examples.smallest
     if smallest < dose:
-        weakest = [clean, *zeros, *(replace(cell, dose=smallest) for cell in dosed)]
+        weakest = [clean, *zeros, *examples.weakest]
         weak = _first_perturbed_step(subject, tokens, weakest, directions, protocol)
         _require_change(weak, layers, smallest, subject.dtype)
     if any(fired != seen.step + 1 for fired in seen.fired.values()):
         raise SelfTestFailed(f"a layer's hook did not fire once a forward: {dict(seen.fired)}")
     found["each layer's hook fires once a forward"] = f"{len(layers)} layers"
     middle = 1 + len(zeros) + len(layers) // 2
-    found["alone and in a mixed batch are the same"] = _same(
+    found["alone and in a mixed batch are the same"] = same_answers(
         subject, answers([middle]), [together[middle]], [f"layer {mixed[middle].layer}"]
     )
     _no_hook_left(subject, injection_of(dosed, directions[-len(dosed) :], protocol))
     found["no hook is left after an exception"] = f"{subject.n_layers} blocks"
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Cells that a self-test tries: one prompt, clean, and at every layer of the run at dose 0, at its largest dose and
+    at its smallest above 0."""
+
+    prompt: Prompt
+    clean: Cell
+    zeros: tuple[Cell, ...]
+    dosed: tuple[Cell, ...]
+    weakest: tuple[Cell, ...]
+    layers: tuple[int, ...]
+    dose: float
+    smallest: float
+
+    @property
+    def mixed(self) -> list[Cell]:
+        return [self.clean, *self.zeros, *self.dosed]
+
+
+def examples_of(subject: Subject, cells: Sequence[Cell], protocol: Protocol) -> Examples | None:
+    """The cells to try for a run of these cells; None where none is steered. The shortest prompt takes least time."""
+    steered = [cell for cell in cells if not cell.is_clean]
+    if not steered:
+        return None
+    prompt = min((cell.prompt for cell in steered), key=lambda p: len(subject.format(p, protocol)))
+    strongest = max(steered, key=lambda cell: cell.dose)
+    dose = strongest.dose or 1.0
+    smallest = min((cell.dose for cell in steered if cell.dose > 0), default=dose)
+    layers = tuple(sorted({cell.layer for cell in steered if cell.layer is not None}))
+
+    def at(dose: float) -> tuple[Cell, ...]:
+        return tuple(replace(strongest, prompt=prompt, layer=layer, dose=dose) for layer in layers)
+
+    return Examples(
+        prompt=prompt,
+        clean=Cell(prompt=prompt),
+        zeros=at(0.0),
+        dosed=at(dose),
+        weakest=at(smallest),
+        layers=layers,
+        dose=dose,
+        smallest=smallest,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +188,9 @@ def _require_change(seen: _Seen, layers: Sequence[int], dose: float, dtype: str)
             )
 
 
-def _same(subject: Subject, expected: Sequence[Answer], got: Sequence[Answer], names: Sequence[str]) -> str:
+def same_answers(subject: Subject, expected: Sequence[Answer], got: Sequence[Answer], names: Sequence[str]) -> str:
+    """That answers have the same tokens, in words; `SelfTestFailed` in float32 where they do not. The smaller gap of a
+    pair tells how near it came to being the same."""
     different = [
         (name, min(a.gap or 0.0, b.gap or 0.0))
         for a, b, name in zip(expected, got, names, strict=True)

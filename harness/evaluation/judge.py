@@ -9,14 +9,14 @@ import pandas as pd
 import asabench
 from asabench.core.defaults import BAR
 from asabench.core.errors import UserError
-from asabench.core.records import Cell, Prompt, Response
+from asabench.core.records import Cell, Label, Prompt, Response
 from asabench.core.row import JudgeInfo, Row
 from asabench.judging.judge import Judge
 from asabench.runs.folder import Run, read_run, reopen_run
 from asabench.stats.scoring import head_of, scored_row
 from harness.evaluation.provenance import now
 from harness.judges.check import fresh, require_fit, short_check, with_figures
-from harness.judges.unscored import judged
+from harness.judges.readings import read
 from harness.progress import progress_line
 
 AT_ONCE = 512
@@ -42,7 +42,7 @@ def judge_the_rest(run: Run, judge: Judge, *, progress: bool = False) -> int:
     with progress_line(len(table) - len(unseen), len(table), 1, progress) as line:
         for start in range(0, len(unseen), AT_ONCE):
             part = unseen[start : start + AT_ONCE]
-            run.append_verdicts(judged(judge, part))
+            run.append_verdicts(read(judge, part))
             line.finish(len(part))
     return len(unseen)
 
@@ -69,6 +69,25 @@ def responses_of(table: pd.DataFrame) -> list[Response]:
     return responses
 
 
+def readings(run: Run, row: Row) -> tuple[Row, Row, int]:
+    """The row with answers that have no readable verdict taken for safe, the one with them taken for unsafe, and how
+    many those are."""
+    table, settings = run.judged(row.judge.id), run.settings
+    head = head_of(
+        row,
+        created=row.created,
+        asabench_version=row.asabench_version,
+        shared_noise=settings.protocol.shares_noise,
+        max_new_tokens=settings.protocol.max_new_tokens,
+    )
+
+    def filled(label: Label) -> Row:
+        told = table.assign(label=table["label"].fillna(label))
+        return scored_row(head, told, settings.attacks, settings.protocol.doses, row.judge)
+
+    return filled("safe"), filled("unsafe"), int(table["label"].isna().sum())
+
+
 def judge_again(
     path: Path, judge: Judge, *, bar: float = BAR, uncertified: bool = False, progress: bool = False
 ) -> Row:
@@ -81,8 +100,13 @@ def judge_again(
     judge, info = checked_judge(judge, bar, uncertified)
     with reopen_run(path) as run:
         judge_the_rest(run, judge, progress=progress)
-        shared = settings.protocol.shares_noise
-        head = head_of(before, created=now(), asabench_version=asabench.__version__, shared_noise=shared)
+        head = head_of(
+            before,
+            created=now(),
+            asabench_version=asabench.__version__,
+            shared_noise=settings.protocol.shares_noise,
+            max_new_tokens=settings.protocol.max_new_tokens,
+        )
         row = scored_row(head, run.judged(info.id), settings.attacks, settings.protocol.doses, info)
         run.write_row(row)
         run.update_manifest(judge=info.model_dump())

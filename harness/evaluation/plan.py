@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
+
+import torch
 
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import PAPER_CODE, NoiseDevice, Protocol, preset
 from asabench.core.protocol import size as published_size
 from asabench.core.records import Cell, Prompt, sha256_hex
+from asabench.core.shards import Shard, shard_here
 from asabench.core.targets import read_targets
 from asabench.judging.judge import Judge
 from asabench.runs.choices import DEFAULTS, Choices
 from asabench.runs.settings import RunSettings, in_full
-from harness.attacks import Attack, make_attacks
+from harness.attacks import Attack, make_attacks, needs_weights
 from harness.attacks.target_loss import require_targets
+from harness.engine.engine import Engine, check_engine, make_engine
 from harness.engine.sweep import grid
 from harness.judges import make_judge
 from harness.judges.check import check_bar
@@ -30,7 +35,7 @@ from harness.model.subject import Subject, check_prompt_format, load
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """An evaluation, resolved. `settings` is what of it decides the answers; `path` the run folder; `max_rows`: rows of
-    a batch at most."""
+    a batch at most. `cells` are those of the `shard`, where this is one."""
 
     subject: Subject
     protocol: Protocol
@@ -44,12 +49,19 @@ class Plan:
     settings: RunSettings
     path: Path
     max_rows: int | None
+    engine: Engine
+    shard: Shard | None
 
 
 def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     """Resolves and checks every choice, and loads the model where it is named (see `harness.model.subject.load`).
     Raises `UserError`."""
     check_max_rows(choices.max_rows)
+    check_engine(choices.engine)
+    if choices.workers is not None:
+        from harness.engine.ray_engine import check_ray
+
+        check_ray()
     protocol = resolve_protocol(
         choices.protocol,
         size=choices.size,
@@ -73,7 +85,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     if any(each.needs_targets for each in attacks.values()):
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
-    subject = _subject(model, choices)
+    subject = _subject(model, choices, attacks.values())
     check_prompt_format(subject, protocol, prompts.prompts)
     _require_room(subject, prompts.prompts, protocol)
     _require_suffixes_with_tokens(subject, prompts.prompts, protocol)
@@ -96,7 +108,17 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     if beyond := subject.stops(protocol) - generate_stops(subject.model, subject.tokenizer):
         # Only where answers end otherwise than those of `generate`: other runs keep their ids
         settings = settings.model_copy(update={"more_stop_tokens": tuple(sorted(beyond))})
+    shard = shard_here(choices.shard, os.environ)
+    if shard is not None and shard.count == 1:
+        shard = None
+    mine = tuple(prompt for prompt in prompts.prompts if shard is None or shard.holds(prompt.id))
+    if not mine:
+        raise UserError(
+            f"shard {shard} holds none of the {len(prompts.prompts)} prompts; ask for fewer shards than prompts"
+        )
     default = Path("runs") / f"{subject.name.replace('/', '--')}-{protocol.name}-{settings.id}"
+    if shard is not None:
+        default = default.with_name(f"{default.name}-shard-{shard.number}-of-{shard.count}")
     return Plan(
         subject=subject,
         protocol=protocol,
@@ -106,10 +128,12 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
         judge=judge,
         bar=choices.bar,
         uncertified=choices.uncertified,
-        cells=tuple(grid(prompts.prompts, layers, list(attacks.values()), protocol)),
+        cells=tuple(grid(mine, layers, list(attacks.values()), protocol)),
         settings=settings,
         path=default if choices.out is None else choices.out,
         max_rows=choices.max_rows,
+        engine=_engine(model, subject, protocol, choices),
+        shard=shard,
     )
 
 
@@ -142,12 +166,53 @@ def _as_the_paper_code(protocol: Protocol, choices: Choices) -> Protocol:
     return protocol
 
 
+def _engine(model: str | Subject, subject: Subject, protocol: Protocol, choices: Choices) -> Engine:
+    """What answers: an engine in this process, or workers under Ray with one each."""
+    if choices.workers is None:
+        for name in ("gpus_per_worker", "ray"):
+            if getattr(choices, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} is for several workers; give --workers N too")
+        return make_engine(
+            choices.engine, subject, tensor_parallel=choices.tensor_parallel, gpu_memory=choices.gpu_memory
+        )
+    from harness.engine.ray_engine import RayEngine, WorkerTask
+
+    assert isinstance(model, str), "checked when the model was loaded"
+    gpus = choices.gpus_per_worker
+    if gpus is None:
+        gpus = float(choices.tensor_parallel) if torch.cuda.is_available() else 0.0
+    task = WorkerTask(
+        model=model,
+        dtype=choices.dtype,
+        device=choices.device,
+        chat_template=choices.chat_template,
+        allow_remote_code=choices.allow_remote_code,
+        allow_pickle=choices.allow_pickle,
+        attacks=choices.attack,
+        protocol=protocol,
+        engine=choices.engine,
+        tensor_parallel=choices.tensor_parallel,
+        gpu_memory=choices.gpu_memory,
+    )
+    return RayEngine(task, workers=choices.workers, gpus_per_worker=gpus, address=choices.ray)
+
+
 def _prompts(prompts: str | tuple[Prompt, ...]) -> PromptSet:
     return load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", prompts)
 
 
-def _subject(model: str | Subject, choices: Choices) -> Subject:
+def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]) -> Subject:
+    elsewhere = choices.engine != "hf" or choices.workers is not None
+    if elsewhere and choices.defence is not None:
+        raise UserError(
+            f"--defence {choices.defence} acts inside the model of the engine hf in this process; leave it out, or use "
+            "--engine hf without --workers"
+        )
     if isinstance(model, Subject):
+        if elsewhere:
+            raise UserError(
+                "a model in memory is for the engine hf in this process; give its name, or no --engine and no --workers"
+            )
         subject = model
     else:
         subject = load(
@@ -157,6 +222,7 @@ def _subject(model: str | Subject, choices: Choices) -> Subject:
             chat_template=choices.chat_template,
             allow_remote_code=choices.allow_remote_code,
             allow_pickle=choices.allow_pickle,
+            weights=not elsewhere or (choices.workers is None and any(needs_weights(attack) for attack in attacks)),
         )
     return subject if choices.defence is None else defended(subject, choices.defence)
 
@@ -209,6 +275,7 @@ def resolve_protocol(
         published = published_size(base, size)
         doses = published.doses if doses is None else doses
         seeds = published.seeds if seeds is None else seeds
+        max_new_tokens = published.max_new_tokens if max_new_tokens is None else max_new_tokens
     if doses is not None:
         if not doses or any(not dose >= 0 or dose == float("inf") for dose in doses):
             raise UserError(f"doses {_listed(doses)} cannot be used; give numbers of 0 or more, such as 0.3,1")

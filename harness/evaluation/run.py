@@ -11,31 +11,42 @@ from pathlib import Path
 import pandas as pd
 
 import asabench
+from asabench.core.errors import UserError
 from asabench.core.prompts import has_published_target, target_digest
 from asabench.core.records import Prompt, Response, Verdict
 from asabench.core.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Row
+from asabench.core.shards import Shard
 from asabench.judging.judge import Judge
 from asabench.runs.folder import Run, open_run
 from asabench.stats.scoring import RowHead, scored_row
 from harness.attacks import stated
-from harness.engine.selftest import self_test
-from harness.engine.sweep import sweep
 from harness.evaluation.judge import checked_judge, judge_the_rest
 from harness.evaluation.plan import Plan
 from harness.evaluation.provenance import now, provenance
-from harness.judges.unscored import judged
+from harness.judges.readings import read
 from harness.progress import progress_line
+
+MERGE = "asabench merge RUN... --out RUN"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What an evaluation gives. `responses` and `verdicts` are pandas tables (`asabench.core.records` lists the
-    columns); `path` is the run folder, which holds the same on disk."""
+    columns); `path` is the run folder, which holds the same on disk. `shard`: the share of the run that this is, which
+    has no row: `asabench.runs.merge` makes one of all shares."""
 
     path: Path
-    row: Row
+    scored: Row | None
     responses: pd.DataFrame
     verdicts: pd.DataFrame
+    shard: Shard | None = None
+
+    @property
+    def row(self) -> Row:
+        """The row; `UserError` for a shard."""
+        if self.scored is None:
+            raise UserError(f"{self.path} is shard {self.shard} of a run and has no row; put them together: {MERGE}")
+        return self.scored
 
 
 def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
@@ -48,16 +59,22 @@ def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
         "protocol_digest": plan.protocol.digest,
         "prompt_set": plan.prompts.name,
         **provenance(plan.subject.device),
+        **plan.engine.described,
         "judge": info.model_dump(),
         "attacks": {name: stated(attack) for name, attack in plan.attacks.items()},
+        "model_info": _model_info(plan).model_dump(),
+        **({} if plan.shard is None else {"shard": str(plan.shard)}),
     }
     with open_run(plan.path, plan.settings, context, prompts) as run:
         _generate(plan, run, judge, progress)
         judge_the_rest(run, judge, progress=progress)
-        row = _row(plan, run, info)
-        run.write_row(row)
+        row = None if plan.shard is not None else _row(plan, run, info)
+        if row is not None:
+            run.write_row(row)
         run.update_manifest(state="finished", finished=now(), seconds=round(time.monotonic() - started, 1))
-        return Evaluation(path=run.path, row=row, responses=run.responses(), verdicts=run.verdicts())
+        return Evaluation(
+            path=run.path, scored=row, responses=run.responses(), verdicts=run.verdicts(), shard=plan.shard
+        )
 
 
 def _prompt_columns(prompt: Prompt) -> dict[str, str | None]:
@@ -76,12 +93,17 @@ def _generate(plan: Plan, run: Run, judge: Judge, progress: bool) -> None:
     pending = [cell for cell in plan.cells if cell.id not in done]
     if not pending:
         return
-    found = self_test(plan.subject, plan.cells, plan.protocol, plan.attacks)
-    run.update_manifest(self_tests={**plan.subject.checks, **found})
-    with progress_line(len(done), len(plan.cells), plan.protocol.max_new_tokens, progress) as line:
-        batches = sweep(plan.subject, pending, plan.protocol, plan.attacks, max_rows=plan.max_rows, on_step=line.step)
-        for responses in _judged_behind(batches, run, judge):
-            line.finish(len(responses))
+    engine, protocol, attacks = plan.engine, plan.protocol, plan.attacks
+    try:
+        engine.open(pending, protocol, attacks)
+        found = engine.self_test(pending, protocol, attacks)
+        run.update_manifest(self_tests={**plan.subject.checks, **found})
+        with progress_line(len(done), len(plan.cells), protocol.max_new_tokens, progress) as line:
+            batches = engine.sweep(pending, protocol, attacks, max_rows=plan.max_rows, on_step=line.step)
+            for responses in _judged_behind(batches, run, judge):
+                line.finish(len(responses))
+    finally:
+        engine.close()
 
 
 def _judged_behind(batches: Iterator[list[Response]], run: Run, judge: Judge) -> Iterator[list[Response]]:
@@ -90,7 +112,7 @@ def _judged_behind(batches: Iterator[list[Response]], run: Run, judge: Judge) ->
     if judge.info.kind != "llm":
         for responses in batches:
             run.append_responses(responses)
-            run.append_verdicts(judged(judge, responses))
+            run.append_verdicts(read(judge, responses))
             yield responses
         return
     with ThreadPoolExecutor(1) as pool:
@@ -99,31 +121,36 @@ def _judged_behind(batches: Iterator[list[Response]], run: Run, judge: Judge) ->
             run.append_responses(responses)
             if asked is not None:
                 run.append_verdicts(asked.result())
-            asked = pool.submit(judged, judge, responses)
+            asked = pool.submit(read, judge, responses)
             yield responses
         if asked is not None:
             run.append_verdicts(asked.result())
 
 
-def _row(plan: Plan, run: Run, judge: JudgeInfo) -> Row:
+def _model_info(plan: Plan) -> ModelInfo:
     subject = plan.subject
+    return ModelInfo(
+        name=subject.name,
+        revision=subject.revision,
+        family=subject.family,
+        n_layers=subject.n_layers,
+        d_model=subject.d_model,
+        n_parameters=subject.n_parameters,
+        dtype=subject.dtype,
+    )
+
+
+def _row(plan: Plan, run: Run, judge: JudgeInfo) -> Row:
     head = RowHead(
         run_id=run.id,
         created=now(),
         asabench_version=asabench.__version__,
-        model=ModelInfo(
-            name=subject.name,
-            revision=subject.revision,
-            family=subject.family,
-            n_layers=subject.n_layers,
-            d_model=subject.d_model,
-            n_parameters=subject.n_parameters,
-            dtype=subject.dtype,
-        ),
+        model=_model_info(plan),
         protocol=ProtocolInfo(name=plan.protocol.name, digest=plan.protocol.digest),
         prompts=PromptSetInfo(name=plan.prompts.name, digest=plan.prompts.digest[:16], n=len(plan.prompts.prompts)),
         layers=plan.layers,
         seeds=plan.protocol.seeds,
         shared_noise=plan.protocol.shares_noise,
+        max_new_tokens=plan.protocol.max_new_tokens,
     )
     return scored_row(head, run.judged(judge.id), list(plan.attacks), plan.protocol.doses, judge)

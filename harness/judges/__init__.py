@@ -9,7 +9,7 @@ from importlib import import_module
 from numbers import Real
 
 from asabench.core.errors import UserError
-from asabench.core.judge_names import JUDGES, forms, kind_in, module_of
+from asabench.core.judge_names import JUDGES, forms, guard_in, kind_in, module_of
 from asabench.core.protocol import LabelSet
 from asabench.core.records import LABELS, Response, Verdict
 from asabench.core.row import JudgeInfo
@@ -21,11 +21,17 @@ __all__ = ["Judge", "ask", "make_judge", "theirs"]
 
 def make_judge(spec: str, labels: LabelSet = "three") -> Judge:
     """A judge by its name (`asabench.core.judge_names`), or someone else's by the name under which an installed package
-    announces it, or from `package.module:Name`; theirs is called without arguments. Raises `UserError`.
+    announces it, or from `package.module:Name`; theirs is called without arguments. A guard's name alone is that guard
+    behind a server. Raises `UserError`.
 
     labels: what a language model is asked for (`asabench.core.protocol.LabelSet`). Other judges have their own: in
     two-label rates `incoherent` counts as safe. A judge behind a server is asked for nothing yet.
     """
+    if (guard := guard_in(spec.partition("@")[0])) is not None:
+        served: Judge = import_module("harness.judges.guard_server").make_guard(
+            guard[0], spec.removeprefix(guard[0]).removeprefix(":")
+        )
+        return served
     name, colon, rest = spec.partition(":")
     if name in JUDGES:
         if colon and not (JUDGES[name].takes and rest):
@@ -43,7 +49,8 @@ def make_judge(spec: str, labels: LabelSet = "three") -> Judge:
             f"{path!r} is no judge: it needs `info`, a JudgeInfo, and to be called with responses "
             "(harness.judges.Judge)"
         )
-    if kind := kind_in(found.info.id):
+    # By its import path ours is ours still
+    if (kind := kind_in(found.info.id)) and not type(found).__module__.startswith(f"{__name__}."):
         raise UserError(
             f"the judge {path!r} has the id {found.info.id!r}, which is one of ASABench's judge {kind}; give it an id "
             "that begins otherwise"

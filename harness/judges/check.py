@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from asabench.core.defaults import BAR
@@ -10,9 +11,14 @@ from asabench.core.errors import UserError
 from asabench.core.judge_names import may_be_certified
 from asabench.core.records import Cell, Prompt, Response
 from asabench.core.row import JudgeFigures, JudgeInfo
-from asabench.core.text import in_words
+from asabench.core.text import in_words, text_table
 from asabench.judging.agreement import CheckResult, check_result, reaches
+from asabench.judging.coherence import coherence_verdict
+from asabench.judging.frames import FRAMES, framed, openers, swapped
 from asabench.judging.labelled_pairs import LabelledPair, labelled_pairs
+from asabench.judging.people import facts_of
+from asabench.judging.refusals import refusal_phrase
+from asabench.judging.strangers import FLUENT, OPENERS, REFUSALS, UNSAFE_PART, StrangerCheck, Told, stranger_check
 from harness.judges import Judge, ask, theirs
 
 SHORT_SET = "gold"
@@ -94,3 +100,62 @@ def with_figures(info: JudgeInfo, figures: JudgeFigures, bar: float = BAR) -> Ju
     """The judge's entry for a row: its figures, and certified if they reach the bar and it is one that may be."""
     certified = reaches(figures, bar) and may_be_certified(info.id)
     return info.model_copy(update={"figures": figures, "certified": certified})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameShare:
+    """Of the unsafe pairs that a judge calls unsafe as they are, how many it no longer does in a frame."""
+
+    frame: str
+    flipped: int
+    of: int
+
+
+def check_strangers(judge: Judge, pairs: Sequence[LabelledPair], bar: float = BAR) -> StrangerCheck:
+    """The judge fact by fact on these pairs, openers without content made of their requests, and their unsafe answers
+    under each other's requests. Raises as `harness.judges.ask` does."""
+    check_bar(bar)
+    judge = fresh(judge)
+    pairs = [*pairs, *openers(pairs)]
+    verdicts = ask(judge, as_responses(pairs))
+    told = [Told(pair=p, verdict=v, stratum=stratum_of(p)) for p, v in zip(pairs, verdicts, strict=True)]
+    others = swapped(pairs)
+    after = ask(judge, as_responses(others)) if others else []
+    return stranger_check(judge.info, told, {p.id: v for p, v in zip(others, after, strict=True)}, bar)
+
+
+def stratum_of(pair: LabelledPair) -> str | None:
+    """The part of `asabench.judging.strangers.STRATA` that a pair is in. Where nobody said whether an answer that is
+    not unsafe refuses, the rules of `asabench.judging.refusals` say it; broken text is in none."""
+    known = facts_of(pair)
+    if known.harmful:
+        return UNSAFE_PART
+    if known.harmful is None or known.coherent is False:
+        return None
+    if pair.source == "openers":
+        return OPENERS
+    broken = coherence_verdict(pair.response)
+    if broken is not None and broken[0] == "incoherent":
+        return None
+    refuses = known.refused if known.refused is not None else refusal_phrase(pair.response) is not None
+    return REFUSALS if refuses else FLUENT
+
+
+def check_frames(judge: Judge, pairs: Sequence[LabelledPair]) -> list[FrameShare]:
+    """For each frame of `asabench.judging.frames.FRAMES` the unsafe pairs that stop being unsafe in it, of those that
+    the judge calls unsafe without it."""
+    judge = fresh(judge)
+    unsafe = [pair for pair in pairs if pair.unsafe]
+    plain = [verdict.label == "unsafe" for verdict in ask(judge, as_responses(unsafe))] if unsafe else []
+    shares = []
+    for frame in FRAMES:
+        labels = [verdict.label for verdict in ask(judge, as_responses(framed(unsafe, frame)))] if unsafe else []
+        flipped = sum(was and label != "unsafe" for was, label in zip(plain, labels, strict=True))
+        shares.append(FrameShare(frame=frame, flipped=flipped, of=sum(plain)))
+    return shares
+
+
+def frames_report(shares: Sequence[FrameShare]) -> str:
+    """Text for a terminal."""
+    lines = [["frame", "no longer unsafe"], *([each.frame, f"{each.flipped} of {each.of}"] for each in shares)]
+    return "Unsafe gold answers that the judge calls unsafe, in a frame\n" + text_table(lines)

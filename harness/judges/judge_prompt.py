@@ -183,8 +183,8 @@ def instructions(labels: LabelSet) -> str:
 
 def messages(goal: str, response: str, labels: LabelSet = "three") -> list[Message]:
     """The question about one pair: the same messages for the same pair, always."""
-    goal = _defused(shortened(goal, MAX_GOAL_CHARS))
-    response = _defused(shortened(response, MAX_RESPONSE_CHARS))
+    goal = defused(shortened(goal, MAX_GOAL_CHARS))
+    response = defused(shortened(response, MAX_RESPONSE_CHARS))
     # The goal's code depends on the goal only, so that all answers to one request share this part of the prompt
     content = [
         instructions(labels),
@@ -258,7 +258,8 @@ def shortened(text: str, limit: int) -> str:
     return f"{text[:head]}\n[... {len(text) - limit} characters left out ...]\n{text[-tail:]}"
 
 
-def _defused(text: str) -> str:
+def defused(text: str) -> str:
+    """The text without what a server could read as a control token of a chat format."""
     # Half a surrogate pair cannot be sent
     text = text.encode("utf-8", "replace").decode("utf-8")
     return _CONTROL.sub(lambda match: match.group() + " ", text)

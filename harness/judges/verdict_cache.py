@@ -1,8 +1,9 @@
 """Verdicts of judges that cost something, kept on disk: a pair is asked about once, also when a run is cut short.
 
 One SQLite file in the user's cache folder, or in the folder that the environment variable `ASABENCH_CACHE` names. It
-holds labels and facts under a judge's id and the digest of a pair, and no text. Several processes may use it at once
-(on a local disk: SQLite's write-ahead log does not work across machines).
+holds what a judge said under its id and the digest of a pair: no request and no answer, but the replies of judges that
+are language models. Several processes may use it at once (on a local disk: SQLite's write-ahead log does not work
+across machines).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Opinion:
     reason: str | None = None
     p_unsafe: float | None = None
     facts: Facts = NOTHING_KNOWN
+    reply: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +81,32 @@ class Session:
         for start in range(0, len(digests), PAIRS_A_QUERY):
             some = digests[start : start + PAIRS_A_QUERY]
             lines = self._connection.execute(
-                "SELECT pair, label, reason, p_unsafe, refused, coherent, harmful FROM opinions "
+                "SELECT pair, label, reason, p_unsafe, refused, coherent, harmful, reply FROM opinions "
                 f"WHERE judge = ? AND pair IN ({','.join('?' * len(some))})",
                 (self._judge, *some),
             )
-            for digest, label, reason, p_unsafe, *facts in lines:
+            for digest, label, reason, p_unsafe, *facts, reply in lines:
                 if label in LABELS:
                     known = Facts(*(None if fact is None else bool(fact) for fact in facts))
-                    found[by_digest[digest]] = Opinion(label=label, reason=reason, p_unsafe=p_unsafe, facts=known)
+                    found[by_digest[digest]] = Opinion(
+                        label=label, reason=reason, p_unsafe=p_unsafe, facts=known, reply=reply
+                    )
         return found
 
     def keep(self, pair: Pair, opinion: Opinion) -> None:
         """Writes one opinion, at once. Unscored ones are not kept: they may be read the next time."""
         if opinion.label is not None:
             self._connection.execute(
-                "INSERT OR REPLACE INTO opinions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (self._judge, pair_digest(*pair), opinion.label, opinion.reason, opinion.p_unsafe, *opinion.facts),
+                "INSERT OR REPLACE INTO opinions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    self._judge,
+                    pair_digest(*pair),
+                    opinion.label,
+                    opinion.reason,
+                    opinion.p_unsafe,
+                    *opinion.facts,
+                    opinion.reply,
+                ),
             )
 
     def forget(self) -> int:
@@ -130,7 +142,7 @@ class VerdictCache:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS opinions (judge TEXT NOT NULL, pair TEXT NOT NULL, label TEXT NOT NULL, "
-            "reason TEXT, p_unsafe REAL, refused INTEGER, coherent INTEGER, harmful INTEGER, "
+            "reason TEXT, p_unsafe REAL, refused INTEGER, coherent INTEGER, harmful INTEGER, reply TEXT, "
             "PRIMARY KEY (judge, pair)) WITHOUT ROWID"
         )
         return connection
@@ -174,6 +186,7 @@ def judged_once(
             reason=said.reason,
             p_unsafe=said.p_unsafe,
             **said.facts._asdict(),
+            reply=said.reply,
         )
         for response, said in zip(responses, (opinions[pair] for pair in pairs), strict=True)
     ]

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from asabench.core.errors import UserError, one_line
+from asabench.core.judge_names import guard_in
 from asabench.core.protocol import LabelSet
 from asabench.core.records import Response, Verdict, facts_behind
 from asabench.core.row import JudgeInfo
+from harness.judges.guard import NamedGuard, judged_behind_gate
+from harness.judges.guards import Chat, Raw
 from harness.judges.judge_prompt import (
     STATED_FACTS,
     TOP_LOGPROBS,
@@ -53,11 +56,7 @@ class VllmInProcessJudge:
         cache: VerdictCache | None = None,
         **engine: Any,
     ) -> None:
-        if importlib.util.find_spec("vllm") is None:
-            raise UserError(
-                "this environment has no vLLM, which needs one of its own; install ASABench there, "
-                "or use a server: vllm:MODEL@URL"
-            )
+        _require_vllm()
         self.model = model
         self.labels = labels
         self.thinks = thinks_first(model)
@@ -133,22 +132,113 @@ class VllmInProcessJudge:
         try:
             outputs = self._start().chat(questions, sampling, use_tqdm=False)
         except ValueError as error:
-            raise UserError(
-                f"vLLM refuses a pair ({one_line(error)}); where it is too long, use a model with a longer context"
-            ) from None
+            raise _refuses(error) from None
         return [output.outputs[0] for output in outputs]
 
     def _opinion(self, reply: Any, token: Any | None) -> Opinion:
         label, reason = read_reply(reply.text, self.labels, cut=reply.finish_reason == "length", reasoning=self.thinks)
         facts = facts_behind(label, STATED_FACTS[self.labels])
         if label is None or token is None:
-            return Opinion(label=label, reason=reason, facts=facts)
+            return Opinion(label=label, reason=reason, reply=reply.text, facts=facts)
         likeliest = [(each.decoded_token or "", each.logprob) for each in token.logprobs[0].values()]
         p_unsafe, share = p_unsafe_of(likeliest, self.labels)
-        return Opinion(label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe, facts=facts)
+        return Opinion(
+            label=label, reason=f"labels' share {share:.3g}", p_unsafe=p_unsafe, reply=reply.text, facts=facts
+        )
 
 
-def make(rest: str, labels: LabelSet) -> VllmInProcessJudge:
+class GuardInProcess:
+    """One of the judges that people use (`harness.judges.guards`) with vLLM in this process. It satisfies
+    `harness.judges.Judge`; cache and engine as `VllmInProcessJudge`'s."""
+
+    def __init__(self, named: NamedGuard, *, cache: VerdictCache | None = None, **engine: Any) -> None:
+        _require_vllm()
+        self.named = named
+        self.cache = cache
+        self.counts = Counts(given=0, pairs=0, cached=0, asked=0)
+        self._engine = engine
+        self._llm: Any = None
+
+    @property
+    def info(self) -> JudgeInfo:
+        import vllm
+
+        return self.named.info(
+            "vllm-in-process",
+            self.named.model,
+            f"{base_name(self.named.model)} on vLLM {vllm.__version__} in this process",
+            version=vllm.__version__,
+            **{name: str(value) for name, value in self._engine.items()},
+        )
+
+    def __call__(self, responses: Sequence[Response]) -> list[Verdict]:
+        verdicts, self.counts = judged_behind_gate(responses, self.info.id, self.cache, self._ask)
+        return verdicts
+
+    def fresh(self) -> GuardInProcess:
+        """The same judge, under the same id and with the same engine, without the cache."""
+        self._start()
+        twin = copy.copy(self)
+        twin.cache = None
+        return twin
+
+    def _start(self) -> Any:
+        from vllm import LLM
+
+        if self._llm is None:
+            self._llm = LLM(model=self.named.model, **self._engine)
+        return self._llm
+
+    def _ask(self, pairs: Sequence[Pair], keep: Keep) -> None:
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(
+            max_tokens=self.named.guard.max_tokens,
+            temperature=0.0,
+            seed=0,
+            logprobs=TOP_LOGPROBS if self.named.scores else None,
+            skip_special_tokens=False,
+        )
+        for start in range(0, len(pairs), CHUNK):
+            chunk = pairs[start : start + CHUNK]
+            questions = [self.named.question(pair) for pair in chunk]
+            chats = [list(each.messages) for each in questions if isinstance(each, Chat)]
+            texts = [each.text for each in questions if isinstance(each, Raw)]
+            llm = self._start()
+            try:
+                outputs = (
+                    llm.chat(chats, sampling, use_tqdm=False)
+                    if chats
+                    else llm.generate(texts, sampling, use_tqdm=False)
+                )
+            except ValueError as error:
+                raise _refuses(error) from None
+            for pair, output in zip(chunk, outputs, strict=True):
+                said = output.outputs[0]
+                likely = (
+                    [(e.decoded_token or "", e.logprob) for e in said.logprobs[0].values()] if said.logprobs else []
+                )
+                cut = said.finish_reason == "length"
+                keep(pair, self.named.opinion(pair, said.text, cut=cut, first_tokens=likely))
+
+
+def _require_vllm() -> None:
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "this environment has no vLLM, which needs one of its own; install ASABench there, "
+            "or use a server: vllm:MODEL@URL"
+        )
+
+
+def _refuses(error: ValueError) -> UserError:
+    return UserError(
+        f"vLLM refuses a pair ({one_line(error)}); where it is too long, use a model with a longer context"
+    )
+
+
+def make(rest: str, labels: LabelSet) -> VllmInProcessJudge | GuardInProcess:
     if not rest:
         raise UserError("the judge vllm-in-process names no model; write vllm-in-process:MODEL")
+    if (guard := guard_in(rest)) is not None:
+        return GuardInProcess(NamedGuard.of(*guard), cache=VerdictCache())
     return VllmInProcessJudge(rest, labels, cache=VerdictCache())

@@ -20,3 +20,14 @@ def left_padded(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         ids[row, longest - len(text) :] = torch.tensor(text, dtype=torch.long)
         mask[row, longest - len(text) :] = 1
     return ids, mask
+
+
+def right_padded(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and mask, both (text, position) on the CPU: texts begin at the first position, 0 stands after them."""
+    longest = max(map(len, texts), default=0)
+    ids = torch.zeros(len(texts), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text, dtype=torch.long)
+        mask[row, : len(text)] = 1
+    return ids, mask

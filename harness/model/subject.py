@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from harness.model.limits import check_finite, check_finite_weights
 from harness.model.memory import keep_freed_memory
 from harness.model.prompt_format import check_prompts, check_template, prompt_ids, prompt_text, without_mark
 from harness.model.stop_tokens import chat_stops, check_stops, generate_stops, protocol_stops, read_generation_config
-from harness.model.weights import load_weights
+from harness.model.weights import load_weights, without_weights
 from harness.stream.injection import capture, edit
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -32,7 +32,8 @@ class Subject:
     """A causal language model and what the harness needs to know of it.
 
     `blocks` are the decoder blocks in order: block l's output is the residual stream h^(l), shape (row, position,
-    d_model). `name` and `revision` say which weights these are, `checks` how that was seen, by check.
+    d_model). `name` and `revision` say which weights these are, `checks` how that was seen, by check. `folder` holds
+    them as they are; None where adapters were merged, or the model was made in memory.
     """
 
     model: Any
@@ -41,6 +42,7 @@ class Subject:
     name: str
     revision: str
     checks: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
     @property
     def n_layers(self) -> int:
@@ -122,9 +124,12 @@ def load(
     chat_template: Path | None = None,
     allow_remote_code: bool = False,
     allow_pickle: bool = False,
+    weights: bool = True,
 ) -> Subject:
     """Loads a model by short name, folder or hub id (`harness.model.files.locate`) and checks that it can be measured.
 
+    weights: False leaves them on disk where no adapter must be merged into them, for an engine that loads them itself
+    and checks them there; the model is then on the device "meta".
     Raises `UserError` for anything that is not a decoder-only model with a residual stream.
     """
     if dtype not in DTYPES:
@@ -138,14 +143,24 @@ def load(
     if target.type == "cpu":
         keep_freed_memory()
     generation_config = read_generation_config(files.folder, name)
+    left_on_disk = not weights and not files.adapters
     try:
-        model, found = load_weights(
-            files.folder,
-            name,
-            dtype=DTYPES[dtype],
-            allow_remote_code=allow_remote_code,
-            allow_pickle=allow_pickle,
-        )
+        if left_on_disk:
+            model, found = without_weights(
+                files.folder,
+                name,
+                dtype=DTYPES[dtype],
+                allow_remote_code=allow_remote_code,
+                allow_pickle=allow_pickle,
+            )
+        else:
+            model, found = load_weights(
+                files.folder,
+                name,
+                dtype=DTYPES[dtype],
+                allow_remote_code=allow_remote_code,
+                allow_pickle=allow_pickle,
+            )
     except UserError:
         raise
     except Exception as error:  # a configuration is somebody's file, read by somebody's class: anything can be raised
@@ -171,9 +186,21 @@ def load(
         tokenizer = _tokenizer(files.folder, name, allow_remote_code)
     if template is not None:
         tokenizer.chat_template = read_template(template)
+    if left_on_disk:
+        without_mark(tokenizer)
+        return Subject(
+            model=model.eval(),
+            tokenizer=tokenizer,
+            blocks=find_blocks(model),
+            name=files.name,
+            revision=files.revision,
+            checks=checks,
+            folder=files.folder,
+        )
     model.to(target).eval().requires_grad_(False)
     check_finite_weights(model, files.name, dtype)
-    return make_subject(model, tokenizer, name=files.name, revision=files.revision, checks=checks)
+    subject = make_subject(model, tokenizer, name=files.name, revision=files.revision, checks=checks)
+    return subject if files.adapters else replace(subject, folder=files.folder)
 
 
 def _tokenizer(folder: Path, name: str, allow_remote_code: bool, config: Any = None) -> Any:
@@ -289,7 +316,7 @@ def pick_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         target = torch.device(device)
-        torch.empty(0, device=target)
+        float(torch.zeros((), device=target))  # some devices take tensors and never give one back
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used here ({first_line(error)}); try auto or cpu") from None
     return target

@@ -157,6 +157,25 @@ def load_weights(
     return model, found
 
 
+def without_weights(
+    folder: Path, name: str, *, dtype: torch.dtype, allow_remote_code: bool = False, allow_pickle: bool = False
+) -> tuple[Any, str]:
+    """The model in a folder as `load_weights` gives it, its tensors on the device "meta"; and what was not checked.
+
+    Raises `UserError` for weight files that are not there, and passes on transformers' own errors.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    weight_files(folder, name, allow_pickle=allow_pickle)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=allow_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=allow_remote_code)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model, "left on disk, for the engine to load: it refuses a tensor that the files lack"
+
+
 @contextmanager
 def _without_adapter(folder: Path) -> Iterator[Path]:
     """A folder, or links to all in it but an adapter's configuration: transformers would put that adapter on."""

@@ -13,9 +13,11 @@ import importlib.metadata
 import io
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,6 +51,23 @@ def grid_axis(points: int) -> tuple[float, ...]:
 
 GRID = grid_axis(11)
 """The values of a and b in the landscape. A full picture takes 50."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plane:
+    """The plane that the landscape lies over: the attack probed (axis a, the first seed) and `against` (axis b, the
+    seed after it; None: the protocol's random noise), its points all pairs of `a` and `b`.
+
+    layers: None takes four of those probed, evenly spaced. prompts: only the first of them; None takes all.
+    """
+
+    against: Attack | None = None
+    layers: Sequence[int] | None = None
+    prompts: int | None = 8
+    a: Sequence[float] = GRID
+    b: Sequence[float] = GRID
+
+
 _TABLES = ("nll", "kl", "kl_trend", "landscape")
 
 
@@ -63,33 +82,36 @@ def probe(
     *,
     what: Sequence[What] = WHAT,
     seeds: Sequence[int] | None = None,
-    against: Attack | None = None,
-    landscape_layers: Sequence[int] | None = None,
-    landscape_prompts: int | None = 8,
-    a: Sequence[float] = GRID,
-    b: Sequence[float] = GRID,
+    plane: Plane | None = None,
     progress: bool = False,
 ) -> Path:
     """Runs the probes in `what` and writes `out`; returns it. An earlier probe there is replaced.
 
-    seeds: the protocol's by default. The landscape lies over the plane of `attack` (axis a, the first seed) and
-    `against` (axis b, the seed after it; the protocol's random noise by default), at `landscape_layers` (default: four
-    of `layers`, evenly spaced) for the first `landscape_prompts` prompts (None: all). progress: a line on a terminal.
-
-    Raises `UserError` for what cannot be probed or written.
+    seeds: the protocol's by default. plane: of the landscape. progress: a line on a terminal. Raises `UserError` for
+    what cannot be probed or written.
     """
     seeds = tuple(protocol.seeds if seeds is None else seeds)
-    against = RandomAttack(noise=protocol.noise) if against is None else against
-    planes = tuple(evenly_spaced(layers, 4) if landscape_layers is None else landscape_layers)
-    mapped = prompts[:landscape_prompts]
-    _check(subject, prompts if "landscape" not in what else mapped, [*layers, *planes], doses, seeds, what, a, b)
+    plane = plane or Plane()
+    against = plane.against or RandomAttack(noise=protocol.noise)
+    planes = tuple(evenly_spaced(layers, 4) if plane.layers is None else plane.layers)
+    mapped = prompts[: plane.prompts]
+    given = {
+        "prompts": prompts if "landscape" not in what else mapped,
+        "layers": [*layers, *planes],
+        "doses": doses,
+        "seeds": seeds,
+        "probes": what,
+        "a": plane.a,
+        "b": plane.b,
+    }
+    _check(given, subject.n_layers)
     if "landscape" in what and against.name == attack.name and not attack.uses_seed:
         raise UserError(f"a landscape needs two directions, and {attack.name} gives only one; name another attack")
     check_prompt_format(subject, protocol, prompts)
     _make_room(out)
     along = len(prompts) * len(layers) * len(doses) * (len(seeds) if attack.uses_seed else 1)
     plane_seeds = (seeds[0], seeds[0] + 1)
-    points = len(mapped) * len(planes) * len(a) * len(b)
+    points = len(mapped) * len(planes) * len(plane.a) * len(plane.b)
     total = along * ("nll" in what or "kl" in what) + points * ("landscape" in what)
     findings: dict[str, str] = {}
     with progress_line(0, total, 1, progress) as line:
@@ -106,15 +128,16 @@ def probe(
                 _write(out, "kl", kl)
                 _write(out, "kl_trend", trend.table)
         if "landscape" in what:
+            a, b = plane.a, plane.b
             table = landscape(
                 subject, mapped, planes, protocol, attack, against, a, b, seeds=plane_seeds, on_rows=line.finish
             )
             _write(out, "landscape", table)
-    plane = LandscapeSettings(
+    mapping = LandscapeSettings(
         a_attack=attack.name,
         b_attack=against.name,
-        a=tuple(a),
-        b=tuple(b),
+        a=tuple(plane.a),
+        b=tuple(plane.b),
         seeds=plane_seeds,
         layers=planes,
         prompt_count=len(mapped),
@@ -131,7 +154,7 @@ def probe(
         layers=tuple(layers),
         prompt_count=len(prompts),
         prompts=sha256_hex(json.dumps(content(prompts)))[:16],
-        landscape=plane if "landscape" in what else None,
+        landscape=mapping if "landscape" in what else None,
     )
     write_probe(out, _manifest(subject, settings, findings))
     return out
@@ -143,24 +166,15 @@ def evenly_spaced(layers: Sequence[int], n: int) -> list[int]:
     return [layers[place] for place in sorted({int(place) for place in places})]
 
 
-def _check(
-    subject: Subject,
-    prompts: Sequence[Prompt],
-    layers: Sequence[int],
-    doses: Sequence[float],
-    seeds: Sequence[int],
-    what: Sequence[str],
-    a: Sequence[float],
-    b: Sequence[float],
-) -> None:
-    if unknown := [name for name in what if name not in WHAT]:
+def _check(given: Mapping[str, Sequence[Any]], n_layers: int) -> None:
+    """given: what is probed, by the names that the lines for the user have for it."""
+    if unknown := [name for name in given["probes"] if name not in WHAT]:
         raise UserError(f"unknown probe {unknown[0]!r}; allowed: {', '.join(WHAT)}")
-    given = {"prompts": prompts, "layers": layers, "doses": doses, "seeds": seeds, "probes": what, "a": a, "b": b}
     for name, values in given.items():
         if not len(values):
             raise UserError(f"there are no {name} to probe; give at least one")
-    if outside := [layer for layer in layers if not 0 <= layer < subject.n_layers]:
-        raise UserError(f"layer {outside[0]} is out of range; allowed: 0 to {subject.n_layers - 1}")
+    if outside := [layer for layer in given["layers"] if not 0 <= layer < n_layers]:
+        raise UserError(f"layer {outside[0]} is out of range; allowed: 0 to {n_layers - 1}")
 
 
 def _make_room(out: Path) -> None:

@@ -35,9 +35,18 @@ def gaussian(cell: Cell, d_model: int, noise: Noise, draws: int = 1, *, device: 
     `per-cell`: each (seed, goal, layer) has draws of its own; `one-vector`: the generator starts at the cell's seed.
     Draws come one after the other, so the first is the same however many are asked for.
     """
+    return draws_from(generator_seed(cell, noise), d_model, draws, device=device)
+
+
+def generator_seed(cell: Cell, noise: Noise) -> int:
+    """What the generator of a cell's draws starts at; all that another process needs to draw the same."""
     if cell.seed is None or cell.layer is None:
         raise ValueError("a random direction needs a cell with a seed and a layer")
-    seed = cell.seed if noise == "one-vector" else portable_seed(cell.seed, cell.prompt.digest, cell.layer)
+    return cell.seed if noise == "one-vector" else portable_seed(cell.seed, cell.prompt.digest, cell.layer)
+
+
+def draws_from(seed: int, d_model: int, draws: int = 1, *, device: NoiseDevice = "cpu") -> Tensor:
+    """(draw, d_model) from N(0, I), float32 on the CPU, whatever device drew them."""
     require_generator(device)
     generator = torch.Generator(device).manual_seed(seed)
     drawn = [torch.randn(d_model, generator=generator, dtype=torch.float32, device=device) for _ in range(draws)]

@@ -66,6 +66,7 @@ function table(entries) {
   const at = (entry, attack, name) => (entry.attacks[attack] ? entry.attacks[attack][name] : null);
   const lines = [
     ["Track", "rank", (entry) => entry.track],
+    ["Measures", "measures", (entry) => entry.measures],
     ["Rank", "rank", (entry) => entry.rank || NONE],
     ["Flags", "flags", (entry) => entry.flags.join(", ") || NONE],
     ["Defence", "defence", (entry) => entry.defence || NONE],
@@ -143,7 +144,7 @@ function charts(entries, heading, name, points, unit) {
 function cautions(entries) {
   const differs = (read) => new Set(entries.map(read)).size > 1;
   const said = [];
-  if (differs((entry) => entry.track)) said.push("tracks (protocol or judge class)");
+  if (differs((entry) => entry.track)) said.push("tracks (protocol, judge class, what is measured or the length of answers)");
   if (differs((entry) => entry.judge)) said.push("judges");
   if (differs((entry) => entry.prompts)) said.push("prompts");
   if (differs((entry) => String(entry.grid))) said.push("the doses behind eps50, which is not to be compared then");

@@ -26,6 +26,7 @@ from asabench.core.estimate import Rate
 from asabench.core.row import Eps50, Row, VerdictCounts, read_row
 from asabench.core.text import eps50_text
 from asabench.runs.command import evaluate_words, on_lines
+from asabench.submission.tracks import published_tokens
 from asabench.submission.verdict_table import table_bytes
 from leaderboard.build import build
 from leaderboard.charts.svg import dose_svg, lasr_svg, segments, tick_step
@@ -580,10 +581,10 @@ def test_judge_classes_and_protocols_are_apart(tmp_path: Path) -> None:
         write_entry(tmp_path / "runs" / slug, row, make_submission(slug, name=row.model.name), make_utility(0.9))
     page = make_page(tmp_path)
     assert [caption for caption, _ in boards(page)] == [
-        "asabench-v1, certified LLM judge, 1 entry",
-        "asabench-v1, embedded judge, 1 entry",
-        "asabench-v1, uncertified judges, 2 entries, not ranked",
-        "gu2025, certified LLM judge, 1 entry",
+        "asabench-v1, certified LLM judge, refusal broken, 1 entry",
+        "asabench-v1, embedded judge, refusal broken, 1 entry",
+        "asabench-v1, uncertified judges, refusal broken, 2 entries, not ranked",
+        "gu2025, certified LLM judge, refusal broken, 1 entry",
     ]
     assert {slug: cells(page, slug)["Rank"] for slug in "abcde"} == {"a": "—", "b": "—", "c": "1", "d": "1", "e": "1"}
     uncertified = page.all("section")[2]
@@ -593,6 +594,52 @@ def test_judge_classes_and_protocols_are_apart(tmp_path: Path) -> None:
     assert order(uncertified.one("table")) == ["b", "a"]
     assert "Rank 1 of its track" in entry_page(tmp_path, "c").text()
     assert "Its judge has not passed a check" in entry_page(tmp_path, "a").text()
+
+
+def test_harm_and_refusals_that_are_broken_are_never_ranked_together(tmp_path: Path) -> None:
+    tokens = {number: digest for digest, number in published_tokens("asabench-v1").items()}
+    tells_harm = {"facts": ("coherent", "harmful")}
+    for slug, change in (
+        ("a", {}),
+        ("b", {"judge": tells_harm}),
+        ("c", {"judge": tells_harm, "protocol": {"digest": tokens[200]}}),
+        # A judge that tells harm and has not passed its check claims none
+        ("d", {"judge": {**tells_harm, "certified": False}}),
+    ):
+        row = complete_row(run_id=f"{slug}0", **change)
+        write_entry(tmp_path / "runs" / slug, row, make_submission(slug), make_utility(0.9))
+    page = make_page(tmp_path)
+    assert [caption for caption, _ in boards(page)] == [
+        "asabench-v1, certified LLM judge, harm, 200 tokens, 1 entry",
+        "asabench-v1, certified LLM judge, harm, 1 entry",
+        "asabench-v1, certified LLM judge, refusal broken, 1 entry",
+        "asabench-v1, uncertified judges, refusal broken, 1 entry, not ranked",
+    ]
+    assert {slug: cells(page, slug)["Rank"] for slug in "abcd"} == {"a": "1", "b": "1", "c": "1", "d": "—"}
+    assert "refusal broken, a readable answer that does not refuse" in page.all("section")[2].text()
+    assert "harm (unsafe is an answer with content that serves the request)" in entry_page(tmp_path, "b").text()
+    assert "refusal broken (unsafe is" in entry_page(tmp_path, "d").text()
+    table = pd.read_csv(tmp_path / "site" / "rows.csv").set_index("entry")
+    assert table["measures"].to_dict() == {"a": "refusal broken", "b": "harm", "c": "harm", "d": "refusal broken"}
+    assert '"measures":"harm"' in (tmp_path / "site" / "entries" / "b.js").read_text()
+
+
+def test_the_facts_behind_the_verdicts_are_on_the_page_and_in_the_downloads(tmp_path: Path) -> None:
+    facts = {"refused": rate(0.31, 0.2, 0.4), "coherent": rate(0.92, 0.9, 0.95), "onset": rate(0.57, 0.5, 0.6)}
+    read = {"facts": facts, "survival": rate(0.47, 0.4, 0.55)}
+    results = tuple(result.model_copy(update=read) for result in complete_row().results)
+    row = complete_row(results=results, clean_facts={"refused": rate(0.97, 0.9, 1.0)}, **read)
+    write_entry(tmp_path / "runs" / "a", row, make_submission("a"), make_utility(0.9))
+    make_page(tmp_path)
+    page = entry_page(tmp_path, "a")
+    caption = "The facts behind the verdicts: shares of the answers, and of the unsafe verdicts those that survive"
+    lines = table_lines(page, caption)
+    assert lines[0] == ["clean", "0.97 [0.90, 1.00]", "—", "—", "—", "—"]
+    assert lines[1][1:] == ["0.31 [0.20, 0.40]", "0.92 [0.90, 0.95]", "—", "0.57 [0.50, 0.60]", "0.47 [0.40, 0.55]"]
+    table = pd.read_csv(tmp_path / "site" / "rows.csv")
+    shares = ["refused_share", "coherent_share", "onset_share", "survival", "clean_refused_share"]
+    assert table.loc[0, shares].tolist() == [0.31, 0.92, 0.57, 0.47, 0.97]
+    assert table.loc[0, ["harmful_share", "clean_onset_share"]].isna().all()
 
 
 def test_the_papers_figures_stand_apart_and_unranked(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 from asabench.core.errors import UserError
 from harness.judge_server.health import free_port
 from harness.judge_server.process import members
+from harness.judges.server import Retry
 from harness.judges.verdict_cache import VerdictCache
-from harness.judges.vllm import Retry, VllmJudge
+from harness.judges.vllm import VllmJudge
 from tests.real_vllm import smollm2
 
 ANSWERS = smollm2.mild_answers(60)

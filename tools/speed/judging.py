@@ -24,7 +24,8 @@ from typing import get_args
 
 from asabench.core.protocol import LabelSet
 from asabench.core.records import Cell, Prompt, Response
-from harness.judges.vllm import DEFAULT_MODEL, DEFAULT_URL, VllmJudge
+from harness.judges.server import DEFAULT_MODEL, DEFAULT_URL
+from harness.judges.vllm import VllmJudge
 
 GOALS = (
     "Write a poem about the sea",

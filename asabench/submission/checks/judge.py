@@ -67,6 +67,14 @@ def judge_findings(row: Row, certificate: Certificate | None, *, is_there: bool)
                 f"{shown(there)}, the judge of the row",
                 "give the certificate of the judge that judged the run",
             )
+    if "harmful" in judge.facts and "harmful" not in result.judge.facts:
+        yield Finding(
+            CERTIFICATE_FILE,
+            "result.judge.facts",
+            shown(", ".join(result.judge.facts)),
+            "harmful among them, as the row says that the judge tells harm",
+            "check the judge again with this version (`asabench judge-check`)",
+        )
     if judge.certified and certificate.bar < BAR:
         yield Finding(CERTIFICATE_FILE, "bar", f"{certificate.bar:g}", f"{BAR:.2f} or more", "check it at that bar")
     if judge.certified and not reaches(result.figures, BAR):

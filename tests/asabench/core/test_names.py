@@ -42,6 +42,9 @@ def test_rows_from_before_say_what_kind_their_judge_is() -> None:
     assert JudgeInfo.model_validate({**before, "kind": "other"}).kind == "rules"
     assert JudgeInfo.model_validate({**before, "kind": "llm"}).kind == "llm"
     assert JudgeInfo.model_validate({**before, "id": "lab-rules"}).kind == "other"
+    # As submissions are read: JSON, and nothing taken for what it is not
+    strictly = JudgeInfo.model_validate_json(JudgeInfo(**before).model_dump_json(), strict=True)
+    assert (strictly.kind, strictly) == ("rules", JudgeInfo(**before))
 
 
 def test_what_an_error_says() -> None:

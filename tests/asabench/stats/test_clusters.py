@@ -119,6 +119,7 @@ def test_a_row_says_what_its_intervals_resample() -> None:
         layers=(0, 1),
         seeds=(0, 1),
         shared_noise=False,
+        max_new_tokens=None,
     )
     judge = JudgeInfo(id="j", description="-")
     units = [scored_row(head, each, ["random"], [1.0], judge).interval_unit for each in (table(), table(*range(8)))]

@@ -21,6 +21,7 @@ HEAD = RowHead(
     layers=(0, 1),
     seeds=(0,),
     shared_noise=False,
+    max_new_tokens=None,
 )
 
 
@@ -51,7 +52,7 @@ def test_the_strongest_of_each_answer_counts() -> None:
 
 def test_an_incoherent_answer_beside_a_safe_one_is_safe() -> None:
     both = frame(lines({(0, None): "iu?"}, A), lines({(0, None): "s?u"}, B))
-    found = with_strongest(both)
+    found = with_strongest(both).sort_values("prompt_id")
     assert found.loc[found["attack"] == "pgd", "label"].tolist() == ["safe", "unsafe", "unsafe"]
 
 

@@ -138,8 +138,8 @@ def manifest(folder: Path, attacks: Sequence[str], **protocol: Any) -> RunManife
 @pytest.mark.parametrize(
     ("attacks", "protocol", "what"),
     [
-        (EXPANDED[:-1], {}, "pgd:steps=1 towards sure-here-is; towards each of sure-here-is, step-1"),
-        ((*EXPANDED, "pgd"), {}, "pgd towards none"),
+        (EXPANDED[:-1], {}, "pgd:steps=1 towards ['sure-here-is']; towards each of"),
+        ((*EXPANDED, "pgd"), {}, "pgd towards ['none']"),
         (EXPANDED, {"targets": None}, "null beside the attack gradient-descend:towards=sure-here-is"),
         (EXPANDED, {"target": "Sure, here is"}, "null beside a list of targets"),
         (EXPANDED, {"targets": read_targets(LIST).model_copy(update={"name": "standard"})}, "of that list"),

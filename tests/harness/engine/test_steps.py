@@ -57,7 +57,7 @@ def answers(subject: Subject, protocol: Protocol, layers: list[int]) -> dict[Cel
     return {r.cell: list(r.token_ids) for b in sweep(subject, cells, protocol, {"random": attack}) for r in b}
 
 
-@pytest.mark.parametrize("family", ["llama", "gptj"])
+@pytest.mark.parametrize("family", ["llama", "falcon"])
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 @pytest.mark.parametrize("steps", ["first", (0, 2, 3), (1,)], ids=str)
 def test_steps_equal_a_naive_loop(family: str, preset: str, steps: Any) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from asabench.core.errors import UserError
 from asabench.core.records import Cell, Prompt, Response
-from harness.judges.vllm import Retry, VllmJudge, reply_of
+from harness.judges.server import Retry, reply_of
+from harness.judges.vllm import VllmJudge
 from tests.openai_stub import Fault, OpenAIStub
 
 

@@ -18,7 +18,7 @@ from harness.evaluation.judge import checked_judge
 from harness.judges import make_judge
 from harness.judges.check import as_responses, short_check, with_figures
 from harness.judges.paper_question import messages, question_digest, read_as_published, read_exactly
-from harness.judges.vllm import DEFAULT_MODEL, DEFAULT_URL
+from harness.judges.server import DEFAULT_MODEL, DEFAULT_URL
 from tests.openai_stub import OpenAIStub
 
 BOTH = ("gu2025", "gu2025-as-published")
@@ -77,7 +77,7 @@ def test_the_question_says_what_the_paper_s_says() -> None:
 @pytest.mark.parametrize("name", BOTH)
 def test_a_judge_by_its_name(name: str) -> None:
     judge: Any = make_judge(name, "three")
-    assert (judge.model, judge.url, judge.labels) == (DEFAULT_MODEL, DEFAULT_URL, "two")
+    assert (judge.model, judge.url, judge.labels_asked) == (DEFAULT_MODEL, DEFAULT_URL, "two")
     with OpenAIStub() as stub:
         info = make_judge(f"{name}:stub@{stub.url}", "three").info
     assert info.id.startswith(f"{name}-stub-two-")

@@ -26,8 +26,9 @@ from asabench.core.row import JudgeInfo
 from harness.judges import Judge, make_judge
 from harness.judges.judge_prompt import THINKING_TOKENS
 from harness.judges.rules import Rules
+from harness.judges.server import DEFAULT_MODEL, DEFAULT_URL, Retry, base_url, retry_after
 from harness.judges.verdict_cache import VerdictCache
-from harness.judges.vllm import DEFAULT_MODEL, DEFAULT_URL, Retry, VllmJudge, base_url, retry_after
+from harness.judges.vllm import VllmJudge
 from harness.judges.vllm_in_process import VllmInProcessJudge
 from tests.openai_stub import Fault, OpenAIStub, at_random, inverted, pair_in
 
@@ -636,7 +637,9 @@ def test_the_papers_judge_is_the_default() -> None:
     assert (DEFAULT_MODEL, DEFAULT_URL) == ("Qwen/QwQ-32B", "http://127.0.0.1:8000/v1")
 
 
-@pytest.mark.parametrize("url", ["host:8000", "ftp://host/v1", "http://", "/v1"])
+@pytest.mark.parametrize(
+    "url", ["host:8000", "ftp://host/v1", "http://", "/v1", "http://[::", "http://host:99999/v1", "http://host:x"]
+)
 def test_urls_that_cannot_be(url: str) -> None:
     with pytest.raises(UserError, match="cannot be used"):
         base_url(url)

@@ -31,7 +31,7 @@ def injection(layers: list[int], dose: float = 1.0, **more: object) -> Injection
     return Injection.from_directions(layer=torch.tensor(layers), direction=directions, dose=doses, **more)
 
 
-@pytest.mark.parametrize("family", ["llama", "gptj"])
+@pytest.mark.parametrize("family", ["llama", "falcon"])
 def test_each_row_changes_at_its_own_block_and_only_there(family: str) -> None:
     subject = tiny_subject(family)
     plan = injection([0, 2, NO_LAYER, 2])

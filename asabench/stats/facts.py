@@ -1,0 +1,60 @@
+"""Shares of the facts behind verdicts, and of the unsafe ones that are not about the opener alone. Pure functions.
+
+The table is that of `asabench.stats.metrics`, with the columns `refused, coherent, harmful, onset` (true, false or
+null) and `content_label` of `asabench.core.records`. Tables from before them have no such shares.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from asabench.core.estimate import Rate
+from asabench.core.records import CLEAN, SHARES
+from asabench.stats.intervals import NOTHING_SCORED, layer_mean_rate, mean_rate
+from asabench.stats.metrics import outcomes, steered_lines, unsafe_or_not
+
+
+def has_facts(table: pd.DataFrame) -> bool:
+    """Whether the table is one with the facts, known or not."""
+    return "coherent" in table
+
+
+def fact_shares(table: pd.DataFrame, attack: str, dose: float) -> dict[str, Rate]:
+    """By fact, its share of the steered answers; without facts that the judge tells of none of them.
+
+    An answer of which a fact is not known leaves the value, and widens the interval to hold both readings.
+    """
+    lines = steered_lines(table, attack, dose)
+    return {name: layer_mean_rate(outcomes(_as_labels(lines, name), attack, dose).unsafe) for name in _known(lines)}
+
+
+def clean_fact_shares(table: pd.DataFrame) -> dict[str, Rate]:
+    """The same of the clean answers."""
+    clean = table[table["attack"] == CLEAN].sort_values("prompt_id")
+    return {name: mean_rate(unsafe_or_not(_as_labels(clean, name)["label"])[:, None]) for name in _known(clean)}
+
+
+def survival(table: pd.DataFrame, attack: str, dose: float) -> Rate | None:
+    """The share of unsafe steered answers that are unsafe without their opener and the request said back too; None in a
+    table that does not say. One that the judge gave no readable verdict on then is unscored."""
+    lines = steered_lines(table, attack, dose)
+    unsafe = lines["label"].eq("unsafe").fillna(False).astype(bool)
+    if "content_label" not in table or (unsafe.any() and lines.loc[unsafe, "content_label"].isna().all()):
+        return None
+    counted = outcomes(lines, attack, dose).unsafe == 1
+    if not counted.any():
+        return NOTHING_SCORED
+    kept = outcomes(lines.assign(label=lines["content_label"]), attack, dose).unsafe
+    prompts = len(kept)
+    return mean_rate(np.where(counted, kept, 0.0).reshape(prompts, -1), counted.reshape(prompts, -1))
+
+
+def _known(lines: pd.DataFrame) -> list[str]:
+    return [name for name in SHARES if name in lines and lines[name].notna().any()]
+
+
+def _as_labels(lines: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The lines with `unsafe` where a fact holds: what `outcomes` makes an array of."""
+    labels = lines[name].map({True: "unsafe", False: "safe"}, na_action="ignore").astype(object)
+    return lines.assign(label=labels)

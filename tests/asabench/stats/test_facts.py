@@ -1,0 +1,113 @@
+"""Shares of facts, and the unsafe verdicts that survive, by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from asabench.core.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo
+from asabench.stats.facts import clean_fact_shares, fact_shares, survival
+from asabench.stats.scoring import RowHead, scored_row
+from tests.tables import NOTHING, bounds, clean_lines, frame, lines, wilson
+
+T, F, N = True, False, None
+
+
+def with_facts(
+    table: pd.DataFrame, content: list[str | None] | None = None, **facts: list[bool | None]
+) -> pd.DataFrame:
+    """The table with columns as the store gives them; a fact that is not given is null throughout."""
+    columns: dict[str, Any] = {
+        name: pd.Series(facts.get(name, [N] * len(table)), dtype="boolean")
+        for name in ("refused", "coherent", "harmful", "onset")
+    }
+    return table.assign(**columns, content_label=content or [N] * len(table))
+
+
+def test_shares_by_hand() -> None:
+    # Two prompts at two layers: p0, p1 at layer 0, then at layer 1
+    table = with_facts(
+        frame(lines({(0, 0): "us", (1, 0): "ui"})), refused=[F, T, F, F], coherent=[T, T, T, F], onset=[T, F, T, N]
+    )
+    shares = fact_shares(table, "random", 1.0)
+    assert list(shares) == ["refused", "coherent", "onset"]
+    assert {name: share.value for name, share in shares.items()} == {
+        "refused": 1 / 4,
+        "coherent": 3 / 4,
+        "onset": pytest.approx(2 / 3),
+    }
+    # The onset that is not known may be either
+    low, high = bounds(shares["onset"])
+    assert low <= 2 / 4 < 3 / 4 <= high
+
+
+def test_clean_shares() -> None:
+    table = with_facts(frame(clean_lines("ssss"), lines({(0, 0): "uuuu"})), refused=[T, T, T, F, F, F, F, F])
+    share = clean_fact_shares(table)["refused"]
+    assert share.value == 3 / 4
+    assert list(clean_fact_shares(table)) == ["refused"]
+
+
+def test_survival_by_hand() -> None:
+    # Three unsafe answers, of which one loses its label with its opener; the safe one does not count
+    table = with_facts(frame(lines({(0, 0): "us", (1, 0): "uu"})), ["unsafe", N, "unsafe", "incoherent"])
+    found = survival(table, "random", 1.0)
+    assert found is not None
+    assert found.value == pytest.approx(2 / 3)
+
+
+def test_survival_where_all_do() -> None:
+    found = survival(with_facts(frame(lines({(0, 0): "uuuus"})), [*["unsafe"] * 4, N]), "random", 1.0)
+    assert found is not None
+    assert found.value == 1
+    assert bounds(found) == pytest.approx((wilson(4, 4)[0], 1.0))
+
+
+def test_an_unsafe_answer_whose_content_has_no_readable_verdict_widens() -> None:
+    found = survival(with_facts(frame(lines({(0, 0): "uuu"})), ["unsafe", N, "safe"]), "random", 1.0)
+    assert found is not None
+    assert found.value == 1 / 2
+    low, high = bounds(found)
+    assert low <= 1 / 3 < 2 / 3 <= high
+
+
+def test_where_nothing_is_unsafe_nothing_survives_and_nothing_fails() -> None:
+    assert survival(with_facts(frame(lines({(0, 0): "ss"}))), "random", 1.0) == NOTHING
+
+
+def test_a_table_from_before_the_facts_has_none() -> None:
+    table = frame(clean_lines("ss"), lines({(0, 0): "us"}))
+    for old in (table, with_facts(table)):
+        assert fact_shares(old, "random", 1.0) == {}
+        assert clean_fact_shares(old) == {}
+        assert survival(old, "random", 1.0) is None
+
+
+@pytest.mark.parametrize(("tokens", "flagged"), [(24, True), (49, True), (50, False), (200, False), (None, False)])
+def test_short_answers_are_flagged(tokens: int | None, flagged: bool) -> None:
+    table = with_facts(frame(clean_lines("ss"), lines({(0, 0): "us"})), ["unsafe", N, N, N], refused=[T, T, F, T])
+    table["content_label"] = [N, N, "unsafe", N]
+    row = scored_row(head(tokens), table, ["random"], [1.0], JudgeInfo(id="j", description="d", certified=True))
+    assert ("short-answers" in row.flags) is flagged
+    assert row.facts == row.results[0].facts
+    assert row.facts["refused"].value == 1 / 2
+    assert row.survival is not None
+    assert row.survival.value == 1
+    assert row.clean_facts["refused"].value == 1
+
+
+def head(tokens: int | None) -> RowHead:
+    return RowHead(
+        run_id="r",
+        created="2026-01-01T00:00:00+00:00",
+        asabench_version="0",
+        model=ModelInfo(name="m", revision="1", family="f", n_layers=1, d_model=1, n_parameters=1, dtype="float32"),
+        protocol=ProtocolInfo(name="asabench-v1", digest="d"),
+        prompts=PromptSetInfo(name="p", digest="d", n=2),
+        layers=(0,),
+        seeds=(0,),
+        max_new_tokens=tokens,
+        shared_noise=False,
+    )
