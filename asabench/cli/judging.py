@@ -14,7 +14,6 @@ from asabench.cli.options import option
 from asabench.cli.printing import interrupted
 from asabench.core.defaults import BAR, HOST, PORT
 from asabench.core.errors import UserError
-from asabench.core.records import LABELS
 
 
 def judge(
@@ -41,7 +40,7 @@ def judge(
     from asabench.judging.judge_difference import difference_table
     from asabench.judging.several import agreement_table, both_readings, rates_table
     from asabench.runs.folder import read_run
-    from harness.evaluation.judge import judge_again, readings
+    from harness.evaluation.judge import judge_again, unread_both_ways
     from harness.judges import make_judge
 
     opened = read_run(run)
@@ -62,7 +61,7 @@ def judge(
         print(agreement_table(opened.verdicts(), list(after)))
         print(f"\n{rates_table(after)}")
     for row in after.values():
-        as_safe, as_unsafe, unscored = readings(opened, row)
+        as_safe, as_unsafe, unscored = unread_both_ways(opened, row)
         if unscored:
             print(f"\n{row.judge.id}: {both_readings(as_safe, as_unsafe, unscored)}")
     print(f"\nrow: {run / 'row.json'} (every judge's row: {run / 'rows'})")
@@ -107,7 +106,7 @@ def judge_check(
     from asabench.judging.people import people_pairs, published_report
     from asabench.judging.strangers import beside_report, gate_report
     from harness.judges import make_judge
-    from harness.judges.check import check_bar, check_frames, check_judge, check_strangers, frames_report
+    from harness.judges.check import check_bar, check_frames, check_whole, frames_report
 
     check_bar(bar)
     if labels not in ("three", "two"):
@@ -115,9 +114,7 @@ def judge_check(
     sets = [people_pairs(spec.strip()) for spec in pairs.split(",")]
     name, all_pairs = "+".join(name for name, _ in sets), [pair for _, part in sets for pair in part]
     made = make_judge(judge, labels)  # type: ignore[arg-type]
-    strangers = check_strangers(made, all_pairs, bar)
-    # The first figures are of harm alone
-    result = check_judge(made, [pair for pair in all_pairs if len(pair.right) < len(LABELS)], name)
+    result, strangers = check_whole(made, all_pairs, name, bar)
     if out is not None:
         write_certificate(certificate(result, bar, strangers), out)
     print(report(result, bar))

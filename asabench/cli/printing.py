@@ -53,6 +53,7 @@ def row_table(row: Row) -> str:
         f"layers {len(row.layers)}, seeds {len(row.seeds)}",
         f"judge {row.judge.id}: {_fitness(row.judge)}",
         f"measures {row.judge.measures}: unsafe is {MEASURES[row.judge.measures]}",
+        *(["harm is claimed with a certificate for it (docs/judges.md)"] if _tells_more(row.judge) else []),
         "",
         f"{'attack':{wide}}{'dose':>4}  {'MASR':22}{'PASR':22}{'peak layer':>10}   "
         f"{'safe':>6}{'unsafe':>8}{'incoh.':>8}{'unscored':>10}",
@@ -83,6 +84,10 @@ def row_table(row: Row) -> str:
     if row.flags:
         lines += ["", f"flags: {', '.join(row.flags)}"]
     return "\n".join(lines)
+
+
+def _tells_more(judge: JudgeInfo) -> bool:
+    return "harmful" in judge.facts and judge.measures != "harm"
 
 
 def _worst_lines(row: Row) -> list[str]:

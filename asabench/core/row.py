@@ -15,7 +15,7 @@ from asabench.core.records import Fact
 from asabench.core.schema import Record
 
 SCHEMA_VERSION = 3
-"""3: intervals, ASR@k and eps50 as docs/decisions/0010 has them, with noise floors and the worst case's own interval.
+"""3: intervals, ASR@k and eps50 as docs/decisions/0011 has them, with noise floors and the worst case's own interval.
 2: the fields at the top of a row are those of its worst case; in 1 they were those of its first attack."""
 
 
@@ -84,7 +84,10 @@ class JudgeInfo(Record):
     """A judge is `certified` once its balanced accuracy on labelled pairs has reached the bar; rows of judges that have
     not are never ranked with rows of judges that have. `figures` are of the check that came before the run.
 
-    `facts` are those that it can tell and was checked for. A judge from before they were stated tells no harm."""
+    `facts` are those that it tells; a judge from before they were stated tells no harm. `certified_for` are those on
+    which it passed the gate of people's labels, by the certificate that came with a submission. A run has none: before
+    it the judge reads some pairs that come with ASABench, which says that it works and no more.
+    """
 
     id: str
     certified: bool = False
@@ -92,11 +95,13 @@ class JudgeInfo(Record):
     kind: Annotated[JudgeKind, Field(validate_default=True)] = "other"
     figures: JudgeFigures | None = None
     facts: tuple[Fact, ...] = ("refused", "coherent")
+    certified_for: tuple[Fact, ...] = ()
 
     @property
     def measures(self) -> Measure:
-        """What rates by its verdicts measure: harm is claimed only by a certified judge that tells it."""
-        return "harm" if self.certified and "harmful" in self.facts else "refusal broken"
+        """What rates by its verdicts measure: harm is claimed only by a judge that tells it and is certified for it."""
+        told = self.certified and "harmful" in self.facts and "harmful" in self.certified_for
+        return "harm" if told else "refusal broken"
 
     @field_validator("kind")
     @classmethod
@@ -156,7 +161,7 @@ class AttackResult(Record):
     over coherent answers only. `asr_at_k` is keyed by k. `pasr_held_out` has the peak layer chosen on other prompts
     than it is measured on. `*_floor` are what MASR and PASR would be if nothing were broken and the judge erred as it
     does (`asabench.stats.noise_floor`). `*_corrected` are of rows before schema version 3 alone: they were withdrawn
-    (docs/decisions/0010). `facts` are shares of the steered answers, keyed by fact and `onset` (the first words
+    (docs/decisions/0011). `facts` are shares of the steered answers, keyed by fact and `onset` (the first words
     comply), those that the judge tells. `survival` is the share of unsafe verdicts that the judge gives again without
     the opener and the request said back (`asabench.stats.facts`). Rows from before these fields were there have None
     or {}.

@@ -82,10 +82,6 @@ class Run:
         path = self.path / "rows" / f"{_file_name(judge)}.json"
         return read_row(path) if path.is_file() else None
 
-    def rows(self) -> list[Row]:
-        """The rows of all judges, by the names of their files."""
-        return [read_row(path) for path in sorted((self.path / "rows").glob("*.json"))]
-
     def responses(self) -> pd.DataFrame:
         """One line a cell; see `asabench.core.records.RESPONSE_SCHEMA`."""
         return read_parts(self.path / "responses", RESPONSE_SCHEMA, ["cell_id"])

@@ -25,7 +25,7 @@ from urllib.parse import parse_qs
 
 from asabench.core.errors import UserError
 from asabench.core.records import CLEAN, FACTS, Facts, sha256_hex
-from asabench.judging.readings import readings_report
+from asabench.judging.readers import readings_report
 from asabench.runs.folder import Run, read_run
 
 HOST = "127.0.0.1"

@@ -12,7 +12,7 @@ import pandas as pd
 from asabench.core.estimate import Rate
 from asabench.core.records import CLEAN, SHARES
 from asabench.stats.intervals import NOTHING_SCORED, layer_mean_rate, mean_rate
-from asabench.stats.metrics import outcomes, steered_lines, unsafe_or_not
+from asabench.stats.metrics import clusters_of, outcomes, steered_lines, unsafe_or_not
 
 
 def has_facts(table: pd.DataFrame) -> bool:
@@ -26,13 +26,18 @@ def fact_shares(table: pd.DataFrame, attack: str, dose: float) -> dict[str, Rate
     An answer of which a fact is not known leaves the value, and widens the interval to hold both readings.
     """
     lines = steered_lines(table, attack, dose)
-    return {name: layer_mean_rate(outcomes(_as_labels(lines, name), attack, dose).unsafe) for name in _known(lines)}
+    arrays = {name: outcomes(_as_labels(lines, name), attack, dose) for name in _known(lines)}
+    return {name: layer_mean_rate(data.unsafe, data.clusters) for name, data in arrays.items()}
 
 
 def clean_fact_shares(table: pd.DataFrame) -> dict[str, Rate]:
     """The same of the clean answers."""
     clean = table[table["attack"] == CLEAN].sort_values("prompt_id")
-    return {name: mean_rate(unsafe_or_not(_as_labels(clean, name)["label"])[:, None]) for name in _known(clean)}
+    clusters = clusters_of(clean, list(clean["prompt_id"]))
+    return {
+        name: mean_rate(unsafe_or_not(_as_labels(clean, name)["label"])[:, None], clusters=clusters)
+        for name in _known(clean)
+    }
 
 
 def survival(table: pd.DataFrame, attack: str, dose: float) -> Rate | None:
@@ -42,12 +47,13 @@ def survival(table: pd.DataFrame, attack: str, dose: float) -> Rate | None:
     unsafe = lines["label"].eq("unsafe").fillna(False).astype(bool)
     if "content_label" not in table or (unsafe.any() and lines.loc[unsafe, "content_label"].isna().all()):
         return None
-    counted = outcomes(lines, attack, dose).unsafe == 1
+    data = outcomes(lines, attack, dose)
+    counted = data.unsafe == 1
     if not counted.any():
         return NOTHING_SCORED
     kept = outcomes(lines.assign(label=lines["content_label"]), attack, dose).unsafe
-    prompts = len(kept)
-    return mean_rate(np.where(counted, kept, 0.0).reshape(prompts, -1), counted.reshape(prompts, -1))
+    shape = len(kept), -1
+    return mean_rate(np.where(counted, kept, 0.0).reshape(shape), counted.reshape(shape), data.clusters)
 
 
 def _known(lines: pd.DataFrame) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rates with their intervals over prompts. Why these intervals: decision 0003; why clusters: decision 0008.
+"""Rates with their intervals over prompts. Why these intervals: decision 0003; why clusters: decision 0010.
 
 `clusters`, wherever it is taken, is the cluster of each prompt, (prompt,): near-duplicates are answered alike, so they
 count and are drawn together. None: each prompt is a cluster of its own.

@@ -61,7 +61,7 @@ class RowHead:
     layers: tuple[int, ...]
     seeds: tuple[int, ...]
     shared_noise: bool
-    max_new_tokens: int | None
+    max_new_tokens: int | None = None
 
 
 def head_of(
@@ -134,13 +134,12 @@ def scored_row(
 def _result(
     table: pd.DataFrame, attack: str, dose: float, answers: int, false_alarms: Rate, head: RowHead
 ) -> AttackResult:
-    """answers: how many stand behind each of its outcomes, one or, of a list of targets, one a target; neither a budget
-    of answers nor facts of one answer fit the latter."""
+    """answers: how many stand behind each of its outcomes, one or, of a list of targets, one a target; a budget of
+    answers does not fit the latter."""
     result = metrics.attack_result(table, attack, dose, shared=head.shared_noise)
+    update: dict[str, object] = {"facts": fact_shares(table, attack, dose), "survival": survival(table, attack, dose)}
     if answers > 1:
-        update: dict[str, object] = {"asr_at_k": {}}
-    else:
-        update = {"facts": fact_shares(table, attack, dose), "survival": survival(table, attack, dose)}
+        update["asr_at_k"] = {}
     return with_floor(result.model_copy(update=update), any_of(false_alarms, answers), head.prompts.n)
 
 

@@ -128,7 +128,7 @@ def make_submission(
     if not runs:
         raise UserError("no run was given; give the --out folder of an evaluation")
     judged = [read_judged(path) for path in runs]
-    manifest = manifest_of(judged)
+    manifest = with_certificate(manifest_of(judged), certificate)
     submission, contents = contents_of(judged, manifest, details, utility, certificate, card)
     target = out / submission.slug
     if target.exists() and not replace:
@@ -255,6 +255,20 @@ def manifest_of(judged: Sequence[Judged]) -> RunManifest:
         prompts=first.prompts,
         runs=tuple(_run_record(each) for each in judged),
     )
+
+
+def with_certificate(manifest: RunManifest, certificate: Certificate | None) -> RunManifest:
+    """The manifest whose judge is certified for what the certificate says, where it is that judge's."""
+    if certificate is None:
+        return manifest
+    held = certificate.result.judge.id
+    runs = tuple(
+        run.model_copy(update={"judge": run.judge.model_copy(update={"certified_for": certificate.certified_for})})
+        if run.judge.id == held
+        else run
+        for run in manifest.runs
+    )
+    return manifest.model_copy(update={"runs": runs})
 
 
 def _run_record(judged: Judged) -> RunRecord:

@@ -69,7 +69,7 @@ def responses_of(table: pd.DataFrame) -> list[Response]:
     return responses
 
 
-def readings(run: Run, row: Row) -> tuple[Row, Row, int]:
+def unread_both_ways(run: Run, row: Row) -> tuple[Row, Row, int]:
     """The row with answers that have no readable verdict taken for safe, the one with them taken for unsafe, and how
     many those are."""
     table, settings = run.judged(row.judge.id), run.settings

@@ -95,6 +95,7 @@ def _reread(run: Run, judge: str) -> Reread:
                     label=opinion.label,
                     reason=opinion.reason,
                     p_unsafe=p_unsafe,
+                    onset=verdict.onset,  # of the answer alone
                     **opinion.facts._asdict(),
                 )
         told.append(verdict)
@@ -136,9 +137,8 @@ def _stored(run: Run, judge: str, told: list[Verdict]) -> Row:
 
 
 def _row_of(run: Run, judge: str) -> Row:
-    for row in run.rows():
-        if row.judge.id == judge:
-            return row
+    if row := run.row_of(judge):
+        return row
     raise UserError(f"{run.path} has no row of {judge}; finish judging by it before its replies are read again")
 
 

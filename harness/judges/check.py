@@ -114,14 +114,26 @@ class FrameShare:
 def check_strangers(judge: Judge, pairs: Sequence[LabelledPair], bar: float = BAR) -> StrangerCheck:
     """The judge fact by fact on these pairs, openers without content made of their requests, and their unsafe answers
     under each other's requests. Raises as `harness.judges.ask` does."""
+    return check_whole(judge, pairs, "", bar)[1]
+
+
+def check_whole(
+    judge: Judge, pairs: Sequence[LabelledPair], set_name: str, bar: float = BAR
+) -> tuple[CheckResult, StrangerCheck]:
+    """The figures of `check_judge`, of the pairs whose harm people said, and `check_strangers`: each pair is judged
+    once. Raises as `harness.judges.ask` does."""
     check_bar(bar)
     judge = fresh(judge)
-    pairs = [*pairs, *openers(pairs)]
-    verdicts = ask(judge, as_responses(pairs))
-    told = [Told(pair=p, verdict=v, stratum=stratum_of(p)) for p, v in zip(pairs, verdicts, strict=True)]
+    asked = [*pairs, *openers(pairs)]
+    verdicts = ask(judge, as_responses(asked))
+    told = [Told(pair=p, verdict=v, stratum=stratum_of(p)) for p, v in zip(asked, verdicts, strict=True)]
     others = swapped(pairs)
     after = ask(judge, as_responses(others)) if others else []
-    return stranger_check(judge.info, told, {p.id: v for p, v in zip(others, after, strict=True)}, bar)
+    of_harm = [each for each in told[: len(pairs)] if facts_of(each.pair).harmful is not None]
+    return (
+        check_result(judge.info, [each.pair for each in of_harm], [each.verdict.label for each in of_harm], set_name),
+        stranger_check(judge.info, told, {p.id: v for p, v in zip(others, after, strict=True)}, bar),
+    )
 
 
 def stratum_of(pair: LabelledPair) -> str | None:

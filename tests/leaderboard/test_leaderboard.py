@@ -598,7 +598,7 @@ def test_judge_classes_and_protocols_are_apart(tmp_path: Path) -> None:
 
 def test_harm_and_refusals_that_are_broken_are_never_ranked_together(tmp_path: Path) -> None:
     tokens = {number: digest for digest, number in published_tokens("asabench-v1").items()}
-    tells_harm = {"facts": ("coherent", "harmful")}
+    tells_harm = {"facts": ("coherent", "harmful"), "certified_for": ("harmful",)}
     for slug, change in (
         ("a", {}),
         ("b", {"judge": tells_harm}),

@@ -1,4 +1,4 @@
-"""How often 95% intervals hold the truth before and after decision 0010, on simulated verdicts.
+"""How often 95% intervals hold the truth before and after decision 0011, on simulated verdicts.
 
 Makes the tables of docs/results/coverage.md.
 

@@ -1,6 +1,6 @@
 """Intervals and rates as they were before rows of schema version 3, for the "before" of `tools.docs.coverage`.
 
-Nothing else uses them; docs/decisions/0010-intervals-that-cover.md says why they were withdrawn.
+Nothing else uses them; docs/decisions/0011-intervals-that-cover.md says why they were withdrawn.
 """
 
 from __future__ import annotations

@@ -53,6 +53,15 @@ def judge_findings(row: Row, certificate: Certificate | None, *, is_there: bool)
             yield Finding(
                 ROW_FILE, "judge.kind", f"{judge.kind} of {shown(judge.id)}", "the judge that comes with ASABench"
             )
+    known = () if certificate is None else certificate.certified_for
+    if claimed := [fact for fact in judge.certified_for if fact not in known]:
+        yield Finding(
+            ROW_FILE,
+            "judge.certified_for",
+            ", ".join(claimed),
+            f"{', '.join(known) or 'nothing'}, as the certificate says",
+            "`asabench judge-check JUDGE --set jbb,pyrit-graded --out FILE`, then `asabench submit --certificate FILE`",
+        )
     if judge.figures is not None:
         yield from _set_findings(ROW_FILE, "judge.figures", judge.figures)
     if certificate is None:
@@ -67,14 +76,6 @@ def judge_findings(row: Row, certificate: Certificate | None, *, is_there: bool)
                 f"{shown(there)}, the judge of the row",
                 "give the certificate of the judge that judged the run",
             )
-    if "harmful" in judge.facts and "harmful" not in result.judge.facts:
-        yield Finding(
-            CERTIFICATE_FILE,
-            "result.judge.facts",
-            shown(", ".join(result.judge.facts)),
-            "harmful among them, as the row says that the judge tells harm",
-            "check the judge again with this version (`asabench judge-check`)",
-        )
     if judge.certified and certificate.bar < BAR:
         yield Finding(CERTIFICATE_FILE, "bar", f"{certificate.bar:g}", f"{BAR:.2f} or more", "check it at that bar")
     if judge.certified and not reaches(result.figures, BAR):

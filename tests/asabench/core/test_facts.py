@@ -88,18 +88,22 @@ def test_a_label_without_facts_stands_and_one_against_them_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "certified", "measures"),
+    ("facts", "certified", "certified_for", "measures"),
     [
-        (("refused", "coherent"), True, "refusal broken"),
-        (("coherent", "harmful"), True, "harm"),
-        (("refused", "coherent", "harmful"), True, "harm"),
-        (("coherent", "harmful"), False, "refusal broken"),
+        (("coherent", "harmful"), True, ("harmful",), "harm"),
+        (("refused", "coherent", "harmful"), True, ("refused", "harmful"), "harm"),
+        # It does not tell it, it has not been certified for it, or it has not shown that it works
+        (("refused", "coherent"), True, ("harmful",), "refusal broken"),
+        (("coherent", "harmful"), True, ("refused",), "refusal broken"),
+        (("coherent", "harmful"), True, (), "refusal broken"),
+        (("coherent", "harmful"), False, ("harmful",), "refusal broken"),
     ],
 )
 def test_harm_is_claimed_by_a_judge_certified_for_it(
-    facts: tuple[Fact, ...], certified: bool, measures: Measure
+    facts: tuple[Fact, ...], certified: bool, certified_for: tuple[Fact, ...], measures: Measure
 ) -> None:
-    assert JudgeInfo(id="j", description="d", certified=certified, facts=facts).measures == measures
+    judge = JudgeInfo(id="j", description="d", certified=certified, facts=facts, certified_for=certified_for)
+    assert judge.measures == measures
 
 
 def test_a_judge_from_before_the_facts_tells_no_harm() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from asabench.core.errors import UserError
 from asabench.core.records import Cell, Facts, Prompt, Response, Verdict
-from asabench.judging.readings import agreement, people_say, readings_report
+from asabench.judging.readers import agreement, people_say, readings_report
 from asabench.runs.folder import Run
 from asabench.runs.reading import HOST, Answer, Notebook, Reading, make_server, read_notebook, sampled
 
@@ -159,7 +159,7 @@ def test_a_judge_against_the_readers() -> None:
     assert lines["j", "harmful"][2:5] == ["4", "2", "0.50"]
     assert lines["j", "unsafe"][2:5] == ["4", "2", "0.50"]
     assert ("j", "coherent") not in lines
-    assert "ann      bob  harmful  4             1.00   1.00" in shown
+    assert ["ann", "bob", "harmful", "4", "1.00", "1.00"] in [line.split() for line in shown.splitlines()]
 
 
 def test_an_answer_without_text_is_shown_as_empty(run: Run) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from asabench.core.row import Row
 from asabench.runs.folder import read_run
-from asabench.submission.make import Details, make_submission
+from asabench.submission.make import Details, make_submission, with_certificate
 from asabench.submission.manifest import RunManifest
 from asabench.submission.row_of import row_of
 from asabench.submission.schema import MANIFEST_FILE, ROW_FILE, VERDICTS_FILE
@@ -130,3 +132,27 @@ def test_a_submission_from_before_the_facts_is_still_valid(folder: Path) -> None
     assert (found.row.facts, found.row.survival, found.row.clean_facts) == ({}, None, {})
     assert "short-answers" not in found.row.flags
     assert found.row.judge.measures == "refusal broken"
+
+
+def test_harm_is_certified_by_the_certificate_alone(folder: Path) -> None:
+    for name in (MANIFEST_FILE, ROW_FILE):
+        held = json.loads((folder / name).read_text())
+        for judge in [held["judge"]] if name == ROW_FILE else [run["judge"] for run in held["runs"]]:
+            judge["certified_for"] = ["harmful"]
+        write(folder, name, json.dumps(held).encode())
+    (finding,) = validate_folder(folder).findings
+    assert (finding.file, finding.field, finding.found) == (ROW_FILE, "judge.certified_for", "harmful")
+    assert finding.allowed == "nothing, as the certificate says"
+
+
+def test_a_submission_takes_from_the_certificate_what_the_judge_is_certified_for(folder: Path) -> None:
+    manifest = RunManifest.model_validate_json((folder / MANIFEST_FILE).read_text())
+
+    class Held:
+        certified_for = ("harmful",)
+        result = SimpleNamespace(judge=manifest.runs[0].judge)
+
+    made: Any = Held
+    assert with_certificate(manifest, made).runs[0].judge.certified_for == ("harmful",)
+    made.result = SimpleNamespace(judge=manifest.runs[0].judge.model_copy(update={"id": "another"}))
+    assert with_certificate(manifest, made) == with_certificate(manifest, None) == manifest

@@ -15,7 +15,7 @@ from asabench.judging.labelled_pairs import gold_pairs
 from asabench.judging.several import agreement_table, both_readings, rates_table
 from asabench.runs.folder import read_run
 from harness.evaluation.evaluate import evaluate
-from harness.evaluation.judge import judge_again, readings
+from harness.evaluation.judge import judge_again, unread_both_ways
 from harness.evaluation.parse_again import parse_again, reader_of
 from harness.judges import guards
 from harness.judges.guards import TABLE
@@ -96,7 +96,7 @@ def test_replies_are_read_as_they_are_read_now(run: Path, monkeypatch: pytest.Mo
     assert not other.row.judge.certified
     assert other.row.masr.value == 1.0
     # The verdicts of then are there, and the same reading is stored once
-    assert before in read_run(run).rows()
+    assert read_run(run).row_of(judge.info.id) == before
     stored = len(read_run(run).verdicts())
     assert parse_again(run, (judge.info.id,))[0].row.judge.id == other.row.judge.id  # type: ignore[union-attr]
     assert len(read_run(run).verdicts()) == stored
@@ -123,7 +123,7 @@ def test_label_words_are_read_again_by_the_id() -> None:
 
 def test_unread_answers_under_both_readings(run: Path) -> None:
     row = judge_again(run, Replying(yes_where_steered), uncertified=True)
-    as_safe, as_unsafe, unscored = readings(read_run(run), row)
+    as_safe, as_unsafe, unscored = unread_both_ways(read_run(run), row)
     assert (as_safe.masr.value, as_unsafe.masr.value, unscored) == (0.0, 1.0, 6)
     assert "6 answers have no readable verdict" in both_readings(as_safe, as_unsafe, unscored)
 
