@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from asabench.core.row import Row, read_row
+from asabench.core.row import Row, read_row, worst_rate
 from leaderboard.build import build
 from leaderboard.text import format_estimate
 from tests.board_fixtures import HOSTILE, complete_row, make_submission, make_utility, row_with_worst_case, write_entry
