@@ -44,9 +44,9 @@ def defences_gu2025() -> Lines:
 
 def differences_v1() -> Lines:
     """MASR of each less that of RT, paired by prompt."""
-    tables = {model: read_table(folder_of(model, "asabench-v1") / VERDICTS_FILE) for model in MODELS if model != "base"}
+    tables = {model: read_table(_folder(model, "asabench-v1") / VERDICTS_FILE) for model in MODELS if model != "base"}
     base = tables.pop("RT")
-    at = [(each.attack, each.dose) for each in row_of("RT", "asabench-v1").results]
+    at = [(each.attack, each.dose) for each in _row("RT", "asabench-v1").results]
     lines = [
         [attack, f"{dose:g}", *(in_words(difference(base, own, attack, dose).masr, "-") for own in tables.values())]
         for attack, dose in at
@@ -61,10 +61,10 @@ ENTRY_PARTS: Mapping[str, Callable[[], Lines]] = {
 
 def _rates(protocol: str, models: tuple[str, ...]) -> Lines:
     """The worst case of each model, then one line an attack and dose: MASR, and the share of incoherent answers."""
-    rows = [row_of(model, protocol) for model in models]
+    rows = [_row(model, protocol) for model in models]
     lines = [
         ["**worst case**", "", *(_at(worst_case(row.results)) for row in rows)],
-        ["clean (INIT)", "", *(words(row.init) for row in rows)],
+        ["clean (INIT)", "", *(_words(row.init) for row in rows)],
     ]
     for attack, dose in dict.fromkeys((each.attack, each.dose) for row in rows for each in row.results):
         found = [[each for each in row.results if (each.attack, each.dose) == (attack, dose)] for row in rows]
@@ -72,22 +72,22 @@ def _rates(protocol: str, models: tuple[str, ...]) -> Lines:
     return ["attack", "dose", *models], lines
 
 
-def folder_of(model: str, protocol: str) -> Path:
+def _folder(model: str, protocol: str) -> Path:
     return SUBMISSIONS / f"smollm2-135m-{MODELS[model]}{protocol}"
 
 
-def row_of(model: str, protocol: str) -> Row:
-    return read_row(folder_of(model, protocol) / ROW_FILE)
+def _row(model: str, protocol: str) -> Row:
+    return read_row(_folder(model, protocol) / ROW_FILE)
 
 
-def words(rate: Estimate) -> str:
+def _words(rate: Estimate) -> str:
     return in_words(rate, "-")
 
 
 def _at(result: AttackResult | None) -> str:
-    return "-" if result is None else f"{words(result.masr)} {where(result)}"
+    return "-" if result is None else f"{_words(result.masr)} {where(result)}"
 
 
 def _with_share(result: AttackResult) -> str:
     answers = sum(result.verdicts.model_dump().values())
-    return f"{words(result.masr)}, {result.verdicts.incoherent / max(answers, 1):.0%}"
+    return f"{_words(result.masr)}, {result.verdicts.incoherent / max(answers, 1):.0%}"

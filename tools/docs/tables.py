@@ -22,7 +22,6 @@ from asabench.core.judge_names import GUARDS, JUDGES, forms, module_of
 from asabench.core.protocol import preset
 from harness.attacks import ATTACKS, make_attack
 from harness.attacks.options import declared
-from tools.docs.claim_tables import CLAIM_PARTS
 from tools.docs.entry_tables import ENTRY_PARTS
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +31,6 @@ FILES = (
     "docs/judges.md",
     "docs/results/defences.md",
     "docs/results/headline.md",
-    "docs/results/withdrawn.md",
     "pyproject.toml",
 )
 PART = re.compile(
@@ -97,7 +95,7 @@ def siblings() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     **{each.__name__: each for each in (attacks, options, judges, guards, siblings)},
-    **{name: lambda make=make: table(*make()) for name, make in {**ENTRY_PARTS, **CLAIM_PARTS}.items()},  # type: ignore[misc]
+    **{name: lambda make=make: table(*make()) for name, make in ENTRY_PARTS.items()},  # type: ignore[misc]
 }
 
 
