@@ -39,7 +39,9 @@ function number(text) {
 }
 function key(row, column, sort) {
   const text = row.cells[column].textContent.trim();
-  if (text === "—" || "unordered" in row.cells[column].dataset) return null;
+  if (text === "—") return null;
+  // Measured at different doses
+  if (columnName(headers[column]) === "eps50" && "unordered" in row.closest("table").dataset) return null;
   return sort === "number" ? number(text) : text.toLowerCase();
 }
 

@@ -278,9 +278,13 @@ def _rate(value: float) -> Rate:
 
 
 def _eps50(value: float) -> Eps50:
+    doses = (0.0, 0.1, 0.3, 1.0)
+    ends = {"first": doses[0], "last": doses[-1], "doses": doses}
     if value > 1:
-        return Eps50(value=None, low=0.8, high=None, censored="above", high_censored="above", first=0.0, last=1.0)
-    return Eps50(value=value, low=value * 0.8, high=min(1.0, value * 1.2), first=0.0, last=1.0)
+        return Eps50(value=None, low=0.3, high=None, censored="above", high_censored="above", below=1.0, **ends)
+    below = max(dose for dose in doses if dose < value)
+    above = min(dose for dose in doses if dose >= value)
+    return Eps50(value=value, low=below, high=above, below=below, above=above, **ends)
 
 
 def make_verdicts(row: Row, generator: np.random.Generator) -> pd.DataFrame:
