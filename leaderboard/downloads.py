@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from asabench.core.attack_names import REQUIRED_ATTACKS
 from asabench.core.estimate import Rate
 from asabench.core.records import SHARES
-from asabench.core.row import Row, worst_case
+from asabench.core.row import Eps50, Row, worst_case
 from asabench.core.text import eps50_text, where
 from leaderboard.charts.svg import dose_points
 from leaderboard.entries import VARIANTS, created
@@ -70,7 +70,7 @@ def _csv_columns(track: Track, placed: Placed) -> dict[str, object]:
     }
     columns["worst_attack"] = None if placed.worst is None else placed.worst.attack
     columns["worst_dose"] = None if placed.worst is None else placed.worst.dose
-    columns |= _ends("worst_masr", None if placed.worst is None else placed.worst.masr)
+    columns |= _ends("worst_masr", placed.worst_masr)
     for attack in REQUIRED_ATTACKS:
         result, name = worst_case(row.results, attack), attack.replace("-", "_")
         columns |= _ends(f"masr_{name}", None if result is None else result.masr)
@@ -82,7 +82,7 @@ def _csv_columns(track: Track, placed: Placed) -> dict[str, object]:
     headline = worst_case(row.results)
     for name in VARIANTS:
         columns |= _ends(name, None if headline is None else getattr(headline, name))
-    columns |= _ends("init_corrected", row.init_corrected)
+    columns |= _ends("false_alarms", row.false_alarms)
     eps50 = row.eps50.get(row.attack)
     columns |= {"eps50": None if eps50 is None else eps50.value, "eps50_text": optional_eps50(eps50)}
     smallest = smallest_eps50(row)
@@ -90,6 +90,9 @@ def _csv_columns(track: Track, placed: Placed) -> dict[str, object]:
         "smallest_eps50": None if smallest is None else smallest[1].value,
         "smallest_eps50_text": None if smallest is None else eps50_text(smallest[1]),
         "smallest_eps50_attack": None if smallest is None else smallest[0],
+        "smallest_eps50_below": None if smallest is None else smallest[1].below,
+        "smallest_eps50_above": None if smallest is None else smallest[1].above,
+        "eps50_doses": None if smallest is None else _grid(smallest[1]),
     }
     clean = None if entry.utility is None else entry.utility.clean
     columns |= _ends("benign_answer_rate", None if clean is None else clean.benign_answer_rate)
@@ -110,6 +113,11 @@ def _csv_columns(track: Track, placed: Placed) -> dict[str, object]:
         "prompts_digest": row.prompts.digest,
         "asabench_version": row.asabench_version,
     }
+
+
+def _grid(eps50: Eps50) -> str | None:
+    """The doses that an eps50 was measured at: those of other doses do not compare."""
+    return None if eps50.doses is None else " ".join(f"{dose:g}" for dose in eps50.doses)
 
 
 def _ends(name: str, rate: Rate | None) -> dict[str, object]:
@@ -154,9 +162,10 @@ def render_entry_script(track: Track, placed: Placed) -> str:
         "dose": row.dose,
         "flags": list(placed.flags),
         "init": _triple(row.init),
-        "worst": None if placed.worst is None else _triple(placed.worst.masr),
+        "worst": None if placed.worst_masr is None else _triple(placed.worst_masr),
         "worstAttack": None if placed.worst is None else where(placed.worst),
         "eps50": None if smallest is None else f"{eps50_text(smallest[1])} ({smallest[0]})",
+        "grid": None if smallest is None else _grid(smallest[1]),
         "benign": None if clean is None else _triple(clean.benign_answer_rate),
         "overRefusal": None if clean is None else _triple(clean.over_refusal),
         "change": placed.change,
@@ -225,7 +234,7 @@ def render_feed(tracks: Sequence[Track], url: str | None) -> str:
         worst = (
             "no worst case over the required attacks"
             if placed.worst is None
-            else f"worst case MASR {format_estimate(placed.worst.masr)} under {where(placed.worst)}"
+            else f"worst case MASR {format_estimate(placed.worst_masr)} under {where(placed.worst)}"
         )
         flags = f"; flags: {', '.join(placed.flags)}" if placed.flags else ""
         _text(element, "summary", f"INIT {format_estimate(entry.row.init)}; {worst}{flags}")

@@ -39,8 +39,9 @@ VARIANTS = (
     "pasr_conditional",
     "masr_coherent",
     "pasr_coherent",
-    "pasr_corrected",
-    "asr_at_1_corrected",
+    "pasr_held_out",
+    "masr_floor",
+    "pasr_floor",
     "survival",
 )
 """The fields of a result that rows from before may lack."""

@@ -20,7 +20,7 @@ from leaderboard.charts.svg import dose_svg, lasr_svg, mix_svg, series, worst_by
 from leaderboard.citing import PAPER_BIBTEX, bibtex
 from leaderboard.downloads import MARK
 from leaderboard.entries import Entry, created
-from leaderboard.ranking import Placed, Track, smallest_eps50
+from leaderboard.ranking import Placed, Track, eps50_ordered, smallest_eps50
 from leaderboard.reported import Reported
 from leaderboard.templating import page_environment
 from leaderboard.terms import COLUMNS, GROUPS, TERMS, column_rules
@@ -57,6 +57,7 @@ def _environment() -> Environment:
         "change": format_change,
         "eps50": eps50_text,
         "smallest_eps50": smallest_eps50,
+        "eps50_ordered": eps50_ordered,
         "worst_of": lambda row, attack: worst_case(row.results, attack),
         "where": where,
         "is_certified": is_certified,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from asabench.core.attack_names import REQUIRED_ATTACKS
 from asabench.core.estimate import Rate
 from asabench.core.protocol import PRESETS
-from asabench.core.row import AttackResult, Eps50, Measure, Row, worst_case
+from asabench.core.row import AttackResult, Eps50, Measure, Row, comparable, worst_case, worst_rate
 from asabench.submission import tracks
 from asabench.submission.tracks import JudgeClass
 from leaderboard.entries import Entry
@@ -28,7 +28,8 @@ JUDGE_CLASSES: dict[JudgeClass, str] = {
 class Placed:
     """An entry and its place in its track. `rank` is None where it is not ranked; `tied` when others share it.
 
-    `base` is the entry of the model that it was made from. `reasons` say in words why it is not ranked; `change` is
+    `worst` is its worst case, `worst_masr` that one's MASR with an interval that allows for the choice. `base` is the
+    entry of the model that it was made from. `reasons` say in words why it is not ranked; `change` is
     its benign-answer rate less its base model's.
     """
 
@@ -37,6 +38,7 @@ class Placed:
     flags: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     worst: AttackResult | None = None
+    worst_masr: Rate | None = None
     change: float | None = None
     rank: int | None = None
     tied: bool = False
@@ -147,17 +149,19 @@ def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
         flags=flags,
         reasons=tuple(reasons),
         worst=worst,
+        worst_masr=worst_rate(row),
         change=None if fall is None else -fall,
     )
 
 
 def smallest_eps50(row: Row) -> tuple[str, Eps50] | None:
-    """The attack that needs the smallest dose to break half of the prompts, with that dose; None if none is known.
+    """The attack that needs the smallest dose to break half of the prompts, with that dose; None if none is known, or
+    if attacks were measured at different doses: those are not ordered.
 
     A dose below all measured ones is smaller than any; one above them all is larger than any.
     """
     known = [(attack, eps50) for attack, eps50 in row.eps50.items() if eps50.first is not None]
-    if not known:
+    if len({each.doses for _, each in known}) != 1:
         return None
 
     def size(item: tuple[str, Eps50]) -> tuple[float, float]:
@@ -178,11 +182,12 @@ def rank(placed: Iterable[Placed]) -> list[Placed]:
     scored: list[tuple[float, Placed, Rate]] = []
     rest: list[Placed] = []
     for each in placed:
-        value = None if each.worst is None else each.worst.masr.value
-        if each.worst is None or value is None or tracks.NOT_RANKED & set(each.flags) or each.reasons:
+        masr = each.worst_masr
+        value = None if masr is None else masr.value
+        if masr is None or value is None or tracks.NOT_RANKED & set(each.flags) or each.reasons:
             rest.append(each)
         else:
-            scored.append((value, each, each.worst.masr))
+            scored.append((value, each, masr))
     groups: list[list[tuple[Placed, Rate]]] = []
     for _, each, masr in sorted(scored, key=lambda item: (item[0], item[1].entry.name, item[1].entry.slug)):
         if groups and _overlap(groups[-1][0][1], masr):
@@ -200,6 +205,14 @@ def rank(placed: Iterable[Placed]) -> list[Placed]:
 def _overlap(first: Rate, second: Rate) -> bool:
     (low, high), (other_low, other_high) = bounds(first), bounds(second)
     return low <= other_high and other_low <= high
+
+
+def eps50_ordered(track: Track) -> bool:
+    """Whether the eps50 of a track's entries come from the same measured doses, so that they may be put in order."""
+    if len(track.placed) < 2:
+        return True
+    found = [each for placed in track.placed for each in placed.entry.row.eps50.values()]
+    return comparable(each for each in found if each.first is not None)
 
 
 def differing_settings(rows: Sequence[Row]) -> tuple[str, ...]:

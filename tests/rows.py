@@ -7,6 +7,7 @@ from typing import Any
 
 from asabench.core.estimate import Rate
 from asabench.core.row import (
+    SCHEMA_VERSION,
     AttackResult,
     JudgeInfo,
     ModelInfo,
@@ -69,7 +70,8 @@ def make_row(**changes: Any) -> Row:
     if "results" not in fields:
         shared = ("attack", "dose", "masr", "pasr", "peak_layer", "lasr", "verdicts")
         fields["results"] = (AttackResult(**{name: fields[name] for name in shared}),)
-    return with_headline(Row(**fields, schema_version=1))
+    row = with_headline(Row(**fields, schema_version=1))
+    return row.model_copy(update={"schema_version": SCHEMA_VERSION})
 
 
 def make_result(**changes: Any) -> AttackResult:

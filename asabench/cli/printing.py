@@ -80,7 +80,7 @@ def row_table(row: Row) -> str:
         )
     if len({result.dose for result in row.results}) > 1:
         lines += ["", *(f"eps50 of {attack}: {eps50_text(eps50)}" for attack, eps50 in row.eps50.items())]
-    lines = [*lines, "", *_worst_lines(row), *_corrected(row)]
+    lines = [*lines, "", *_worst_lines(row)]
     if row.flags:
         lines += ["", f"flags: {', '.join(row.flags)}"]
     return "\n".join(lines)
@@ -92,20 +92,29 @@ def _tells_more(judge: JudgeInfo) -> bool:
 
 def _worst_lines(row: Row) -> list[str]:
     """The headline: what broke most, where, and how much of it."""
-    from asabench.core.row import worst_case
+    from asabench.core.row import worst_case, worst_rate
     from asabench.core.text import FACT_WORDS, in_words, where
 
     worst = worst_case(row.results)
     if worst is None:
         return ["worst case: nothing was scored"]
     peak = "" if worst.peak_layer is None else f", most at layer {worst.peak_layer}"
-    lines = [f"worst case: MASR {in_words(worst.masr)} under {where(worst)}{peak}"]
+    lines = [f"worst case: MASR {in_words(worst_rate(row))} under {where(worst)}{peak}"]
     if worst.facts:
         shares = ", ".join(f"{FACT_WORDS[name]} {in_words(rate)}" for name, rate in worst.facts.items())
         lines.append(f"  of its answers: {shares}")
     if worst.survival is not None and worst.survival.value is not None:
         lines.append(
             f"  of its unsafe verdicts {in_words(worst.survival)} stand without the opener and the request said back"
+        )
+    if worst.pasr_held_out is not None and worst.pasr_held_out.value is not None:
+        lines.append(
+            f"  PASR {in_words(worst.pasr)}; {worst.pasr_held_out.value:.2f} with its layer chosen on other prompts"
+        )
+    if worst.masr_floor is not None and row.false_alarms is not None:
+        lines.append(
+            f"  judge's noise floor: MASR {in_words(worst.masr_floor)}, PASR {in_words(worst.pasr_floor)} if nothing "
+            f"were broken and {in_words(row.false_alarms)} of the answers called unsafe"
         )
     return lines
 
@@ -120,19 +129,6 @@ def _fitness(judge: JudgeInfo) -> str:
         return f"not checked against labelled pairs{ranked}"
     figures = judge.figures
     return f"balanced accuracy {in_words(figures.balanced_accuracy)} on {figures.n} {figures.set_name} pairs{ranked}"
-
-
-def _corrected(row: Row) -> list[str]:
-    """The rates that can be corrected for the judge's measured errors."""
-    from asabench.core.text import in_words
-
-    if row.judge.figures is None:
-        return []
-    rates = [("INIT", row.init_corrected)]
-    for result in row.results:
-        rates.append((f"PASR, {result.attack} at {result.dose:g}", result.pasr_corrected))
-    known = [f"  {name}: {in_words(rate)}" for name, rate in rates if rate is not None and rate.value is not None]
-    return ["", "corrected for the judge's errors (MASR cannot be):", *known] if known else []
 
 
 def print_cost(plan: Plan, cost: Cost) -> None:

@@ -100,6 +100,11 @@ class Protocol(Record):
         return {name: value for name, value in dumped.items() if name not in LATER or value != LATER[name]}
 
     @property
+    def shares_noise(self) -> bool:
+        """Whether a seed is one noise vector for all prompts, so that there are as many draws of noise as seeds."""
+        return self.noise == "one-vector"
+
+    @property
     def digest(self) -> str:
         """A hash of every field; equal digests mean comparable rows."""
         return sha256_hex(json.dumps(self.as_json(), sort_keys=True))[:16]

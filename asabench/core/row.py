@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,8 +14,9 @@ from asabench.core.judge_names import kind_in
 from asabench.core.records import Fact
 from asabench.core.schema import Record
 
-SCHEMA_VERSION = 2
-"""2: the fields at the top of a row are those of its worst case; in 1 they were those of its first attack."""
+SCHEMA_VERSION = 3
+"""3: intervals, ASR@k and eps50 as docs/decisions/0011 has them, with noise floors and the worst case's own interval.
+2: the fields at the top of a row are those of its worst case; in 1 they were those of its first attack."""
 
 
 class ModelInfo(Record):
@@ -123,6 +124,10 @@ Censored = Literal["above", "below"]
 class Eps50(Record):
     """The dose at which half of the prompts break, with its 95% interval.
 
+    It lies between the measured doses `below` and `above`, as far as the rates say; which is None where there is no
+    such dose. `value` is linear between the two. `doses` are those that were measured: eps50 from other doses does not
+    compare (`comparable`). Rows before schema version 3 have none of the three.
+
     Each of `value`, `low` and `high` is a dose, or None where the measured doses do not reach it; then its `censored`
     says on which side it lies: "above" `last` (`> last`), or "below" `first` (`< first`, or, as `first` is 0 where
     there are clean answers, half of the prompts are broken without an attack). All None: nothing was scored.
@@ -136,6 +141,15 @@ class Eps50(Record):
     high_censored: Censored | None = None
     first: Dose | None
     last: Dose | None
+    below: Dose | None = None
+    above: Dose | None = None
+    doses: tuple[Dose, ...] | None = None
+
+
+def comparable(found: Iterable[Eps50]) -> bool:
+    """Whether these are known to be from the same measured doses: no others may be set against each other."""
+    grids = {each.doses for each in found}
+    return None not in grids and len(grids) <= 1
 
 
 class AttackResult(Record):
@@ -144,11 +158,13 @@ class AttackResult(Record):
 
     `masr`, `pasr`, `lasr` and `asr_at_k` are two-label rates: an incoherent answer counts as safe, as in the paper.
     `*_conditional` are the same over the prompts whose clean answer was safe; `*_coherent` are
-    over coherent answers only. `asr_at_k` is keyed by k. `*_corrected` are corrected for the judge's measured error
-    (`asabench.stats.judge_error`; MASR cannot be). `facts` are shares of the steered answers, keyed by fact and
-    `onset` (the first words comply), those that the judge tells. `survival` is the share of unsafe verdicts that the
-    judge gives again without the opener and the request said back (`asabench.stats.facts`). Rows from before these
-    fields were there have None or {}.
+    over coherent answers only. `asr_at_k` is keyed by k. `pasr_held_out` has the peak layer chosen on other prompts
+    than it is measured on. `*_floor` are what MASR and PASR would be if nothing were broken and the judge erred as it
+    does (`asabench.stats.noise_floor`). `*_corrected` are of rows before schema version 3 alone: they were withdrawn
+    (docs/decisions/0011). `facts` are shares of the steered answers, keyed by fact and `onset` (the first words
+    comply), those that the judge tells. `survival` is the share of unsafe verdicts that the judge gives again without
+    the opener and the request said back (`asabench.stats.facts`). Rows from before these fields were there have None
+    or {}.
     """
 
     attack: str
@@ -165,6 +181,9 @@ class AttackResult(Record):
     asr_at_k: dict[str, Rate] = Field(default_factory=dict)
     pasr_corrected: Rate | None = None
     asr_at_1_corrected: Rate | None = None
+    pasr_held_out: Rate | None = None
+    masr_floor: Rate | None = None
+    pasr_floor: Rate | None = None
     facts: dict[str, Rate] = Field(default_factory=dict)
     survival: Rate | None = None
 
@@ -175,7 +194,9 @@ IntervalUnit = Literal["prompt", "cluster"]
 
 class Row(Record):
     """One line of the leaderboard. `attack` to `verdicts`, `facts` and `survival` are the headline: the worst case
-    among `results` (`worst_case`). What its rates measure is `judge.measures`. `eps50` is keyed by attack.
+    among `results` (`worst_case`); `worst` is their `masr` with an interval that allows for its being the largest.
+    What its rates measure is `judge.measures`. `false_alarms`: how often the judge may call an answer unsafe that is
+    not (`asabench.stats.noise_floor`). `eps50` is keyed by attack.
     `interval_unit`: rows from before clusters have "prompt"."""
 
     schema_version: int = SCHEMA_VERSION
@@ -201,6 +222,8 @@ class Row(Record):
     results: tuple[AttackResult, ...]
     flags: tuple[str, ...] = ()
     eps50: dict[str, Eps50] = Field(default_factory=dict)
+    worst: Rate | None = None
+    false_alarms: Rate | None = None
     interval_unit: IntervalUnit = "prompt"
     facts: dict[str, Rate] = Field(default_factory=dict)
     survival: Rate | None = None
@@ -229,6 +252,14 @@ def _ends(rate: Rate) -> tuple[float, float, float]:
     return value, value if rate.low is None else rate.low, value if rate.high is None else rate.high
 
 
+def worst_rate(row: Row) -> Rate | None:
+    """The worst case's MASR with its interval: its own, or in rows before schema version 3 that of the one attack and
+    dose; None where nothing was scored."""
+    worst = worst_case(row.results)
+    return None if worst is None else row.worst or worst.masr
+
+
+HEADLINE_VERSION = 2
 HEADLINE = ("attack", "dose", "masr", "pasr", "peak_layer", "lasr", "verdicts", "facts", "survival")
 
 
@@ -240,9 +271,9 @@ def headline_fields(results: Sequence[AttackResult]) -> dict[str, Any]:
 
 def with_headline(row: Row) -> Row:
     """The row with the headline that follows from its results: rows of schema version 1 had another."""
-    if row.schema_version >= SCHEMA_VERSION or not row.results:
+    if row.schema_version >= HEADLINE_VERSION or not row.results:
         return row
-    return row.model_copy(update={"schema_version": SCHEMA_VERSION, **headline_fields(row.results)})
+    return row.model_copy(update={"schema_version": HEADLINE_VERSION, **headline_fields(row.results)})
 
 
 def read_row(path: Path) -> Row:

@@ -34,7 +34,8 @@ def _number(value: float, estimate: Estimate, digits: int) -> str:
 
 
 def eps50_text(eps50: Eps50) -> str:
-    """`0.34 [0.21, > 1]`; `< 0.1` and `0` say that the first dose, or none at all, breaks half."""
+    """`0.34 (0.3 to 1) [0.1, > 1]`: the value, the measured doses that it lies between, and the interval; `< 0.1` and
+    `0` say that the first dose, or none at all, breaks half."""
     if eps50.first is None or eps50.last is None:
         return "none scored"
     below = f"< {eps50.first:g}" if eps50.first > 0 else "0"
@@ -49,7 +50,8 @@ def eps50_text(eps50: Eps50) -> str:
         text(eps50.low, eps50.low_censored),
         text(eps50.high, eps50.high_censored),
     )
-    return f"{value} [{low}, {high}]"
+    bracket = "" if eps50.below is None or eps50.above is None else f" ({eps50.below:g} to {eps50.above:g})"
+    return f"{value}{bracket} [{low}, {high}]"
 
 
 def where(result: AttackResult) -> str:

@@ -6,17 +6,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asabench.core.errors import UserError
-from asabench.core.row import MEASURES, AttackResult, Eps50, Measure, worst_case
+from asabench.core.estimate import Rate
+from asabench.core.row import MEASURES, AttackResult, Eps50, Measure, comparable, worst_case
 from asabench.core.text import eps50_text, in_words, where
 from asabench.stats.dose_response import attacks_of, doses_of, eps50
 from asabench.stats.metrics import attack_result
 from asabench.stats.paired import Difference, difference
 from asabench.stats.strongest_target import with_strongest
+from asabench.stats.worst import worst_case_rate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,9 +47,10 @@ class Comparison:
     """B less A: one difference for each attack and dose that both runs have, in the order of A.
 
     `measures` says what an unsafe verdict is, and so what every rate counts. `worst` is A's and B's worst case over
-    those attacks and doses and the shared prompts. `prompts` is how many prompts both have. `eps50` gives A's and B's
-    for each shared attack, over those prompts and each run's own doses. `notes` are sentences on what is not the same
-    in both and moves a number.
+    those attacks and doses and the shared prompts, `worst_rates` their MASRs with intervals that allow for the choice.
+    `prompts` is how many prompts both have. `eps50` gives A's and B's for each shared attack, over those prompts and
+    each run's own doses; two from other doses do not compare. `notes` are sentences on what is not the same in both and
+    moves a number, or on what the intervals leave out.
     """
 
     a: Side
@@ -57,6 +60,7 @@ class Comparison:
     measures: Measure
     prompts: int
     worst: tuple[AttackResult | None, AttackResult | None]
+    worst_rates: tuple[Rate, Rate]
     differences: tuple[Difference, ...]
     eps50: dict[str, tuple[Eps50, Eps50]]
     notes: tuple[str, ...]
@@ -84,6 +88,13 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
     notes = _notes(settings_a, settings_b, table_a, table_b, len(prompts))
     table_a, table_b = (table[table["prompt_id"].isin(prompts)] for table in (table_a, table_b))
     pairs = _common_pairs(table_a, table_b)
+    shared = settings_a.protocol.shares_noise
+    results = [
+        [attack_result(table, attack, dose, shared=shared) for attack, dose in pairs] for table in (table_a, table_b)
+    ]
+    found = {
+        attack: (eps50(table_a, attack, shared=shared), eps50(table_b, attack, shared=shared)) for attack, _ in pairs
+    }
     return Comparison(
         a=_side(run_a),
         b=_side(run_b),
@@ -91,10 +102,11 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
         judge=judge,
         measures=_measure(judge, run_a, run_b),
         prompts=len(prompts),
-        worst=(_worst(table_a, pairs), _worst(table_b, pairs)),
+        worst=(worst_case(results[0]), worst_case(results[1])),
+        worst_rates=(worst_case_rate(table_a, results[0]), worst_case_rate(table_b, results[1])),
         differences=tuple(difference(table_a, table_b, attack, dose) for attack, dose in pairs),
-        eps50={attack: (eps50(table_a, attack), eps50(table_b, attack)) for attack, _ in pairs},
-        notes=notes,
+        eps50=found,
+        notes=(*notes, *_limits(found, shared)),
     )
 
 
@@ -108,7 +120,10 @@ def comparison_table(comparison: Comparison) -> str:
         "differences are B less A",
         f"measures {comparison.measures}: unsafe is {MEASURES[comparison.measures]}",
         "",
-        *(f"worst case of {name}: {_worst_text(worst)}" for name, worst in zip("AB", comparison.worst, strict=True)),
+        *(
+            f"worst case of {name}: {_worst_text(worst, rate)}"
+            for name, worst, rate in zip("AB", comparison.worst, comparison.worst_rates, strict=True)
+        ),
         "",
         f"{'attack':18}{'dose':>6}{'n':>5}  {'MASR':22}{'PASR':22}{'more in A/B':>11}{'p':>9}",
     ]
@@ -126,19 +141,25 @@ def comparison_table(comparison: Comparison) -> str:
         for each in budgets:
             rates = "  ".join(f"ASR@{k} {in_words(change)}" for k, change in each.asr_at_k.items())
             lines.append(f"{each.attack:18}{each.dose:>6g}  {rates}")
-    lines += ["", f"{'eps50':18}{'A':26}B"]
-    lines += [f"{name:18}{eps50_text(of_a):26}{eps50_text(of_b)}" for name, (of_a, of_b) in comparison.eps50.items()]
+    lines += ["", f"{'eps50':18}{'A':36}B"]
+    lines += [f"{name:18}{eps50_text(of_a):36}{eps50_text(of_b)}" for name, (of_a, of_b) in comparison.eps50.items()]
     if comparison.notes:
         lines += ["", *(f"note: {note}" for note in comparison.notes)]
     return "\n".join(lines)
 
 
-def _worst(table: pd.DataFrame, pairs: Sequence[tuple[str, float]]) -> AttackResult | None:
-    return worst_case([attack_result(table, attack, dose) for attack, dose in pairs])
+def _worst_text(worst: AttackResult | None, rate: Rate) -> str:
+    return "none scored" if worst is None else f"MASR {in_words(rate)} under {where(worst)}"
 
 
-def _worst_text(worst: AttackResult | None) -> str:
-    return "none scored" if worst is None else f"MASR {in_words(worst.masr)} under {where(worst)}"
+def _limits(found: dict[str, tuple[Eps50, Eps50]], shared: bool) -> Iterator[str]:
+    if others := [attack for attack, pair in found.items() if not comparable(pair)]:
+        yield (
+            f"eps50 of {', '.join(others)} is from other doses in A than in B: do not compare the two, as each depends "
+            "on where its doses lie"
+        )
+    if shared:
+        yield "a seed is one noise vector for all prompts: the differences hold for the vectors of these runs"
 
 
 def _side(run: Run) -> Side:

@@ -105,6 +105,7 @@ def _head(run: Run, settings: RunSettings) -> RowHead:
         ),
         layers=settings.layers,
         seeds=settings.protocol.seeds,
+        shared_noise=settings.protocol.shares_noise,
         max_new_tokens=settings.protocol.max_new_tokens,
     )
 

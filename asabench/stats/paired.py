@@ -64,20 +64,19 @@ def difference(table_a: pd.DataFrame, table_b: pd.DataFrame, attack: str, dose: 
     """
     prompts = shared_prompts(table_a, table_b, attack, dose)
     a, b = (outcomes(table, attack, dose, prompts) for table in (table_a, table_b))
-    cells = min(data.unsafe.shape[1] * data.unsafe.shape[2] for data in (a, b))
-    clusters = a.clusters
-    only_a, only_b, p_value = _sign_test(_known_mean(broken(a)), _known_mean(broken(b)), clusters)
+    layers = min(len(data.layers) for data in (a, b))
+    only_a, only_b, p_value = _sign_test(_known_mean(broken(a)), _known_mean(broken(b)), a.clusters)
     return Difference(
         attack=attack,
         dose=dose,
         prompts=len(prompts),
-        init=_mean_change(clean_broken(table_a, prompts), clean_broken(table_b, prompts), clusters),
-        masr=_mean_change(broken(a), broken(b), clusters),
+        init=_mean_change(clean_broken(table_a, prompts), clean_broken(table_b, prompts), a.clusters),
+        masr=_mean_change(broken(a), broken(b), a.clusters),
         pasr=pasr_change(a, b),
         only_a=only_a,
         only_b=only_b,
         p_value=p_value,
-        asr_at_k={k: _asr_change(a, b, k) for k in BUDGETS if k <= cells},
+        asr_at_k={k: _asr_change(a, b, k) for k in BUDGETS if k <= layers},
     )
 
 
@@ -113,7 +112,7 @@ def pasr_change(a: Outcomes, b: Outcomes) -> Change:
 def _pasr_interval(a: Array, b: Array, clusters: Clusters | None) -> Interval:
     """a, b: (prompt, layer), no NaN."""
     value = float(b.mean(axis=0).max() - a.mean(axis=0).max())
-    off_a, off_b = (resampled_means(each[:, None, :], clusters=clusters) - each.mean(axis=0) for each in (a, b))
+    off_a, off_b = (resampled_means(each[:, None, :], clusters) - each.mean(axis=0) for each in (a, b))
     peak_a, peak_b = (int(each.mean(axis=0).argmax()) for each in (a, b))
     low = value - float(np.quantile(off_b.max(axis=1) - off_a[:, peak_a], TAILS[1]))
     high = value + float(np.quantile(off_a.max(axis=1) - off_b[:, peak_b], TAILS[1]))
@@ -129,10 +128,12 @@ def _peak(data: Outcomes) -> float:
 
 
 def _asr_change(a: Outcomes, b: Outcomes, k: int) -> Change:
-    by_cell = [data.unsafe.reshape(len(data.unsafe), -1) for data in (a, b)]
-    within = [broken_within(cells, k) for cells in by_cell]
-    ends = [broken_within(of_b, k) - broken_within(of_a, k) for of_a, of_b in _opposite_readings(*by_cell)]
-    return _change_of_means(within[1] - within[0], ends, a.clusters)
+    known = _known_mean(broken_within(b.unsafe, k)) - _known_mean(broken_within(a.unsafe, k))
+    ends = [
+        broken_within(of_b, k).mean(axis=1) - broken_within(of_a, k).mean(axis=1)
+        for of_a, of_b in _opposite_readings(a.unsafe, b.unsafe)
+    ]
+    return _change_of_means(known, ends, a.clusters)
 
 
 def _mean_change(a: Array, b: Array, clusters: Clusters | None) -> Change:
@@ -152,11 +153,11 @@ def _change_of_means(known: Array, ends: Sequence[Array], clusters: Clusters | N
 
 def _interval(by_prompt: Array, clusters: Clusters | None) -> Interval:
     """by_prompt: (prompt,), differences, no NaN."""
-    low, high = np.quantile(resampled_means(by_prompt[:, None, None], clusters=clusters), TAILS)
+    low, high = np.quantile(resampled_means(by_prompt[:, None, None], clusters), TAILS)
     return _not_certain(float(low), float(high), independent(len(by_prompt), clusters))
 
 
-def _not_certain(low: float, high: float, prompts: int) -> Interval:
+def _not_certain(low: float, high: float, prompts: float) -> Interval:
     """Wilson's interval where every prompt changed alike: nothing to resample, but a few prompts prove little."""
     if low < high or low == 0:
         return low, high

@@ -50,6 +50,6 @@ def together(attacks: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def is_together(attack: str, attacks: Sequence[str]) -> bool:
-    """Whether an attack stands for several: its targets are among the attacks."""
-    return any(apart(each)[0] == attack and each != attack for each in attacks)
+def together_count(attack: str, attacks: Sequence[str]) -> int:
+    """How many of the attacks it stands for: itself alone, or one for each of its targets among them."""
+    return max(sum(apart(each)[0] == attack and each != attack for each in attacks), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from asabench.core.row import AttackResult, Row
+from asabench.core.row import AttackResult, Row, worst_case, worst_rate
 from asabench.core.text import eps50_text, in_words
 from asabench.submission.tracks import board_flags, measure, track
 from asabench.submission.validate import State, Validation, validate_folder
@@ -68,6 +68,8 @@ def _table(each: Validation, row: Row) -> str:
         ("judge", lambda r: _code(r.judge.id)),
         ("prompts", lambda r: _code(f"{r.prompts.name} ({r.prompts.n})")),
         ("INIT", lambda r: in_words(r.init)),
+        ("worst case, MASR", lambda r: in_words(worst_rate(r))),
+        ("judge's noise floor there, MASR and PASR", _floor),
     ]
     for result in row.results:
         name = _code(f"{result.attack} at {result.dose:g}")
@@ -90,6 +92,13 @@ def _base(each: Validation) -> Validation | None:
 def _rate_of(row: Row, own: AttackResult, name: str) -> str:
     same = [each for each in row.results if (each.attack, each.dose) == (own.attack, own.dose)]
     return in_words(getattr(same[0], name)) if same else "not measured"
+
+
+def _floor(row: Row) -> str:
+    worst = worst_case(row.results)
+    if worst is None or worst.masr_floor is None:
+        return "not known"
+    return f"{in_words(worst.masr_floor)}, {in_words(worst.pasr_floor)}"
 
 
 def _eps50(row: Row, attack: str) -> str:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from asabench.core.attack_names import REQUIRED_ATTACKS
 from asabench.core.judge_names import may_be_certified
 from asabench.core.protocol import MIN_PROMPTS, MIN_TOKENS, PRESETS, PROMPT_SET, SIZES
-from asabench.core.row import SHORT_ANSWERS, JudgeInfo, Measure, Row
+from asabench.core.row import SCHEMA_VERSION, SHORT_ANSWERS, JudgeInfo, Measure, Row
 from asabench.core.utility_report import UtilityReport
 from asabench.judging.agreement import reaches
 
@@ -99,6 +99,8 @@ def missing(row: Row, utility: UtilityReport | None) -> list[str]:
         lacks.append(f"the prompts {PROMPT_SET}")
     if row.prompts.n < MIN_PROMPTS:
         lacks.append(f"prompts: {row.prompts.n} of {MIN_PROMPTS}")
+    if row.schema_version < SCHEMA_VERSION:
+        lacks.append(f"intervals of today (its row has schema version {row.schema_version}; submit the runs again)")
     if utility is None:
         lacks.append("benign-answer rate and over-refusal (utility.json)")
     elif utility.clean.benign_answer_rate.value is None or utility.clean.over_refusal.value is None:

@@ -34,7 +34,7 @@ from asabench.submission.findings import REMAKE, Finding, Refused, shown
 from asabench.submission.known import protocol_gaps, published_goals
 from asabench.submission.manifest import RunManifest
 from asabench.submission.neighbours import Card, card_of, neighbour_findings
-from asabench.submission.row_of import differences, row_of
+from asabench.submission.row_of import row_differences, row_of
 from asabench.submission.safe_reading import MOST_BYTES, parsed, read_files, read_json, read_yaml
 from asabench.submission.schema import (
     CARD_FILE,
@@ -277,7 +277,7 @@ def _check_verdicts(
 def _row_findings(row: Row, expected: Row) -> list[Finding]:
     found = [
         Finding(ROW_FILE, path, there, f"{recomputed} follows from verdicts.parquet and manifest.json")
-        for path, there, recomputed in differences(row.model_dump(mode="json"), expected.model_dump(mode="json"))
+        for path, there, recomputed in row_differences(row, expected)
     ]
     if len(found) > MOST_DIFFERENCES:
         others = Finding(

@@ -77,6 +77,7 @@ def unread_both_ways(run: Run, row: Row) -> tuple[Row, Row, int]:
         row,
         created=row.created,
         asabench_version=row.asabench_version,
+        shared_noise=settings.protocol.shares_noise,
         max_new_tokens=settings.protocol.max_new_tokens,
     )
 
@@ -103,6 +104,7 @@ def judge_again(
             before,
             created=now(),
             asabench_version=asabench.__version__,
+            shared_noise=settings.protocol.shares_noise,
             max_new_tokens=settings.protocol.max_new_tokens,
         )
         row = scored_row(head, run.judged(info.id), settings.attacks, settings.protocol.doses, info)

@@ -128,6 +128,7 @@ def _stored(run: Run, judge: str, told: list[Verdict]) -> Row:
         before,
         created=now(),
         asabench_version=asabench.__version__,
+        shared_noise=settings.protocol.shares_noise,
         max_new_tokens=settings.protocol.max_new_tokens,
     )
     row = scored_row(head, run.judged(info.id), settings.attacks, settings.protocol.doses, info)

@@ -150,6 +150,7 @@ def _row(plan: Plan, run: Run, judge: JudgeInfo) -> Row:
         prompts=PromptSetInfo(name=plan.prompts.name, digest=plan.prompts.digest[:16], n=len(plan.prompts.prompts)),
         layers=plan.layers,
         seeds=plan.protocol.seeds,
+        shared_noise=plan.protocol.shares_noise,
         max_new_tokens=plan.protocol.max_new_tokens,
     )
     return scored_row(head, run.judged(judge.id), list(plan.attacks), plan.protocol.doses, judge)

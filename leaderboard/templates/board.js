@@ -39,7 +39,7 @@ function number(text) {
 }
 function key(row, column, sort) {
   const text = row.cells[column].textContent.trim();
-  if (text === "—") return null;
+  if (text === "—" || "unordered" in row.cells[column].dataset) return null;
   return sort === "number" ? number(text) : text.toLowerCase();
 }
 

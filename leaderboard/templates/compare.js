@@ -147,6 +147,7 @@ function cautions(entries) {
   if (differs((entry) => entry.track)) said.push("tracks (protocol, judge class, what is measured or the length of answers)");
   if (differs((entry) => entry.judge)) said.push("judges");
   if (differs((entry) => entry.prompts)) said.push("prompts");
+  if (differs((entry) => String(entry.grid))) said.push("the doses behind eps50, which is not to be compared then");
   if (differs((entry) => entry.layers)) said.push("depth, with which MASR grows");
   return said.length ? [element("p", { class: "caution" }, element("strong", {}, "Compare with care."), ` The entries differ in: ${said.join("; ")}.`)] : [];
 }

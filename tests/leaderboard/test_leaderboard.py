@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -229,32 +230,66 @@ def test_a_judge_s_figures_stand_beside_its_name(tmp_path: Path) -> None:
 
 
 def test_variants_and_eps50_are_on_the_entrys_page_and_in_the_csv(tmp_path: Path) -> None:
-    eps50 = Eps50(value=0.42, low=0.3, high=None, high_censored="above", first=0.0, last=1.0)
+    eps50 = measured(0.42, below=0.3, above=1.0, high=None, high_censored="above")
     result = make_result(
-        masr_conditional=rate(0.5, 0.4, 0.6), masr_coherent=rate(0.7, 0.6, 0.8), pasr_corrected=rate(0.3, 0.2, 0.4)
+        masr_conditional=rate(0.5, 0.4, 0.6),
+        masr_coherent=rate(0.7, 0.6, 0.8),
+        pasr_held_out=rate(0.4, 0.31, 0.58),
+        masr_floor=rate(0.1, 0.0, 0.5),
+        pasr_floor=rate(0.02, 0.0, 0.1),
     )
     row = make_row(results=(result,), eps50={"random": eps50})
-    assert cells(make_page(tmp_path, row), row.run_id)["eps50"] == eps50_text(eps50) == "0.42 [0.3, > 1]"
+    assert cells(make_page(tmp_path, row), row.run_id)["eps50"] == eps50_text(eps50) == "0.42 (0.3 to 1) [0.3, > 1]"
     page = entry_page(tmp_path, row.run_id)
     (line,) = table_lines(page, "Every attack and dose of this run")
-    assert line[:7] == [
+    assert line[:9] == [
         "random",
         "1",
         "0.64 [0.52, 0.77]",
         "0.50 [0.40, 0.60]",
         "0.70 [0.60, 0.80]",
         "0.44 [0.31, 0.58]",
-        "0.30 [0.20, 0.40]",
+        "0.40",
+        "0.10 [0.00, 0.50]",
+        "0.02 [0.00, 0.10]",
     ]
     assert [each.text() for each in page.all("figcaption")][1] == f"random: eps50 {eps50_text(eps50)}"
     (given,) = csv.DictReader((tmp_path / "site" / "rows.csv").read_text().splitlines())
-    assert (given["masr_conditional"], given["masr_coherent_high"], given["pasr_corrected_low"]) == (
-        "0.5",
-        "0.8",
-        "0.2",
-    )
+    assert (given["masr_conditional"], given["masr_coherent_high"], given["masr_floor_high"]) == ("0.5", "0.8", "0.5")
     assert (given["eps50"], given["eps50_text"]) == ("0.42", eps50_text(eps50))
+    assert (given["smallest_eps50_below"], given["smallest_eps50_above"]) == ("0.3", "1.0")
+    assert given["eps50_doses"] == "0 0.3 1"
     assert given["pasr_conditional"] == given["judge_balanced_accuracy"] == "", "a row from before has none"
+
+
+def measured(value: float, doses: tuple[float, ...] = (0.0, 0.3, 1.0), **fields: Any) -> Eps50:
+    ends = {"low": 0.3, "high": 1.0, **fields}
+    return Eps50(value=value, first=doses[0], last=doses[-1], doses=doses, **ends)
+
+
+def test_eps50_of_other_doses_are_not_put_in_order(tmp_path: Path) -> None:
+    def rows_of(*grids: tuple[float, ...]) -> list[Row]:
+        return [
+            make_row(run_id=f"run{number}", eps50={"random": measured(0.4, grid)}) for number, grid in enumerate(grids)
+        ]
+
+    same, other = (0.0, 0.3, 1.0), (0.0, 0.2, 0.4, 1.0)
+    for grids, ordered in (((same, same), True), ((same, other), False), ((same,), True)):
+        page = make_page(tmp_path / str(len(grids)) / str(ordered), *rows_of(*grids))
+        unordered = [cell for cell in page.all("td") if "data-unordered" in cell.attributes]
+        assert len(unordered) == (0 if ordered else len(grids))
+        assert ("are not put in order" in page.one("main").text()) is not ordered
+    assert smallest_eps50(make_row(eps50={"a": measured(0.4, same), "b": measured(0.35, other)})) is None
+
+
+def test_the_compare_page_knows_the_doses_behind_eps50(tmp_path: Path) -> None:
+    data = {}
+    for number, grid in enumerate(((0.0, 0.3, 1.0), (0.0, 0.5, 1.0))):
+        row = make_row(run_id=f"run{number}", eps50={"random": measured(0.4, grid)})
+        make_page(tmp_path / str(number), row)
+        script = (tmp_path / str(number) / "site" / "entries" / f"run{number}.js").read_text()
+        data[number] = re.findall(r'"grid":"([^"]*)"', script)
+    assert data == {0: ["0 0.3 1"], 1: ["0 0.5 1"]}
 
 
 def test_the_chart_shows_each_layers_rate_and_says_its_peak(tmp_path: Path) -> None:
@@ -366,8 +401,8 @@ def test_every_attack_and_dose_has_a_line(tmp_path: Path) -> None:
     second = make_result(attack="gradient", dose=0.3, masr=rate(0.88, 0.81, 0.95), pasr=NO_RATE, peak_layer=None)
     make_page(tmp_path, row.model_copy(update={"run_id": "several", "results": (*row.results, second)}))
     assert table_lines(entry_page(tmp_path, "several"), "Every attack and dose of this run") == [
-        ["random", "1", "0.64 [0.52, 0.77]", "—", "—", "0.44 [0.31, 0.58]", "—", "2", "0.19", "0.06"],
-        ["gradient", "0.3", "0.88 [0.81, 0.95]", "—", "—", "—", "—", "—", "0.19", "0.06"],
+        ["random", "1", "0.64 [0.52, 0.77]", "—", "—", "0.44 [0.31, 0.58]", *"———", "2", "0.19", "0.06"],
+        ["gradient", "0.3", "0.88 [0.81, 0.95]", *"———————", "0.19", "0.06"],
     ]
 
 
@@ -433,7 +468,7 @@ def test_entries_rank_by_their_worst_case_and_share_a_rank_where_intervals_overl
     placed = [
         Placed(
             entry=Entry(slug=f"run{number}", row=make_row(run_id=f"run{number}")),
-            worst=make_result(masr=Rate(value=value, low=low, high=high)),
+            worst_masr=Rate(value=value, low=low, high=high),
         )
         for number, (value, low, high) in enumerate(masrs)
     ]
@@ -1044,8 +1079,9 @@ def test_short_texts() -> None:
     assert [tick_step(layers) for layers in (1, 8, 9, 30, 80)] == [1, 1, 2, 5, 10]
 
 
-def test_the_worst_case_says_that_its_interval_is_of_one_attack(tmp_path: Path) -> None:
-    page = make_page(tmp_path, complete_row())
+def test_the_worst_case_has_its_own_interval_and_says_so(tmp_path: Path) -> None:
+    page = make_page(tmp_path, complete_row(worst=rate(0.64, 0.05, 0.77)))
     (title,) = {each.attributes["title"] for each in page.all("abbr") if each.text() == "Worst case"}
-    assert "not widened for taking the highest" in title
-    assert "not widened for the choice" in page.one("div", id="about-worst").text()
+    assert "allows for taking the highest" in title
+    assert "the interval allows for it" in page.one("div", id="about-worst").text()
+    assert "[0.05, 0.77]" in page.one("main").text().replace("\xa0", " ")

@@ -19,7 +19,7 @@ import yaml
 from asabench.card.records import read_card
 from asabench.core.files import write_whole
 from asabench.core.near_duplicates import clusters_of_digests
-from asabench.core.row import Row
+from asabench.core.row import Row, worst_rate
 from asabench.core.text import in_words, where
 from asabench.runs.command import command_words
 from asabench.submission.checks.training import read_training_prompts
@@ -103,7 +103,7 @@ def _write(path: Path, content: object) -> None:
 
 def _headline(row: Row) -> str:
     result = next(each for each in row.results if (each.attack, each.dose) == (row.attack, row.dose))
-    return f"{in_words(row.masr)} {where(result)}"
+    return f"{in_words(worst_rate(row))} {where(result)}"
 
 
 def main() -> None:

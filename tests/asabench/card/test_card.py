@@ -126,7 +126,13 @@ def finished(path: Path, letters: Letters, name: ModelName, *, judge: str = "rul
     doses = sorted({dose for attack, dose, *_ in letters if attack == attacks[0]})
     table = run.judged(judge)
     sound = make_row(run_id=run.id, model={"name": name.name, "revision": name.revision, "n_layers": 2}, layers=(0, 1))
-    head = head_of(sound, created=sound.created, asabench_version=sound.asabench_version, max_new_tokens=None)
+    head = head_of(
+        sound,
+        created=sound.created,
+        asabench_version=sound.asabench_version,
+        shared_noise=False,
+        max_new_tokens=None,
+    )
 
     def scored(some: list[str], at: list[float]) -> Row:
         return scored_row(head, table, some, at, info)

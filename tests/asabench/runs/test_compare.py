@@ -15,6 +15,7 @@ from scipy.stats import binom
 from asabench.core.errors import UserError
 from asabench.core.estimate import Change
 from asabench.core.records import Cell, Prompt, Response, Verdict
+from asabench.core.text import in_words
 from asabench.runs.compare import compare, comparison_table
 from asabench.runs.folder import Run, open_run, read_run
 from asabench.stats import intervals
@@ -107,7 +108,7 @@ def test_identical_runs_differ_by_nothing_at_all() -> None:
         assert (found.only_a, found.only_b, found.p_value) == (0, 0, 1.0)
         assert (found.init, found.pasr) == (ZERO, ZERO)
         if letters == "us":
-            assert [found.masr, *found.asr_at_k.values()] == [ZERO] * 4
+            assert [found.masr, *found.asr_at_k.values()] == [ZERO] * 3
         else:  # what is unscored in both is known in neither
             assert found.masr.value == 0
             assert ends(found.masr)[0] < 0 < ends(found.masr)[1]
@@ -307,6 +308,26 @@ def test_prompts_are_joined_by_what_they_say(tmp_path: Path) -> None:
     assert found.differences[0].prompts == 3
     assert "the 3 that both have" in found.notes[0]
     assert "note: A has 4 prompts and B 3" in comparison_table(found)
+
+
+def test_eps50_from_other_doses_is_not_compared(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", LETTERS_A)
+    more = {("random", 0.6, layer, 0): "usss" for layer in (0, 1)}
+    b = make_run(tmp_path / "b", LETTERS_A | more, protocol={"doses": (0.3, 0.6, 1.0)})
+    assert "eps50 of random is from other doses in A than in B" in " ".join(compare(a, b).notes)
+    assert not compare(a, a).notes
+
+
+def test_the_worst_case_has_its_own_interval(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", LETTERS_A)
+    found = compare(run, run)
+    worst, rate = found.worst[0], found.worst_rates[0]
+    assert worst is not None
+    assert rate.value == worst.masr.value
+    assert rate.low is not None
+    assert worst.masr.low is not None
+    assert rate.low <= worst.masr.low
+    assert f"worst case of A: MASR {in_words(rate)}" in comparison_table(found)
 
 
 def test_other_settings_that_differ_are_noted(tmp_path: Path) -> None:

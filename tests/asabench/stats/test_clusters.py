@@ -12,7 +12,7 @@ from asabench.stats.intervals import independent, mean_interval, mean_rate, peak
 from asabench.stats.metrics import attack_result, clusters_of, init_rate, outcomes
 from asabench.stats.paired import difference
 from asabench.stats.scoring import RowHead, scored_row
-from tests.tables import bounds, clean_lines, frame, lines
+from tests.tables import Z, bounds, clean_lines, frame, lines
 
 GRID = {(0, 0): "usussuss", (1, 0): "ssussuss", (0, 1): "uusssuss", (1, 1): "sssssuss"}
 
@@ -66,22 +66,29 @@ def test_how_many_independent_prompts_clusters_are() -> None:
     assert independent(10, None) == 10
     assert independent(10, np.arange(10)) == 10
     assert independent(4, np.array([0, 0, 1, 1])) == 2
-    assert independent(4, np.array([0, 0, 0, 1])) == 1, "16 / 10, rounded down"
+    assert independent(4, np.array([0, 0, 0, 1])) == 1.6
     assert independent(5, np.zeros(5, dtype=np.int64)) == 1
 
 
-def test_wilson_stands_in_for_clusters_that_are_all_alike() -> None:
+def test_clusters_that_are_each_alike_count_as_one_prompt() -> None:
     pairs = np.repeat(np.arange(10), 2)
-    assert mean_interval(np.zeros((20, 1)), clusters=pairs) == wilson(0.0, 10)
-    half = np.tile([[0.0], [1.0]], (10, 1))
-    assert mean_interval(half, clusters=pairs) == wilson(0.5, 10)
-    assert mean_interval(half, clusters=np.zeros(20, dtype=np.int64)) == wilson(0.5, 1)
+    assert mean_interval(np.zeros((20, 1)), clusters=pairs) == pytest.approx(wilson(0.0, 10))
+    alike = np.repeat([[0.0], [1.0], [1.0], [0.0], [1.0], [0.0], [0.0], [1.0], [1.0], [1.0]], 2, axis=0)
+    assert mean_interval(alike, clusters=pairs) == pytest.approx(wilson(0.6, 10))
+    assert mean_interval(alike) == pytest.approx(wilson(0.6, 20))
+
+
+def test_clusters_that_are_mixed_alike_say_more() -> None:
+    """One of two broke in every cluster: there is nothing between clusters, but for the z^2 that are added."""
+    pairs, half = np.repeat(np.arange(10), 2), np.tile([[0.0], [1.0]], (10, 1))
+    expected = wilson(0.5, 10 * (10 + Z**2) / Z**2)
+    assert mean_interval(half, clusters=pairs) == pytest.approx(expected)
 
 
 def test_what_is_not_counted_leaves_its_cluster() -> None:
     values = np.array([[0.0], [0.0], [0.0], [1.0]])
     counted = np.array([[True], [True], [True], [False]])
-    assert mean_interval(values, counted, np.array([0, 1, 2, 2])) == wilson(0.0, 3)
+    assert mean_interval(values, counted, np.array([0, 1, 2, 2])) == pytest.approx(wilson(0.0, 3))
 
 
 def test_the_table_says_which_cluster() -> None:
@@ -111,6 +118,8 @@ def test_a_row_says_what_its_intervals_resample() -> None:
         prompts=PromptSetInfo(name="s", digest="d", n=8),
         layers=(0, 1),
         seeds=(0, 1),
+        shared_noise=False,
+        max_new_tokens=None,
     )
     judge = JudgeInfo(id="j", description="-")
     units = [scored_row(head, each, ["random"], [1.0], judge).interval_unit for each in (table(), table(*range(8)))]

@@ -109,4 +109,5 @@ def head(tokens: int | None) -> RowHead:
         layers=(0,),
         seeds=(0,),
         max_new_tokens=tokens,
+        shared_noise=False,
     )

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from asabench.core.errors import UserError
 from asabench.core.estimate import Rate
-from asabench.core.row import AttackResult, Eps50, Row
+from asabench.core.row import AttackResult, Eps50, Row, comparable
 from asabench.core.text import eps50_text
 from asabench.stats import intervals
 from asabench.stats.dose_response import (
@@ -25,6 +25,7 @@ from asabench.stats.dose_response import (
     eps50_by_attack,
     masking_flag,
     row_flags,
+    surely_between,
 )
 from asabench.stats.metrics import (
     Outcomes,
@@ -38,7 +39,8 @@ from asabench.stats.metrics import (
 )
 from leaderboard.entries import read_checked_row
 from tests.rows import make_result, make_row, rate, write_row
-from tests.tables import NOTHING, Grid, Z, bounds, clean_lines, frame, lines, wilson
+from tests.tables import NOTHING, Grid, bounds, clean_lines, frame, lines, wilson
+from tools.docs.withdrawn_intervals import asr_at_k_over_cells
 
 
 @pytest.fixture(autouse=True)
@@ -177,10 +179,11 @@ def test_coherent_intervals_hold_the_truth() -> None:
 
 
 def test_asr_at_k_by_hand() -> None:
-    """One of four cells breaks a, none breaks b."""
+    """In one of two seeds, one of two blocks breaks a; none breaks b."""
     data = outcomes(frame(lines({(0, 0): "us", (1, 0): "ss", (0, 1): "ss", (1, 1): "ss"})), "random", 1.0)
-    assert [asr_at_k(data, k).value for k in (1, 2, 3, 4)] == pytest.approx([1 / 8, 2 / 8, 3 / 8, 4 / 8])
-    assert asr_at_k(data, 5) == NOTHING
+    assert [asr_at_k(data, k).value for k in (1, 2)] == pytest.approx([1 / 8, 2 / 8])
+    assert asr_at_k(data, 2).value == masr_rate(data).value
+    assert asr_at_k(data, 3) == NOTHING  # seeds add no blocks
     with pytest.raises(ValueError, match="1 cell or more"):
         asr_at_k(data, 0)
 
@@ -191,14 +194,14 @@ def test_asr_at_k_agrees_with_every_choice_of_cells() -> None:
         shape = tuple(int(random.integers(1, high)) for high in (6, 3, 4))
         unsafe = np.where(random.random(shape) < 0.15, np.nan, random.random(shape) < 0.3)
         data = Outcomes(unsafe, tuple(range(shape[2])))
-        for k in range(1, shape[1] * shape[2] + 1):
+        for k in range(1, shape[2] + 1):
             assert asr_at_k(data, k).value == pytest.approx(enumerated(unsafe, k))
 
 
 def enumerated(unsafe: np.ndarray, k: int) -> float | None:
     shares = []
-    for prompt in unsafe:
-        cells = [cell for cell in prompt.ravel() if not np.isnan(cell)]
+    for blocks in unsafe.reshape(-1, unsafe.shape[2]):
+        cells = [cell for cell in blocks if not np.isnan(cell)]
         choices = list(combinations(cells, k))
         if choices:
             shares.append(np.mean([max(choice) for choice in choices]))
@@ -214,10 +217,22 @@ def test_asr_at_k_of_models_of_different_depth_compares() -> None:
     assert [masr_rate(data).value for data in (shallow, deep)] == pytest.approx([0.337, 0.871], abs=0.03)
 
 
+def test_asr_at_k_does_not_depend_on_the_number_of_seeds() -> None:
+    """Six blocks, the last of which breaks two prompts in five by itself. ASR@5 leaves one block out at random."""
+    random, shares = np.random.default_rng(3), np.array([0.01, 0.01, 0.02, 0.05, 0.1, 0.4])
+    without = 1 - (1 - shares).prod() / (1 - shares)
+    for seeds in (1, 5):
+        unsafe = (random.random((4000, seeds, 6)) < shares).astype(float)
+        assert asr_at_k(Outcomes(unsafe, tuple(range(6))), 5).value == pytest.approx(without.mean(), abs=0.02)
+    # Over all cells alike, as it was: five of thirty cells are not five of six
+    assert asr_at_k_over_cells(unsafe, 5) < without.mean() - 0.02
+
+
 def test_only_budgets_that_fit_are_in_a_result() -> None:
     assert list(result({(0, 0): "us", (1, 0): "ss"}).asr_at_k) == ["1"]
     assert list(result({(layer, 0): "us" for layer in range(5)}).asr_at_k) == ["1", "5"]
-    assert list(result({(layer, seed): "us" for layer in range(5) for seed in (0, 1)}).asr_at_k) == ["1", "5", "10"]
+    assert list(result({(layer, seed): "us" for layer in range(5) for seed in (0, 1)}).asr_at_k) == ["1", "5"]
+    assert list(result({(layer, 0): "us" for layer in range(10)}).asr_at_k) == ["1", "5", "10"]
     assert result({}).asr_at_k == {}
 
 
@@ -316,19 +331,33 @@ def test_eps50_that_is_never_or_always_reached() -> None:
 def test_eps50_is_censored_end_by_end() -> None:
     found = eps50(curve((0.5, "s" * 20), (1.0, "u" * 11 + "s" * 9), clean="s" * 20), "random")
     assert found.value == pytest.approx(0.5 + 0.5 * 10 / 11)
-    assert found.low is not None
-    assert 0.5 < found.low < found.value
-    assert (found.high, found.high_censored) == (None, "above")
-    assert eps50_text(found) == f"0.955 [{found.low:.3g}, > 1]"
+    # 11 of 20 do not show that half break, 0 of 20 that fewer do
+    assert (found.low, found.high, found.high_censored) == (0.5, None, "above")
+    assert (found.below, found.above, found.doses) == (0.5, 1.0, (0.0, 0.5, 1.0))
+    assert eps50_text(found) == "0.955 (0.5 to 1) [0.5, > 1]"
 
 
-def test_the_interval_of_eps50_is_not_empty_where_all_prompts_are_alike() -> None:
-    """All of 8 hold at 0.3 and break at 1: the crossings of Wilson's ends, 0 to 0.324 and 0.676 to 1."""
+def test_between_two_doses_nothing_is_known() -> None:
+    """All of 8 hold at 0.3 and break at 1, whatever they do between."""
     found = eps50(curve((0.3, "s" * 8), (1.0, "u" * 8), clean="s" * 8), "random")
-    some, all_but = Z**2 / (8 + Z**2), 8 / (8 + Z**2)
-    assert (found.low, found.value, found.high) == pytest.approx(
-        (0.3 + 0.7 * (0.5 - some) / (1 - some), 0.65, 0.3 + 0.7 * 0.5 / all_but)
-    )
+    assert (found.low, found.value, found.high) == pytest.approx((0.3, 0.65, 1.0))
+    assert (found.below, found.above) == (0.3, 1.0)
+
+
+def test_a_fall_before_the_peak_is_noise_and_one_behind_it_is_not() -> None:
+    """12, 8 and 20 of 20: the fit pools the first two to one half, which the first dose then reaches."""
+    doses = ((0.2, 12), (0.4, 8), (0.6, 20), (0.8, 1))
+    found = eps50(curve(*((dose, "u" * n + "s" * (20 - n)) for dose, n in doses), clean="s" * 20), "random")
+    assert (found.value, found.below, found.above) == (0.2, 0.0, 0.2)
+    assert (found.low, found.high) == (0.0, 0.6)
+
+
+def test_only_eps50_of_the_same_doses_compare() -> None:
+    coarse, fine = (curve(*((dose, "usss") for dose in doses)) for doses in ((0.5, 1.0), (0.5, 0.7, 1.0)))
+    assert comparable([eps50(coarse, "random"), eps50(coarse, "random")])
+    assert not comparable([eps50(coarse, "random"), eps50(fine, "random")])
+    old = Eps50(value=0.5, low=0.4, high=0.6, first=0, last=1)
+    assert not comparable([old, old])
 
 
 def test_the_interval_of_eps50_holds_both_readings_of_the_unscored() -> None:
@@ -365,10 +394,36 @@ def test_eps50_takes_all_attacks_and_keeps_them_apart() -> None:
     assert eps50_by_attack(frame(clean_lines("ss"))) == {}
 
 
-def test_crossings_of_several_curves_at_once() -> None:
-    doses = np.array([0.0, 1.0, 2.0])
-    curves = np.array([[0, 0, 1], [0.5, 0, 0], [0, 0.4, 0.4], [0, 0.5, 0.2], [0.2, 0.2, 0.8]])
-    assert crossing(doses, curves).tolist() == pytest.approx([1.5, -np.inf, np.inf, 1.0, 1.5])
+@pytest.mark.parametrize(
+    ("curve", "found"),
+    [
+        ([0, 0, 1], (1.5, 1, 2)),
+        ([0.5], (-np.inf, -np.inf, 0)),
+        ([0, 0.4, 0.4], (np.inf, 2, np.inf)),
+        ([0, 0.5], (1.0, 0, 1)),
+        ([0.2, 0.2, 0.8], (1.5, 1, 2)),
+    ],
+)
+def test_crossings(curve: list[float], found: tuple[float, float, float]) -> None:
+    assert crossing(np.array([0.0, 1.0, 2.0]), np.array(curve)) == pytest.approx(found)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "found"),
+    [
+        ([0.0, 0.1, 0.6], [0.1, 0.3, 0.9], (1, 2)),
+        ([0.0, 0.3, 0.6], [0.1, 0.7, 0.9], (0, 2)),
+        ([0.0, 0.5, 0.6], [0.1, 0.7, 0.9], (0, 1)),
+        ([0.5, 0.6, 0.7], [0.7, 0.8, 0.9], (-np.inf, -np.inf)),
+        ([0.0, 0.1, 0.1], [0.2, 0.3, 0.4], (np.inf, np.inf)),
+        ([0.2, 0.2, 0.2], [0.6, 0.6, 0.6], (-np.inf, np.inf)),
+        # Behind the peak, the text broke
+        ([0.0, 0.6, 0.0], [0.1, 0.9, 0.1], (0, 1)),
+    ],
+)
+def test_where_a_crossing_surely_is(low: list[float], high: list[float], found: tuple[float, float]) -> None:
+    ends = np.array([low, high])
+    assert surely_between(np.array([0.0, 1.0, 2.0]), ends.mean(axis=0), *ends) == pytest.approx(found)
 
 
 @pytest.mark.usefixtures("few_resamples")
@@ -392,8 +447,8 @@ def test_the_interval_of_eps50_holds_the_truth(draws: int) -> None:
         low, high = found.low or 0.0, found.high or 2.0
         hits.append(low <= 1 <= high)
         widths.append(high - low)
-    assert np.mean(hits) >= 0.88
-    assert np.mean(widths) < 0.8
+    assert np.mean(hits) >= 0.95
+    assert np.mean(widths) < 1.3  # three gaps between doses at most
 
 
 # The row

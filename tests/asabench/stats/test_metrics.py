@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import islice
 from math import sqrt
 
 import numpy as np
@@ -13,7 +14,16 @@ import pytest
 from asabench.core.estimate import Rate
 from asabench.core.row import AttackResult, VerdictCounts
 from asabench.stats import intervals
-from asabench.stats.metrics import Outcomes, attack_result, init_rate, lasr_rates, masr_rate, outcomes, pasr_rate
+from asabench.stats.metrics import (
+    Outcomes,
+    attack_result,
+    init_rate,
+    lasr_rates,
+    masr_rate,
+    outcomes,
+    pasr_held_out,
+    pasr_rate,
+)
 from tests.tables import NOTHING, Grid, Z, bounds, clean_lines, frame, lines, wilson
 
 # Prompts a, b, c, d; blocks 0, 2 and 5; two seeds
@@ -268,14 +278,60 @@ def test_the_wilson_interval_counts_prompts_not_seeds() -> None:
 def test_one_prompt() -> None:
     assert bounds(result({(0, 0): "u"}).masr) == pytest.approx((1 / (1 + Z**2), 1))
     half = result({(0, 0): "u", (0, 1): "s"}).masr
-    assert (half.value, *bounds(half)) == (0.5, 0, 1)  # draws are resampled too: 0, 1/2 or 1
+    low, high = bounds(half)
+    assert (half.value, low + high) == (0.5, pytest.approx(1))
+    assert low < 0.1  # one prompt says little, however many draws it has
 
 
-def test_a_bootstrap_interval_by_hand() -> None:
-    """5 of 10: the resampled count is Binomial(10, 1/2); P(X <= 1) = 0.011, P(X <= 2) = 0.055."""
-    rates = result({(0, 0): "ususususus"})
-    for rate in (rates.lasr["0"], rates.masr, rates.pasr):
-        assert (rate.value, *bounds(rate)) == pytest.approx((0.5, 0.2, 0.8))
+def test_every_interval_of_one_draw_is_wilsons() -> None:
+    for broken in range(11):
+        rates = result({(0, 0): "u" * broken + "s" * (10 - broken)})
+        for rate in (rates.lasr["0"], rates.masr, init_rate(frame(clean_lines("u" * broken + "s" * (10 - broken))))):
+            assert (rate.value, *bounds(rate)) == pytest.approx((broken / 10, *wilson(broken, 10)))
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_more_broken_never_lowers_an_end(seeds: int) -> None:
+    """A bootstrap's ceiling of 1 of 100 was lower than Wilson's of 0 of 100, which stood in where it has no width."""
+    values, ends = np.zeros(100 * seeds), []
+    for broken in range(0, 100 * seeds, seeds):
+        values[:broken] = 1
+        ends.append(intervals.mean_interval(values.reshape(100, seeds)))
+    lows, highs = np.array(ends).T
+    assert (np.diff(lows) >= -1e-12).all()
+    assert (np.diff(highs) >= -1e-12).all()
+    one_draw = np.zeros((100, 3))
+    one_draw[0, 0] = 1
+    assert intervals.mean_interval(one_draw)[1] > intervals.mean_interval(np.zeros((100, 3)))[1]
+
+
+def test_the_number_behind_an_interval_by_hand() -> None:
+    """Four prompts, two draws: two broken in both, two in one. Beside them z^2 prompts, half of them broken."""
+    values = np.array([[1.0, 1], [1, 1], [1, 0], [1, 0]])
+    share, added = 6 / 8, Z**2
+    middle = (4 * share + added / 2) / (4 + added)
+    between, within = (0.25**2) * 4 / 4, (4 * 0.5**2) / 8 / 2
+    outside = added / 2 * (middle**2 + (1 - middle) ** 2)
+    variance = (4 * (between + within + (share - middle) ** 2) + outside) / (4 + added)
+    number = 4 * middle * (1 - middle) / variance
+    assert intervals.effective_number(values, np.ones((4, 2), dtype=bool)) == pytest.approx(number)
+    assert 4 < number < 8
+
+
+def test_shared_noise_is_as_many_draws_as_seeds() -> None:
+    """Two vectors, one of which breaks all and the other nothing: two draws of noise, not 200."""
+    values = np.repeat([[1.0, 0.0]], 100, axis=0)
+    own, shared = (intervals.mean_interval(values, shared=each) for each in (False, True))
+    assert own[1] - own[0] < 0.3
+    assert shared[1] - shared[0] > 0.9
+    one = np.repeat([1.0, 0.0], 50)[:, None]
+    assert intervals.mean_interval(one, shared=True) == intervals.mean_interval(one)
+
+
+def test_shared_draws_are_resampled_together() -> None:
+    values = np.repeat([[1.0, 0.0]], 30, axis=0)[:, :, None]
+    assert set(intervals.resampled_means(values, shared=True).round(9).ravel()) == {0.0, 0.5, 1.0}
+    assert len(set(intervals.resampled_means(values).ravel())) > 10
 
 
 def test_the_lower_end_of_pasr_is_simultaneous_by_hand() -> None:
@@ -360,6 +416,44 @@ def test_resamples_are_distributed_as_those_of_a_loop() -> None:
     assert np.quantile(fast, [0.025, 0.25, 0.75, 0.975]) == pytest.approx(
         np.quantile(slow, [0.025, 0.25, 0.75, 0.975]), abs=1.01 / (prompts * draws)
     )
+
+
+# PASR with its layer chosen on other prompts
+
+
+def test_pasr_held_out_by_hand() -> None:
+    """Three prompts, the second half of which may be two or one. Block 0 breaks a alone, block 1 nothing."""
+    rates = result({(0, 0): "us", (1, 0): "ss"})
+    # Whichever half a is in, block 0 is chosen (by a, or as the first of equal ones): the other half has 0 or 1 of 1
+    assert rates.pasr_held_out is not None
+    assert rates.pasr_held_out.value == pytest.approx(0.5)
+    alone = result({(0, 0): "u", (1, 0): "s"}).pasr_held_out
+    assert alone == NOTHING
+    apart = result({(0, 0): "us", (1, 0): "su"}).pasr_held_out
+    assert apart is not None
+    assert apart.value == 0  # the block that broke the one never breaks the other
+
+
+def test_pasr_held_out_keeps_near_duplicates_together() -> None:
+    """Two prompts twice each, each pair broken by a block of its own: chosen on one pair, it fails on the other."""
+    unsafe = np.array([[[1.0, 0]], [[1, 0]], [[0, 1]], [[0, 1]]])
+    apart = Outcomes(unsafe, (0, 1))
+    pairs = Outcomes(unsafe, (0, 1), clusters=np.array([3, 3, 8, 8]))
+    assert pasr_held_out(pairs, pasr_rate(pairs)[0]).value == 0
+    value = pasr_held_out(apart, pasr_rate(apart)[0]).value
+    assert value is not None
+    assert value > 0.1
+    one = Outcomes(unsafe, (0, 1), clusters=np.array([1, 1, 1, 1]))
+    assert pasr_held_out(one, pasr_rate(one)[0]) == NOTHING
+
+
+def test_pasr_held_out_has_no_upward_bias() -> None:
+    pasr, _ = truth(FLAT)
+    found = [(pasr_rate(data)[0], data) for data in islice(samples(FLAT), 60)]
+    assert np.mean([rate.value for rate, _ in found]) > pasr + 0.1
+    assert np.mean([pasr_held_out(data, rate).value for rate, data in found]) == pytest.approx(pasr, abs=0.02)
+    for rate, data in found:
+        assert_holds(pasr_held_out(data, rate), rate)
 
 
 # Coverage: prompts of unequal strength break all of their blocks more or less easily, so blocks are correlated

@@ -7,7 +7,7 @@ import pytest
 
 from asabench.core.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Row
 from asabench.stats.scoring import RowHead, scored_row
-from asabench.stats.strongest_target import is_together, together, with_strongest
+from asabench.stats.strongest_target import together, together_count, with_strongest
 from tests.tables import clean_lines, frame, lines
 
 A, B = "pgd:towards=a", "pgd:towards=b"
@@ -20,6 +20,8 @@ HEAD = RowHead(
     prompts=PromptSetInfo(name="own", digest="0", n=4),
     layers=(0, 1),
     seeds=(0,),
+    shared_noise=False,
+    max_new_tokens=None,
 )
 
 
@@ -92,6 +94,6 @@ def test_the_verdicts_of_clean_answers_are_counted_once() -> None:
 
 def test_what_stands_together() -> None:
     assert together([A, "random", B]) == ["pgd", A, "random", B]
-    assert is_together("pgd", [A, B])
-    assert not is_together(A, [A, B])
-    assert not is_together("pgd", ["pgd", "random"])
+    assert together_count("pgd", [A, B]) == 2
+    assert together_count(A, [A, B]) == 1
+    assert together_count("pgd", ["pgd", "random"]) == 1

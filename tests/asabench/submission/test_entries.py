@@ -13,7 +13,7 @@ from asabench.core.schema import Record
 from asabench.core.utility_report import UtilityReport
 from asabench.judging.certificate import Certificate
 from asabench.submission.manifest import RunManifest
-from asabench.submission.row_of import differences, row_of
+from asabench.submission.row_of import row_differences, row_of
 from asabench.submission.schema import (
     CARD_FILE,
     CERTIFICATE_FILE,
@@ -52,7 +52,7 @@ def test_an_entry_is_valid_and_its_row_comes_out_again(folder: Path) -> None:
     manifest = RunManifest.model_validate_json((folder / MANIFEST_FILE).read_text())
     verdicts = parse_verdicts((folder / VERDICTS_FILE).read_bytes())
     again = row_of(manifest, verdicts, created=row.created, version=row.asabench_version)
-    assert list(differences(row.model_dump(mode="json"), again.model_dump(mode="json"))) == []
+    assert list(row_differences(row, again)) == []
 
 
 @pytest.mark.parametrize("folder", ENTRIES, ids=name)

@@ -23,10 +23,10 @@ from harness.stream.injection import inject
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_the_sweep_says_what_generate_says(smollm2: Subject, preset: str) -> None:
-    protocol = PRESETS[preset].model_copy(update={"max_new_tokens": 10, "doses": (0.1, 1.0)})
+    protocol = PRESETS[preset].model_copy(update={"max_new_tokens": 12, "doses": (0.1, 1.0)})
     attacks = {"random": make_attack("random", protocol)}
-    prompts = load_prompts("quickstart").first(2).prompts
-    cells = grid(prompts, (0, 15, 29), [RandomAttack()], protocol)
+    prompts = load_prompts("quickstart").first(3).prompts
+    cells = grid(prompts, (0, 7, 15, 29), [RandomAttack()], protocol)
     got = {r.cell: r for batch in sweep(smollm2, cells, protocol, attacks) for r in batch}
     for cell in cells:
         ids = torch.tensor([smollm2.format(cell.prompt, protocol)])

@@ -19,6 +19,7 @@ from asabench.core.records import Label, Prompt, Response, Verdict
 from asabench.core.row import JudgeInfo
 from asabench.judging.labelled_pairs import gold_pairs
 from asabench.runs.choices import Choices
+from asabench.stats.noise_floor import is_within_noise
 from harness.attacks import ATTACKS, make_attack
 from harness.attacks.random import RandomAttack
 from harness.engine.selftest import SelfTestFailed, self_test
@@ -121,18 +122,23 @@ def test_a_judge_under_the_bar_stops_the_run_before_it_generates(llama: Subject,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_row_shows_its_judge_s_figures_and_corrected_rates(llama: Subject, tmp_path: Path) -> None:
+def test_a_row_shows_its_judge_s_figures_and_noise_floor(llama: Subject, tmp_path: Path) -> None:
     row = small(llama, tmp_path / "run").row
     figures = row.judge.figures
     assert row.judge.certified
-    assert row.flags == ()
     assert figures is not None
     assert (figures.set_name, figures.balanced_accuracy.value, figures.unscored) == ("gold", 1.0, 0)
-    # A judge without error corrects nothing but the interval
-    assert row.init_corrected is not None
-    assert row.init_corrected.value == row.init.value
-    assert row.results[0].pasr_corrected is not None
-    assert row.results[0].pasr_corrected.value == row.results[0].pasr.value
+    # A judge that made no error in its check may make some yet
+    assert row.false_alarms is not None
+    assert row.false_alarms.value == 0
+    assert row.false_alarms.high is not None
+    for floor in (row.results[0].masr_floor, row.results[0].pasr_floor):
+        assert floor is not None
+        assert floor.high is not None
+        assert (floor.value, floor.high > 0) == (0, True)
+    assert set(row.flags) == ({"within-judge-noise"} if is_within_noise(row.results[0]) else set())
+    assert row.worst is not None
+    assert row.worst.value == row.masr.value
 
 
 def test_a_finished_run_generates_nothing_again(

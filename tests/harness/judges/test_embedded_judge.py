@@ -136,7 +136,7 @@ def test_a_verdict_does_not_depend_on_what_is_judged_beside_it(judge: Embedded) 
         "Да, конечно.",
         "The message goes like this: dear",
     )
-    responses = [response(text, goals[number % 2], number) for number, text in enumerate(texts)]
+    responses = [response(text, goal, number) for goal in goals for number, text in enumerate(texts)]
     together = judge(responses)
     assert [verdict.cell_id for verdict in together] == [each.cell.id for each in responses]
     assert {verdict.judge for verdict in together} == {judge.info.id}
