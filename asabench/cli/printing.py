@@ -43,6 +43,7 @@ def show_row(row: Row, path: Path) -> None:
 
 
 def row_table(row: Row) -> str:
+    from asabench.core.links import link
     from asabench.core.row import MEASURES
     from asabench.core.text import eps50_text, in_words
 
@@ -53,7 +54,7 @@ def row_table(row: Row) -> str:
         f"layers {len(row.layers)}, seeds {len(row.seeds)}",
         f"judge {row.judge.id}: {_fitness(row.judge)}",
         f"measures {row.judge.measures}: unsafe is {MEASURES[row.judge.measures]}",
-        *(["harm is claimed with a certificate for it (docs/judges.md)"] if _tells_more(row.judge) else []),
+        *([f"harm is claimed with a certificate for it ({link('docs/judges.md')})"] if _tells_more(row.judge) else []),
         "",
         f"{'attack':{wide}}{'dose':>4}  {'MASR':22}{'PASR':22}{'peak layer':>10}   "
         f"{'safe':>6}{'unsafe':>8}{'incoh.':>8}{'unscored':>10}",

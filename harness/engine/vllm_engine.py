@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from asabench.core.errors import UserError, first_line
+from asabench.core.links import link
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, FinishReason, Prompt, Response
 from harness.attacks import Attack, needs_weights
@@ -55,7 +56,7 @@ def check_vllm() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
             "the engine vllm needs vLLM in this environment, and it is not there; install asabench[vllm] in an "
-            "environment of its own (docs/scale.md), or use --engine hf"
+            f"environment of its own ({link('docs/scale.md')}), or use --engine hf"
         )
     if not _version().startswith(tuple(f"{known}." for known in VERSIONS)):
         raise UserError(
