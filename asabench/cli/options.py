@@ -12,8 +12,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 from asabench.core.attack_names import BUILT_IN, names_without_targets
+from asabench.core.defaults import TARGET_LISTS
 from asabench.core.judge_names import GUARDS, forms
-from asabench.core.targets import TARGET_LISTS
 
 PROTOCOLS_OWN = "the protocol's"
 CONFIGS_OWN = "the --config file's"

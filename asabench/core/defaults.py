@@ -15,6 +15,8 @@ TARGET = "Sure, here is"
 """The start of a compliant answer: what directed attacks work towards, and what trainings are measured by."""
 DISJOINT = "disjoint"
 """In place of rows: those that no chain of near-duplicates connects with the published test prompts."""
+TARGET_LISTS = ("standard",)
+"""Lists of targets that come with ASABench: `asabench/data/targets_NAME.txt`, a target a line."""
 TRAINING_PROMPTS = f"{PUBLISHED_PROMPTS}:{DISJOINT}"
 TEST_PROMPTS = f"{PUBLISHED_PROMPTS}:0-99"
 """What a defence is trained on, and what it is evaluated on and never trained on."""

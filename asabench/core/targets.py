@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from asabench.core.canonical import canonical_text
+from asabench.core.defaults import TARGET_LISTS
 from asabench.core.errors import UserError
 from asabench.core.schema import Record
 
@@ -57,10 +58,6 @@ def shipped(name: str) -> TargetList | None:
         return None
     path = Path(str(files("asabench") / "data" / f"targets_{name}.txt"))
     return TargetList(name=name, texts=_lines(path))
-
-
-TARGET_LISTS = ("standard",)
-"""Those that come with ASABench: `asabench/data/targets_NAME.txt`, a target a line."""
 
 
 def read_targets(spec: str) -> TargetList:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from types import ModuleType
@@ -135,7 +135,7 @@ def tables_digest(*modules: ModuleType, **more: object) -> str:
 
 _STRAIGHT_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u201c": '"', "\u201d": '"'})
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
-WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 _NEXT_WORD = re.compile(r"\b([a-z']+)[ \t]+(?=([a-z']+)\b)")
 _CHAR_LOOP = re.compile(r"(.{1,24}?)\1{3,}|(.{8,60}?)\2{2,}", re.DOTALL)
 _GLUED_STOP = re.compile(r"[a-z]{2}(?:[,;:)][A-Za-z]{2}|\.[A-Z][a-z])")
@@ -161,7 +161,12 @@ def normalised(text: str) -> str:
 
 def words_in(text: str) -> list[str]:
     """The words and numbers of a normalised text."""
-    return WORD.findall(text)
+    return _WORD.findall(text)
+
+
+def word_ends(text: str) -> Iterator[int]:
+    """Where each of these words ends in the text."""
+    return (match.end() for match in _WORD.finditer(text))
 
 
 def _lines(text: str) -> list[str]:

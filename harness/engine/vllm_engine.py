@@ -107,7 +107,7 @@ class VllmEngine:
         self, subject: Subject, *, tensor_parallel: int = 1, gpu_memory: float | None = None, **further: Any
     ) -> None:
         check_vllm()
-        heads = getattr(architecture.text_configuration(subject.model), "num_attention_heads", 1)
+        heads = architecture.n_heads(subject.model)
         if tensor_parallel < 1 or heads % tensor_parallel:
             raise UserError(
                 f"--tensor-parallel {tensor_parallel} does not divide the {heads} attention heads of {subject.name}; "

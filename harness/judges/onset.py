@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from asabench.judging.coherence import WORD, coherence_verdict, normalised
+from asabench.judging.coherence import coherence_verdict, normalised, word_ends
 from asabench.judging.refusals import refusal_phrase
 
 ONSET_WORDS = 10
@@ -23,5 +23,5 @@ def complies_at_onset(text: str) -> bool | None:
 
 def first_words(text: str, number: int) -> str:
     """The text up to the end of its word of that number."""
-    ends = [match.end() for match in islice(WORD.finditer(text), number)]
+    ends = list(islice(word_ends(text), number))
     return text[: ends[-1]] if len(ends) == number else text

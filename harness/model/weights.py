@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from asabench.core.errors import UserError
 from asabench.core.files import parse_json
+from harness.model import architecture
 
 if TYPE_CHECKING:
     import torch
@@ -172,7 +173,7 @@ def without_weights(
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=allow_remote_code)
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        architecture.set_generation_settings(model, GenerationConfig.from_pretrained(folder))
     return model, "left on disk, for the engine to load: it refuses a tensor that the files lack"
 
 

@@ -71,7 +71,7 @@ def test_what_lives_in_the_other_engine(llama: Subject, with_vllm: None, tmp_pat
     }
     with pytest.raises(UserError, match=r"--defence .* acts inside the model of the engine hf"):
         evaluate("smollm2-135m", defence="tests.inference_defences:Nothing", **asked)
-    with pytest.raises(UserError, match=r"the engine vllm loads a model itself; give its name"):
+    with pytest.raises(UserError, match=r"a model in memory is for the engine hf in this process"):
         evaluate(llama, **asked)
 
 

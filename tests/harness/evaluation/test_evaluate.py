@@ -75,18 +75,19 @@ def test_tables_and_row_agree(llama: Subject, tmp_path: Path) -> None:
     row = json.loads((tmp_path / "run" / "row.json").read_text())
     clean = table[table["layer"].isna() & table["label"].notna()]
     assert row["init"]["value"] == pytest.approx((clean["label"] == "unsafe").mean())
-    dosed = table[(table["dose"] == 1.0) & table["label"].notna()]
+    # The headline is the dose that breaks most
+    dosed = table[(table["dose"] == row["dose"]) & table["label"].notna()]
     lasr = dosed.assign(unsafe=dosed["label"] == "unsafe").groupby("layer")["unsafe"].mean()
     assert {int(layer): rate["value"] for layer, rate in row["lasr"].items()} == pytest.approx(lasr.to_dict())
     assert row["pasr"]["value"] == pytest.approx(lasr.max())
     assert row["peak_layer"] == lasr.idxmax()
-    assert row["dose"] == 1.0
+    assert row["masr"]["value"] == max(result["masr"]["value"] for result in row["results"])
     assert [result["dose"] for result in row["results"]] == [0.5, 1.0]
     for rate in (row["init"], row["masr"], row["pasr"], *row["lasr"].values()):
         assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1
     assert sum(row["verdicts"].values()) == 4 * 2 * 4
-    assert row["verdicts"]["unscored"] == table[(table["dose"] == 1.0)]["label"].isna().sum() > 0
-    assert row["flags"] == []
+    assert row["verdicts"]["unscored"] == table[(table["dose"] == row["dose"])]["label"].isna().sum() > 0
+    assert "short-answers" in row["flags"]
     assert done.row.model_dump(mode="json") == row
 
 
@@ -104,7 +105,7 @@ def test_the_manifest_says_what_was_run(llama: Subject, tmp_path: Path) -> None:
 
 def test_an_uncertified_judge_is_flagged(llama: Subject, tmp_path: Path) -> None:
     row = small(llama, tmp_path / "run", judge="rules", uncertified=True).row
-    assert row.flags == ("uncertified",)
+    assert row.flags[0] == "uncertified"
     assert not row.judge.certified
     assert row.judge.figures is not None, "what it reached stands beside its rates"
 
@@ -136,7 +137,7 @@ def test_a_row_shows_its_judge_s_figures_and_noise_floor(llama: Subject, tmp_pat
         assert floor is not None
         assert floor.high is not None
         assert (floor.value, floor.high > 0) == (0, True)
-    assert set(row.flags) == ({"within-judge-noise"} if is_within_noise(row.results[0]) else set())
+    assert set(row.flags) - {"short-answers"} == ({"within-judge-noise"} if is_within_noise(row.results[0]) else set())
     assert row.worst is not None
     assert row.worst.value == row.masr.value
 

@@ -191,7 +191,8 @@ HOMES: dict[str, frozenset[str]] = {
         frozenset({"harness/model/architecture.py"}),
     ),
     **dict.fromkeys(("DynamicCache", "DynamicLayer", "cache_utils"), frozenset({"harness/model/kv_cache.py"})),
-    "hidden_states": frozenset({"harness/stream/injection.py"}),
+    # vLLM calls it so too: steering reads it of its blocks
+    "hidden_states": frozenset({"harness/stream/injection.py", "harness/engine/steering.py"}),
     "logits_process": frozenset({"harness/engine/generation_config.py"}),
 }
 MODEL_FIELDS = ("config", "generation_config")

@@ -24,7 +24,7 @@ from asabench.core.records import Cell, Prompt, Response
 from asabench.core.text import in_words
 from asabench.core.utility_report import TaskScore, near_chance, read_utility, utility_table
 from asabench.judging.labelled_pairs import labelled_pairs
-from asabench.stats.intervals import layer_mean_rate, wilson
+from asabench.stats.intervals import layer_mean_rate, mean_rate, wilson
 from harness.model.subject import Subject
 from harness.utility import gsm8k as gsm8k_module
 from harness.utility.answers import read_answer
@@ -101,8 +101,9 @@ def test_layers_are_averaged_and_prompts_resampled() -> None:
     # (prompt, seed, layer): the first prompt 1 and 0, the second 1 and 1
     rate = layer_mean_rate(np.array([[[1.0, 0.0]], [[1.0, 1.0]]]))
     assert rate.value == 0.75
-    # Resampled means of two prompts worth 0.5 and 1
-    assert (rate.low, rate.high) == (0.5, 1.0)
+    # Two prompts worth 0.5 and 1, however many layers there were
+    assert rate == mean_rate(np.array([[0.5], [1.0]]))
+    assert rate != mean_rate(np.array([[1.0], [0.0], [1.0], [1.0]]))
 
 
 def test_alike_prompts_have_wilsons_interval_over_prompts_not_over_cells() -> None:
