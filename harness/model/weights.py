@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from asabench.core.errors import UserError
 from asabench.core.files import parse_json
-from harness.model import architecture
 
 if TYPE_CHECKING:
     import torch
@@ -168,12 +167,14 @@ def without_weights(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+    from harness.model.architecture import set_generation_settings
+
     weight_files(folder, name, allow_pickle=allow_pickle)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=allow_remote_code)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=allow_remote_code)
     if (folder / "generation_config.json").is_file():
-        architecture.set_generation_settings(model, GenerationConfig.from_pretrained(folder))
+        set_generation_settings(model, GenerationConfig.from_pretrained(folder))
     return model, "left on disk, for the engine to load: it refuses a tensor that the files lack"
 
 
