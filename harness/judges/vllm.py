@@ -43,6 +43,7 @@ from harness.judges.server import (
     DEFAULT_MODEL,
     DEFAULT_URL,
     Failed,
+    Retry,
     Served,
     ServerJudge,
     model_and_url,
@@ -52,6 +53,8 @@ from harness.judges.verdict_cache import Opinion, Pair, VerdictCache
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+__all__ = ["Retry", "VllmJudge", "make"]
 
 
 class VllmJudge(ServerJudge):
