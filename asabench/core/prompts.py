@@ -14,6 +14,7 @@ from asabench.core import advbench
 from asabench.core.canonical import canonical_text
 from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
+from asabench.core.paths import file_named
 from asabench.core.records import Prompt, sha256_hex
 
 COLUMNS = ("id", "goal", "target", "suffix")
@@ -103,12 +104,7 @@ def load_prompts(name: str) -> PromptSet:
     """
     if name in PROMPT_SETS:
         return PromptSet(name, tuple(PROMPT_SETS[name]()))
-    try:
-        path = Path(name).expanduser()
-        found = path.is_file()
-    except (OSError, RuntimeError):  # too long for a path, or the home folder of nobody
-        found = False
-    if not found:
+    if (path := file_named(name)) is None:
         raise UserError(
             f"unknown prompts {name!r}; allowed: {', '.join(PROMPT_SETS)}, or a CSV file with a goal column"
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from asabench.core.canonical import canonical_text
 from asabench.core.defaults import TARGET_LISTS
 from asabench.core.errors import UserError
+from asabench.core.paths import file_named
 from asabench.core.schema import Record
 
 OWN = "own"
@@ -67,12 +68,7 @@ def read_targets(spec: str) -> TargetList:
         return found
     if _BETWEEN in spec:
         return _checked("--targets", tuple(text.strip() for text in spec.split(_BETWEEN) if text.strip()))
-    try:
-        path = Path(spec).expanduser()
-        is_file = path.is_file()
-    except (OSError, RuntimeError):  # too long for a path, or the home folder of nobody
-        is_file = False
-    if not is_file:
+    if (path := file_named(spec)) is None:
         raise UserError(
             f"unknown targets {spec!r}; allowed: {', '.join(TARGET_LISTS)}, a text file with a target a line, or "
             "targets between bars such as 'Sure, here is|Step 1:'; one target for all prompts is --target"

@@ -6,7 +6,7 @@ that none holds is a hole, and nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 import asabench
 from asabench.core.errors import UserError
-from asabench.core.records import Cell, Prompt
+from asabench.core.grid import cells_of
+from asabench.core.records import Prompt
 from asabench.core.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Row
 from asabench.core.schema import first_problem
 from asabench.core.text import changes
@@ -146,18 +147,9 @@ def _together(runs: Sequence[Run], settings: RunSettings) -> tuple[pd.DataFrame,
     return whole.drop_duplicates("cell_id").drop(columns="folder"), len(different)
 
 
-def expected_cells(prompts: pd.DataFrame, settings: RunSettings, uses_seed: dict[str, bool]) -> Iterator[Cell]:
-    """The cells of a run, as `harness.engine.sweep.grid` makes them. uses_seed: by attack."""
-    protocol = settings.protocol
-    for line in prompts.to_dict("records"):
-        suffix = line.get("suffix")
-        prompt = Prompt(id=line["id"], goal=line["goal"], suffix=suffix if isinstance(suffix, str) else None)
-        yield Cell(prompt=prompt)
-        for attack in settings.attacks:
-            for dose in protocol.doses:
-                for seed in protocol.seeds if uses_seed[attack] else (None,):
-                    for layer in settings.layers:
-                        yield Cell(prompt=prompt, layer=layer, attack=attack, dose=dose, seed=seed)
+def _prompt(line: Mapping[Hashable, Any]) -> Prompt:
+    suffix = line.get("suffix")
+    return Prompt(id=line["id"], goal=line["goal"], suffix=suffix if isinstance(suffix, str) else None)
 
 
 def _refuse_holes(runs: Sequence[Run], responses: pd.DataFrame, prompts: pd.DataFrame, settings: RunSettings) -> None:
@@ -168,7 +160,8 @@ def _refuse_holes(runs: Sequence[Run], responses: pd.DataFrame, prompts: pd.Data
         raise UserError(
             f"{runs[0].path}/manifest.json does not say which attacks use seeds; evaluate again with this version"
         ) from None
-    wanted = {cell.id: cell for cell in expected_cells(prompts, settings, uses_seed)}
+    asked = [_prompt(line) for line in prompts.to_dict("records")]
+    wanted = {cell.id: cell for cell in cells_of(asked, settings.layers, uses_seed, settings.protocol)}
     held = set(responses["cell_id"])
     if strange := held - wanted.keys():
         raise UserError(f"{len(strange)} answers belong to no cell of the run (the first is {min(strange)}); {_AGAIN}")

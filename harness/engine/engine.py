@@ -21,13 +21,16 @@ class Engine(Interface):
     """Cells in, responses out, the same tokens whichever engine it is.
 
     described: what is recorded of it with a run. Every call gets the attacks by the name in `Cell.attack`. `open` is
-    told all cells that are still to be answered, before anything else is asked; `close` frees what it holds.
+    told all cells of the run and those that are still to be answered, before anything else is asked; `close` frees what
+    it holds.
     """
 
     @property
     def described(self) -> Mapping[str, str]: ...
 
-    def open(self, cells: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]) -> None: ...
+    def open(
+        self, cells: Sequence[Cell], pending: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]
+    ) -> None: ...
 
     def self_test(
         self, cells: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]
@@ -56,7 +59,9 @@ class HookedEngine:
     def described(self) -> Mapping[str, str]:
         return {"engine": "hf"}
 
-    def open(self, cells: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]) -> None:
+    def open(
+        self, cells: Sequence[Cell], pending: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]
+    ) -> None:
         """Nothing to prepare."""
 
     def self_test(self, cells: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]) -> Mapping[str, str]:

@@ -76,7 +76,7 @@ class Worker:
         self._engine: Engine = make_engine(
             task.engine, subject, tensor_parallel=task.tensor_parallel, gpu_memory=task.gpu_memory
         )
-        self._engine.open(everything, task.protocol, self._attacks)
+        self._engine.open(everything, everything, task.protocol, self._attacks)
 
     def self_test(self, cells: Sequence[Cell]) -> dict[str, str]:
         return dict(self._engine.self_test(cells, self._task.protocol, self._attacks))
@@ -112,9 +112,12 @@ class RayEngine:
         import ray
 
         gpus = f" of {self._gpus:g} GPUs" if self._gpus else ""
-        return {"engine": self._task.engine, "workers": f"{self._workers}{gpus} under ray {ray.__version__}"}
+        workers = f"{self._workers}{gpus} under ray {ray.__version__}"
+        return {"engine": self._task.engine, "workers": workers, "device": "its workers'"}
 
-    def open(self, cells: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]) -> None:
+    def open(
+        self, cells: Sequence[Cell], pending: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]
+    ) -> None:
         """Connects to the cluster, or starts one."""
         import ray
 
@@ -123,7 +126,7 @@ class RayEngine:
                 f"{asking[0]} looks at the model, which workers of the engine {self._task.engine} do not load; leave "
                 "--workers out and use --shard, or use --engine hf"
             )
-        self._everything = [next(group) for _, group in groupby(cells, key=lambda cell: cell.prompt.id)]
+        self._everything = [next(group) for _, group in groupby(pending, key=lambda cell: cell.prompt.id)]
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if self._address is not None:
             _require_listener(self._address)
@@ -140,9 +143,10 @@ class RayEngine:
                 "cannot be started on this machine" if self._address is None else f"at {self._address} is not reached"
             )
             raise UserError(f"Ray {where} ({first_line(error)}); check --ray, or use --shard") from None
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans are no news to who asked for answers
         data = ray.data.DataContext.get_current()
         data.enable_progress_bars = False
-        # A worker that dies takes what it had in hand with it: that is handed out again, as often as it takes
+        # An error ends the run: left out, its prompts would be a hole. A worker that dies is none, and is replaced
         data.max_errored_blocks = 0
         held = ray.cluster_resources().get("GPU", 0)
         if self._gpus * self._workers > held:

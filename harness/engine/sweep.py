@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from asabench.core.errors import UserError
+from asabench.core.grid import cells_of
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, Prompt, Response
 from harness.attacks import Attack
@@ -27,27 +28,8 @@ ROWS_ON_GPU = 1024
 
 
 def grid(prompts: Sequence[Prompt], layers: Sequence[int], attacks: Sequence[Attack], protocol: Protocol) -> list[Cell]:
-    """All cells of a run: for each prompt the clean answer, then every attack, dose, seed and layer.
-
-    An attack that uses no seed has one cell per dose and layer. With a layer per step (`protocol.step_layers`) there is
-    one cell instead of one a layer; it stands under the first step's layer.
-    """
-    if protocol.step_layers is not None:
-        layers = protocol.step_layers[:1]
-    return [
-        cell
-        for prompt in prompts
-        for cell in (
-            Cell(prompt=prompt),
-            *(
-                Cell(prompt=prompt, layer=layer, attack=attack.name, dose=dose, seed=seed)
-                for attack in attacks
-                for dose in protocol.doses
-                for seed in (protocol.seeds if attack.uses_seed else (None,))
-                for layer in layers
-            ),
-        )
-    ]
+    """All cells of a run (`asabench.core.grid.cells_of`)."""
+    return list(cells_of(prompts, layers, {attack.name: attack.uses_seed for attack in attacks}, protocol))
 
 
 def sweep(

@@ -52,7 +52,7 @@ CHANGE = 0.5
 
 
 def check_vllm() -> None:
-    """`UserError` where this environment has no vLLM, or one that was not tried."""
+    """`UserError` where this environment has no vLLM, or one of another version."""
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
             "the engine vllm needs vLLM in this environment, and it is not there; install asabench[vllm] in an "
@@ -60,8 +60,8 @@ def check_vllm() -> None:
         )
     if not _version().startswith(tuple(f"{known}." for known in VERSIONS)):
         raise UserError(
-            f"the engine vllm was tried with vLLM {' and '.join(VERSIONS)}, and {_version()} is installed; install one "
-            "of those, or use --engine hf"
+            f"the engine vllm is made for vLLM {' and '.join(VERSIONS)}, and {_version()} is installed; install one of "
+            "those, or use --engine hf"
         )
 
 
@@ -131,14 +131,17 @@ class VllmEngine:
     @property
     def described(self) -> Mapping[str, str]:
         parallel = f", {self._tensor_parallel} in parallel" if self._tensor_parallel > 1 else ""
-        return {"engine": f"vllm {_version()}{parallel}"}
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        return {"engine": f"vllm {_version()}{parallel}", "device": device}
 
-    def open(self, cells: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]) -> None:
+    def open(
+        self, cells: Sequence[Cell], pending: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]
+    ) -> None:
         """Has the attacks that need the model propose their directions, then hands the model over to vLLM."""
         tokens = self._tokens(cells, protocol)
         self._longest = max(map(len, tokens.values())) + protocol.max_new_tokens
         tried = examples_of(self._subject, cells, protocol)
-        asked = [*cells, *([*tried.mixed, *tried.weakest] if tried is not None else [])]
+        asked = [*pending, *([*tried.mixed, *tried.weakest] if tried is not None else [])]
         self._propose(asked, attacks)
         self._start()
 

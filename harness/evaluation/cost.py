@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from asabench.core.errors import UserError
 from harness.engine.decoding import decode
+from harness.engine.engine import HookedEngine
 from harness.engine.sweep import (
     ROWS_ON_CPU,
     ROWS_ON_GPU,
@@ -32,8 +34,13 @@ class Cost:
 
 
 def estimate(plan: Plan) -> Cost:
-    """Cells, memory and time of a plan, from a few decoding steps on a batch of the size that the run would use."""
+    """Cells, memory and time of a plan, from a few decoding steps on a batch of the size that the run would use.
+    `UserError` for an engine that does not run the model in this process."""
     subject, steps = plan.subject, 4
+    if not isinstance(plan.engine, HookedEngine):
+        raise UserError(
+            "--dry-run measures the model in this process, and --engine or --workers asks for another; leave one out"
+        )
     lengths = [len(subject.format(prompt, plan.protocol)) for prompt in plan.prompts.prompts]
     positions = max(lengths) + plan.protocol.max_new_tokens
     position_bytes = kv_bytes_per_position(subject)

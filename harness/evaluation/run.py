@@ -95,8 +95,8 @@ def _generate(plan: Plan, run: Run, judge: Judge, progress: bool) -> None:
         return
     engine, protocol, attacks = plan.engine, plan.protocol, plan.attacks
     try:
-        engine.open(pending, protocol, attacks)
-        found = engine.self_test(pending, protocol, attacks)
+        engine.open(plan.cells, pending, protocol, attacks)
+        found = engine.self_test(plan.cells, protocol, attacks)
         run.update_manifest(self_tests={**plan.subject.checks, **found})
         with progress_line(len(done), len(plan.cells), protocol.max_new_tokens, progress) as line:
             batches = engine.sweep(pending, protocol, attacks, max_rows=plan.max_rows, on_step=line.step)

@@ -14,6 +14,7 @@ import math
 import os
 import random
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ class _Tally:
     answered: int = 0
 
 
-class ServerJudge:
+class ServerJudge(ABC):
     """What judges behind a server share; `_opinion` and `info` are each judge's own.
 
     `info` asks the server what it serves, once, and raises `UserError` where there is none. Calling it may be repeated,
@@ -187,12 +188,13 @@ class ServerJudge:
         return self._served
 
     @property
+    @abstractmethod
     def info(self) -> JudgeInfo:
-        raise NotImplementedError
+        """As `harness.judges.Judge` has it."""
 
+    @abstractmethod
     async def _opinion(self, client: AsyncOpenAI, pair: Pair) -> Opinion:
         """What the model says of one pair."""
-        raise NotImplementedError
 
     def _hello(self, served_name: str) -> dict[str, Any]:
         """A request that any model of the kind answers, in a few tokens."""

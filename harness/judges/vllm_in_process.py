@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from asabench.core.errors import UserError, one_line
 from asabench.core.judge_names import guard_in
@@ -39,7 +39,34 @@ CHUNK = 1_024
 """Pairs that one call of the engine gets."""
 
 
-class VllmInProcessJudge:
+class _InProcess:
+    """What judges with vLLM in this process share: the engine, which is started at the first call."""
+
+    def __init__(self, model: str, cache: VerdictCache | None, engine: Mapping[str, Any]) -> None:
+        _require_vllm()
+        self.model = model
+        self.cache = cache
+        self.counts = Counts(given=0, pairs=0, cached=0, asked=0)
+        self._engine = engine
+        self._llm: Any = None
+
+    def fresh(self) -> Self:
+        """The same judge, under the same id and with the same engine, without the cache: for a check of the engine."""
+        self._start()
+        twin = copy.copy(self)
+        twin.cache = None
+        return twin
+
+    def _start(self) -> Any:
+        """The engine; it takes most of a GPU's memory, so there is one."""
+        from vllm import LLM
+
+        if self._llm is None:
+            self._llm = LLM(model=self.model, **self._engine)
+        return self._llm
+
+
+class VllmInProcessJudge(_InProcess):
     """The judge; see the module. It satisfies `harness.judges.Judge`.
 
     model: what `vllm.LLM` takes, a hub id or a folder. probabilities: whether to read `p_unsafe`. cache: None reads and
@@ -56,15 +83,10 @@ class VllmInProcessJudge:
         cache: VerdictCache | None = None,
         **engine: Any,
     ) -> None:
-        _require_vllm()
-        self.model = model
+        super().__init__(model, cache, engine)
         self.labels = labels
         self.thinks = thinks_first(model)
         self.probabilities = probabilities and not self.thinks
-        self.cache = cache
-        self.counts = Counts(given=0, pairs=0, cached=0, asked=0)
-        self._engine = engine
-        self._llm: Any = None
 
     @property
     def info(self) -> JudgeInfo:
@@ -84,21 +106,6 @@ class VllmInProcessJudge:
     def __call__(self, responses: Sequence[Response]) -> list[Verdict]:
         verdicts, self.counts = judged_once(responses, self.info.id, self.cache, self._ask)
         return verdicts
-
-    def fresh(self) -> VllmInProcessJudge:
-        """The same judge, under the same id and with the same engine, without the cache: for a check of the engine."""
-        self._start()
-        twin = copy.copy(self)
-        twin.cache = None
-        return twin
-
-    def _start(self) -> Any:
-        """The engine; it takes most of a GPU's memory, so there is one."""
-        from vllm import LLM
-
-        if self._llm is None:
-            self._llm = LLM(model=self.model, **self._engine)
-        return self._llm
 
     @property
     def _decoding(self) -> Decoding:
@@ -147,17 +154,13 @@ class VllmInProcessJudge:
         )
 
 
-class GuardInProcess:
+class GuardInProcess(_InProcess):
     """One of the judges that people use (`harness.judges.guards`) with vLLM in this process. It satisfies
     `harness.judges.Judge`; cache and engine as `VllmInProcessJudge`'s."""
 
     def __init__(self, named: NamedGuard, *, cache: VerdictCache | None = None, **engine: Any) -> None:
-        _require_vllm()
+        super().__init__(named.model, cache, engine)
         self.named = named
-        self.cache = cache
-        self.counts = Counts(given=0, pairs=0, cached=0, asked=0)
-        self._engine = engine
-        self._llm: Any = None
 
     @property
     def info(self) -> JudgeInfo:
@@ -174,20 +177,6 @@ class GuardInProcess:
     def __call__(self, responses: Sequence[Response]) -> list[Verdict]:
         verdicts, self.counts = judged_behind_gate(responses, self.info.id, self.cache, self._ask)
         return verdicts
-
-    def fresh(self) -> GuardInProcess:
-        """The same judge, under the same id and with the same engine, without the cache."""
-        self._start()
-        twin = copy.copy(self)
-        twin.cache = None
-        return twin
-
-    def _start(self) -> Any:
-        from vllm import LLM
-
-        if self._llm is None:
-            self._llm = LLM(model=self.named.model, **self._engine)
-        return self._llm
 
     def _ask(self, pairs: Sequence[Pair], keep: Keep) -> None:
         from vllm import SamplingParams

@@ -39,7 +39,7 @@ def answered(case: dict[str, Any]) -> dict[str, Any]:
     }
     engine = VllmEngine(subject, tensor_parallel=case.get("parallel", 1), **case.get("further", {}))
     try:
-        engine.open(cells, protocol, attacks)
+        engine.open(cells, cells, protocol, attacks)
         found = engine.self_test(cells, protocol, attacks)
         got = [response for responses in engine.sweep(cells, protocol, attacks) for response in responses]
     finally:

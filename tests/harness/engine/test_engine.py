@@ -44,7 +44,7 @@ def test_an_environment_without_vllm(tmp_path: Path) -> None:
 
 def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch, with_vllm: None) -> None:
     monkeypatch.setattr(vllm_engine, "_version", lambda: "0.41.2")
-    with pytest.raises(UserError, match=r"was tried with vLLM 0\.32 and 0\.33, and 0\.41\.2 is installed"):
+    with pytest.raises(UserError, match=r"is made for vLLM 0\.32 and 0\.33, and 0\.41\.2 is installed"):
         check_engine("vllm")
 
 

@@ -15,8 +15,11 @@ import pytest
 import harness.engine.ray_engine as ray_engine
 from asabench.core.errors import UserError
 from asabench.core.records import Prompt, Response
+from asabench.runs.choices import Choices
 from asabench.runs.folder import Run
+from harness.evaluation.cost import estimate
 from harness.evaluation.evaluate import Evaluation, evaluate
+from harness.evaluation.plan import make_plan
 from harness.model.subject import Subject
 
 PROMPTS = [Prompt(id=f"p{n}", goal="count to " + "nine " * (n % 4), suffix="!" * (n + 1)) for n in range(8)]
@@ -78,6 +81,7 @@ def test_a_killed_worker_loses_nothing(model: str, tmp_path: Path, monkeypatch: 
     assert got.row.masr == expected.row.masr
     manifest = got.path / "manifest.json"
     assert '"workers": "2 under ray' in manifest.read_text()
+    assert '"device": "its workers' in manifest.read_text()
     assert "dose 0 gives the clean answer" in manifest.read_text()
     with pytest.raises(UserError, match=r"2 workers of 1 GPUs need 2, and the cluster has 0"):
         small(model, tmp_path / "gpus", workers=2, gpus_per_worker=1)
@@ -115,3 +119,10 @@ def test_an_environment_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"--workers needs Ray.*pip install 'asabench\[ray\]'"):
         ray_engine.check_ray()
+
+
+def test_a_dry_run_is_of_this_process(model: str, tmp_path: Path) -> None:
+    """The model that it would measure is not loaded here."""
+    choices = Choices.of(prompts=PROMPTS, judge="rules", uncertified=True, out=tmp_path / "run", workers=2)
+    with pytest.raises(UserError, match=r"--dry-run measures the model in this process, and --engine or --workers"):
+        estimate(make_plan(model, choices))
