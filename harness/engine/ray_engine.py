@@ -143,7 +143,6 @@ class RayEngine:
                 "cannot be started on this machine" if self._address is None else f"at {self._address} is not reached"
             )
             raise UserError(f"Ray {where} ({first_line(error)}); check --ray, or use --shard") from None
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans are no news to who asked for answers
         data = ray.data.DataContext.get_current()
         data.enable_progress_bars = False
         # An error ends the run: left out, its prompts would be a hole. A worker that dies is none, and is replaced
