@@ -110,6 +110,13 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
     )
 
 
+def comparison_json(comparison: Comparison) -> str:
+    """The comparison as JSON, field by field."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Comparison).dump_json(comparison, indent=1).decode()
+
+
 def comparison_table(comparison: Comparison) -> str:
     """The comparison as lines for a terminal of 100 columns."""
     a, b = comparison.a, comparison.b

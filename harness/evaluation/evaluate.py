@@ -19,7 +19,8 @@ __all__ = ["Evaluation", "evaluate"]
 def evaluate(
     model: str | Subject,
     *,
-    prompts: str | Path | Sequence[Prompt] = DEFAULTS.prompts,
+    prompts: str | Path | Sequence[str | Prompt] = DEFAULTS.prompts,
+    prompt_column: str | None = DEFAULTS.prompt_column,
     limit: int | None = DEFAULTS.limit,
     layers: str | Sequence[int] = DEFAULTS.layers,
     doses: str | Sequence[float] | None = DEFAULTS.doses,
@@ -64,6 +65,7 @@ def evaluate(
     """
     choices = Choices.of(
         prompts=prompts,
+        prompt_column=prompt_column,
         limit=limit,
         layers=layers,
         doses=doses,

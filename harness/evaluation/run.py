@@ -85,6 +85,7 @@ def _prompt_columns(prompt: Prompt) -> dict[str, str | None]:
         "target": None if has_published_target(prompt) else prompt.target,
         "target_sha256": target_digest(prompt),
         "suffix": prompt.suffix,
+        **dict(prompt.extra),
     }
 
 
