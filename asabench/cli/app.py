@@ -55,28 +55,35 @@ PAGES: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
     (leaderboard.serve, "docs/leaderboard.md"),
 )
 """Each command with the pages that its help ends with."""
-GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
-    "data": (
-        "The published instances: have them, check them, make them, publish them.",
-        {"download": dataset.download, "verify": dataset.verify, "diff": dataset.diff}
-        | {"build": dataset.build, "push": dataset.push},
-    ),
-    "judge": (
-        "Judges: judge a run again, check a judge, read answers yourself, serve one.",
-        {AGAIN: judging.judge, "check": judging.judge_check, "read": judging.judge_read}
-        | {"server": judging.judge_server},
-    ),
-    "train": (
-        "Defences: train one, and mix its weights with its base's.",
-        {"defend": defences.defend, "interpolate": defences.interpolate},
-    ),
-    "board": (
-        "The board: make an entry, check entries, build and serve the pages.",
-        {"submit": submission.submit, "validate": submission.validate}
-        | {"build": leaderboard.build, "serve": leaderboard.serve},
-    ),
+GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    "data": {
+        "download": dataset.download,
+        "verify": dataset.verify,
+        "diff": dataset.diff,
+        "build": dataset.build,
+        "push": dataset.push,
+    },
+    "judge": {
+        AGAIN: judging.judge,
+        "check": judging.judge_check,
+        "read": judging.judge_read,
+        "server": judging.judge_server,
+    },
+    "train": {"defend": defences.defend, "interpolate": defences.interpolate},
+    "board": {
+        "submit": submission.submit,
+        "validate": submission.validate,
+        "build": leaderboard.build,
+        "serve": leaderboard.serve,
+    },
 }
 """What belongs together, under one name. The commands that had names of their own before keep them, unlisted."""
+ABOUT = {
+    "data": "The published instances: have them, check them, make them, publish them.",
+    "judge": "Judges: judge a run again, check a judge, read answers yourself, serve one.",
+    "train": "Defences: train one, and mix its weights with its base's.",
+    "board": "The board: make an entry, check entries, build and serve the pages.",
+}
 EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
     evaluation.evaluate: (
         "asabench evaluate smollm2-135m --limit 4 --layers 0,10,20",
@@ -99,28 +106,27 @@ EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
 PASSED_ON = {judging.judge_server: {"allow_extra_args": True, "ignore_unknown_options": False}}
 
 
-
 def _add(to: typer.Typer, name: str, command: Callable[..., None], *, hidden: bool = False) -> None:
     pages = next(pages for each, *pages in PAGES if each is command)
     # \b: an address is not broken where a line ends
     path = f"asabench {name}" if to is app else f"asabench {to.info.name} {name}"
     variable = re.sub("[ -]", "_", path).upper()
     lines = [f"Example: {example}" for example in EXAMPLES.get(command, ())]
-    lines += [f"Each option may be in the environment, as {variable}_OPTION.", *(f"More: {link(page)}" for page in pages)]
+    lines.append(f"Each option may be in the environment, as {variable}_OPTION.")
+    lines += [f"More: {link(page)}" for page in pages]
     more = "\b\n" + "\n".join(lines)
     to.command(name, cls=Command, epilog=more, hidden=hidden, context_settings=PASSED_ON.get(command))(command)
 
 
-for title, (about, commands) in GROUPS.items():
-    group = typer.Typer(
-        name=title, help=about, no_args_is_help=True, rich_markup_mode=None, cls=JudgeGroup if AGAIN in commands else TyperGroup
-    )
+for title, commands in GROUPS.items():
+    kind = JudgeGroup if AGAIN in commands else TyperGroup
+    group = typer.Typer(name=title, help=ABOUT[title], no_args_is_help=True, rich_markup_mode=None, cls=kind)
     for name, command in commands.items():
         _add(group, name, command)
     app.add_typer(group, name=title)
     if title == "board":
         app.add_typer(group, name="leaderboard", hidden=True)
-_grouped = [command for _, commands in GROUPS.values() for command in commands.values()]
+_grouped = [command for commands in GROUPS.values() for command in commands.values()]
 for command, *_ in PAGES:
     name = command.__name__.replace("_", "-")
     if name not in GROUPS and command not in (leaderboard.build, leaderboard.serve):

@@ -14,8 +14,9 @@ AGAIN = "again"
 
 
 class Command(TyperCommand):
-    """A command whose help has its options in panels (`asabench.cli.options.PANELS`), and names other people's attacks,
-    judges and defences too. They are looked for when help is asked for: that takes a look at every installed package."""
+    """A command whose help has its options in panels (`asabench.cli.options.PANELS`), and names other people's
+    attacks, judges and defences too. They are looked for when help is asked for: that takes a look at every installed
+    package."""
 
     # Typer brings a click of its own or takes the installed one, by its version: the types of either
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -57,4 +58,3 @@ class JudgeGroup(TyperGroup):
         if args and args[0] not in (*self.commands, "-h", "--help"):
             args = [AGAIN, *args]
         return super().parse_args(ctx, args)
-

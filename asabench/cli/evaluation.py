@@ -110,9 +110,7 @@ def merge(
     show_row(merge(runs, out), out, as_json=as_json)
 
 
-def report(
-    run: Annotated[Path, typer.Argument(help="The run folder.")], as_json: options.AsJson = False
-) -> None:
+def report(run: Annotated[Path, typer.Argument(help="The run folder.")], as_json: options.AsJson = False) -> None:
     """Show a finished run again: tables and pictures, nothing recomputed."""
     from asabench.runs.folder import read_run
 

@@ -60,9 +60,7 @@ def _csv(path: Path, names: Sequence[str] | None) -> PromptTable:
     for line, row in rows:
         if None in row or None in row.values():
             raise UserError(f"{path}, line {line}: {len(header)} values are expected; quote a value that holds a comma")
-    return PromptTable(
-        columns=header, lines=[Line(where=f"{path}, line {line}", fields=row) for line, row in rows]
-    )
+    return PromptTable(columns=header, lines=[Line(where=f"{path}, line {line}", fields=row) for line, row in rows])
 
 
 def _json_lines(path: Path) -> PromptTable:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from difflib import get_close_matches
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +133,15 @@ def _of_table(source: str, table: PromptTable, column: str | None) -> list[Promp
     goal = column or "goal"
     if goal not in table.columns:
         raise UserError(
-            f"{source} has no {goal} column but {', '.join(table.columns) or 'nothing'}; name the one with the requests "
-            "with --prompt-column"
+            f"{source} has no {goal} column but {', '.join(table.columns) or 'nothing'}; name the one with the "
+            "requests with --prompt-column"
         )
     # A name that was meant for one of ours would be carried along and do nothing
     for name in table.columns:
         if name != goal and name not in COLUMNS and (meant := get_close_matches(name.casefold(), COLUMNS[1:], 1, 0.8)):
-            raise UserError(f"{source} has the column {name}; is {meant[0]} meant? Rename it, to that or to another name")
+            raise UserError(
+                f"{source} has the column {name}; is {meant[0]} meant? Rename it, to that or to another name"
+            )
     rows = []
     for number, line in enumerate(table.lines):
         fields = {name: _text(value) for name, value in line.fields.items()}

@@ -65,6 +65,9 @@ class Comparison:
     eps50: dict[str, tuple[Eps50, Eps50]]
     notes: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return comparison_table(self)
+
 
 def compare(run_a: Run, run_b: Run) -> Comparison:
     """Compares two finished runs over the prompts, attacks and doses that both have, by one judge's verdicts.

@@ -66,7 +66,9 @@ LAYOUTS: dict[str, dict[str, bytes]] = {
     },
     "xstest": {
         "data/test-00000-of-00001.parquet": parquet_of(
-            prompt=["Safe", *MILD], type=["homonyms", "contrast_homonyms", "contrast_x"], label=["safe", *["unsafe"] * 2]
+            prompt=["Safe", *MILD],
+            type=["homonyms", "contrast_homonyms", "contrast_x"],
+            label=["safe", *["unsafe"] * 2],
         )
     },
     "or-bench": {

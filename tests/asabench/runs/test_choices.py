@@ -56,7 +56,7 @@ def test_every_choice_has_a_reader() -> None:
 
 def test_python_takes_the_choices_with_their_defaults() -> None:
     parameters = inspect.signature(evaluate).parameters
-    assert list(parameters) == ["model", *NAMES, "progress"]
+    assert list(parameters) == ["model", "tokenizer", *NAMES, "progress"]
     for name in NAMES:
         assert parameters[name].default == getattr(DEFAULTS, name), name
         assert parameters[name].kind == inspect.Parameter.KEYWORD_ONLY
