@@ -22,7 +22,7 @@ def evaluate(
     config: options.Config = None,
     prompts: options.Prompts = PROMPTS,
     limit: options.Limit = None,
-    layers: options.Layers = LAYERS,
+    layers: Annotated[Optional[str], option(options.LAYERS, default=f"those of the size, or {LAYERS}")] = None,
     doses: options.Doses = None,
     seeds: options.Seeds = None,
     attack: options.Attack = ATTACK,
