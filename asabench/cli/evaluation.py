@@ -23,7 +23,7 @@ def evaluate(
     prompts: options.Prompts = PROMPTS,
     prompt_column: options.PromptColumn = None,
     limit: options.Limit = None,
-    layers: options.Layers = LAYERS,
+    layers: Annotated[Optional[str], option(options.LAYERS, default=f"those of the size, or {LAYERS}")] = None,
     doses: options.Doses = None,
     seeds: options.Seeds = None,
     attack: options.Attack = ATTACK,

@@ -145,7 +145,10 @@ NoiseDevice = Annotated[
 PROTOCOL = "How prompts are formatted, perturbed and answered: asabench-v1 or gu2025."
 Protocol = Annotated[str, option(PROTOCOL)]
 Formatting = Annotated[str, option("The protocol that says how prompts are formatted: asabench-v1 or gu2025.")]
-SIZE = "Published size: smoke, standard or full, which set prompts, seeds and doses; harm: standard with 200 tokens."
+SIZE = (
+    "Published size: smoke, lite, standard or full, which set prompts, blocks, seeds and doses; "
+    "harm: standard with 200 tokens."
+)
 Size = Annotated[Optional[str], option(SIZE)]
 MAX_NEW_TOKENS = "Tokens an answer may have."
 MaxNewTokens = Annotated[Optional[int], option(MAX_NEW_TOKENS, default=PROTOCOLS_OWN)]

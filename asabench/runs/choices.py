@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asabench.core.attack_names import REQUIRED, split_specs
-from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, LAYERS, PROMPTS, PROTOCOL
+from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, PROMPTS, PROTOCOL
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 from asabench.core.records import Prompt
@@ -31,8 +31,8 @@ class Choices:
 
     prompts: the name of a set, a file, or prompts. prompt_column: of a file or a table of the hub, the column with the
     requests (`asabench.core.prompts.load_prompts`). limit: only the first of them. layers: decoder blocks, `all` or
-    such as `0,3-5`. attack: specifications (`harness.attacks.make_attack`), which share clean answers and gradients.
-    size: a published size of the protocol; what is chosen beside it wins. steps, step_layers: see
+    such as `0,3-5`; None: the size's, or all. attack: specifications (`harness.attacks.make_attack`), which share clean
+    answers and gradients. size: a published size of the protocol; what is chosen beside it wins. steps, step_layers:
     `asabench.core.protocol.Protocol`. target: that of all prompts; None leaves them their own. targets: a list of them
     instead (`asabench.core.targets.read_targets`). paper_code, noise_device: `asabench.core.protocol`. judge: a name
     (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled
@@ -47,7 +47,7 @@ class Choices:
     prompts: str | tuple[Prompt, ...] = PROMPTS
     prompt_column: str | None = None
     limit: int | None = None
-    layers: str | tuple[int, ...] = LAYERS
+    layers: str | tuple[int, ...] | None = None
     doses: tuple[float, ...] | None = None
     seeds: tuple[int, ...] | None = None
     attack: tuple[str, ...] = (ATTACK,)

@@ -29,7 +29,7 @@ def evaluate(
     prompts: str | Path | Sequence[str | Prompt] = DEFAULTS.prompts,
     prompt_column: str | None = DEFAULTS.prompt_column,
     limit: int | None = DEFAULTS.limit,
-    layers: str | Sequence[int] = DEFAULTS.layers,
+    layers: str | Sequence[int] | None = DEFAULTS.layers,
     doses: str | Sequence[float] | None = DEFAULTS.doses,
     seeds: str | Sequence[int] | None = DEFAULTS.seeds,
     attack: str | Sequence[str] = DEFAULTS.attack,

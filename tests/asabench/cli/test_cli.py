@@ -359,7 +359,7 @@ def test_several_attacks_and_probes(model: Path, tmp_path: Path) -> None:
         (("--attack", "random", "--target", " "), "--target is empty"),
         (("--attack", "random,random"), "twice"),
         (("--attack", "no.such:Thing"), "cannot be imported"),
-        (("--size", "huge"), "smoke, standard, full"),
+        (("--size", "huge"), "smoke, lite, standard, full"),
         (("--steps", "soon"), "every, first"),
         (("--step-layers", "1"), "--steps"),
     ],

@@ -112,7 +112,7 @@ def test_reading_choices_needs_neither_torch_nor_pydantic() -> None:
         ("protocol", PRESETS["gu2025"], PRESETS["gu2025"]),
         ("uncertified", True, True),
         ("limit", None, None),
-        ("layers", None, "all"),
+        ("layers", None, None),
     ],
     ids=lambda value: str(value)[:20],
 )
