@@ -87,7 +87,7 @@ def submit(
     made_card = None if card is None else read_card(card)
     held = read_certificate(certificate) if certificate is not None else None
     if held is None:
-        held = _checked_now(read_run(runs[0]).row.judge, judge)
+        held = certificate_now(read_run(runs[0]).row.judge, judge)
     done = make_submission(runs, details, utility=report, certificate=held, card=made_card, out=out, replace=replace)
     folder = out / (done.submission.slug if done.submission is not None else "")
     size = sum(file.stat().st_size for file in folder.iterdir())
@@ -124,7 +124,7 @@ def _base(base: str | None, entry: str | None, out: Path) -> BaseModelRef | None
         ) from None
 
 
-def _checked_now(info: JudgeInfo, spec: str | None) -> Certificate | None:
+def certificate_now(info: JudgeInfo, spec: str | None) -> Certificate | None:
     """The certificate of the judge of a run, if it is needed and none was given."""
     if spec is None:
         if not info.certified:
