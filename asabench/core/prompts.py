@@ -123,7 +123,7 @@ def load_prompts(name: str, column: str | None = None) -> PromptSet:
 
 
 def _known(found: PromptSet) -> PromptSet:
-    """The prompts; AdvBench's first ones with their published targets under its name and ids, wherever they are from."""
+    """The prompts; AdvBench's first ones with their published targets under its name and ids."""
     if found.digest != published_digest(len(found.prompts)):
         return found
     named = (replace(prompt, id=advbench.prompt_id(place)) for place, prompt in enumerate(found.prompts))

@@ -1,4 +1,4 @@
-"""`asabench enter`: a model becomes an entry in one command, beside its base, and the command goes on where it stopped."""
+"""`asabench enter`: a model becomes an entry in one command, beside its base, which goes on where it stopped."""
 
 from __future__ import annotations
 
