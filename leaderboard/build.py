@@ -66,7 +66,7 @@ def _write_site(tracks: Sequence[Track], out: Path, url: str | None) -> None:
                 _write(folder / name, text)
                 kept.add(name)
     _remove_older(folder, kept)
-    _write(out / "style.css", pages.render_style())
+    _write(out / "style.css", pages.render_style(tracks))
     for name in pages.SCRIPTS:
         _write(out / name, pages.source(name))
     _write(out / "data.js", downloads.render_index_script(tracks))
@@ -76,7 +76,7 @@ def _write_site(tracks: Sequence[Track], out: Path, url: str | None) -> None:
     _write(out / "rows.csv", downloads.render_csv(tracks))
     _write(out / "feed.xml", downloads.render_feed(tracks, url))
     # The first page last: whoever finds it finds what it links to.
-    _write(out / "index.html", pages.render_index(tracks, read_reported()))
+    _write(out / "index.html", pages.render_index(tracks, read_reported(), url))
 
 
 def _remove_older(folder: Path, kept: set[str]) -> None:
