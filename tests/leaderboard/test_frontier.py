@@ -112,8 +112,7 @@ def test_curves_say_their_numbers_and_stay_few() -> None:
 
 def test_names_from_outside_stay_text() -> None:
     hostile = '"><script>alert(1)</script>'
-    drawn = frontier_svg(
-        placed(Entry(slug="a", row=complete_row(run_id="a", model={"name": hostile}), utility=make_utility(0.9)))
-    )
+    row = complete_row(run_id="a", model={"name": hostile})
+    drawn = frontier_svg(placed(Entry(slug="a", row=row, utility=make_utility(0.9))))
     assert drawn
     assert "<script" not in drawn
