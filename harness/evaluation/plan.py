@@ -82,7 +82,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     check_bar(choices.bar)
     judge = make_judge(choices.judge, protocol.labels) if isinstance(choices.judge, str) else choices.judge
     _ = judge.info  # a judge behind a server that is not there says so now
-    prompts = _prompts(choices.prompts).first(limit).with_target(protocol.target)
+    prompts = _prompts(choices.prompts, choices.prompt_column).first(limit).with_target(protocol.target)
     if any(each.needs_targets for each in attacks.values()):
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
@@ -206,8 +206,8 @@ def _engine(model: str | Subject, subject: Subject, protocol: Protocol, choices:
     return RayEngine(task, workers=choices.workers, gpus_per_worker=gpus, address=choices.ray)
 
 
-def _prompts(prompts: str | tuple[Prompt, ...]) -> PromptSet:
-    return load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", prompts)
+def _prompts(prompts: str | tuple[Prompt, ...], column: str | None) -> PromptSet:
+    return load_prompts(prompts, column) if isinstance(prompts, str) else PromptSet("custom", prompts)
 
 
 def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]) -> Subject:
