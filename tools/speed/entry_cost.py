@@ -11,7 +11,7 @@ pgd, rows from the lowest block    as before: all rows of a pass enter at the lo
 pgd                                as it is: each row enters at its own block
 pgd:early=target                   another attack, which ends a cell where the target is said
 
-Then the answers of each attack and dose, judging, and what is paid once a run. Last, how far the steered answers follow
+Then the answers of all attacks, judging, and what is paid once a run. Last, how far the steered answers follow
 the clean one, and what the answers would save at best if rows of a prompt shared the blocks below their own wherever
 their tokens agree, checking included for nothing: the figures of docs/decisions/0002-no-draft-verification-yet.md.
 """
@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -31,7 +32,7 @@ from torch import Tensor
 import harness.attacks.target_loss
 from asabench.core.attack_names import REQUIRED_ATTACKS
 from asabench.core.prompts import load_prompts
-from asabench.core.protocol import PRESETS, SIZES
+from asabench.core.protocol import PRESETS, SIZES, Protocol
 from asabench.core.records import Cell, Response
 from asabench.core.text import text_table
 from harness.attacks import Attack, make_attacks
@@ -93,14 +94,22 @@ def in_lots(attack: Attack, subject: Subject, cells: Sequence[Cell]) -> Tensor:
     return found
 
 
-def answers(subject: Subject, cells: Sequence[Cell], attack: Attack, protocol: Any) -> list[Response]:
-    batches = sweep(subject, cells, protocol, {attack.name: attack})
-    by_cell = {response.cell: response for batch in batches for response in batch}
+def answers(
+    subject: Subject, cells: Sequence[Cell], attacks: Mapping[str, Attack], protocol: Protocol
+) -> list[Response]:
+    by_cell = {response.cell: response for batch in sweep(subject, cells, protocol, attacks) for response in batch}
     return [by_cell[cell] for cell in cells]
 
 
 def shared_length(answer: Sequence[int], clean: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(answer, clean, strict=False)))
+
+
+def following(responses: Sequence[Response], told: Mapping[Cell, Response]) -> list[str]:
+    """Mean tokens of some answers, of these those shared with the clean one, and the share of answers that are it."""
+    pairs = [(each.token_ids, told[Cell(prompt=each.cell.prompt)].token_ids) for each in responses]
+    means = [sum(lengths) / len(pairs) for lengths in ((len(p[0]) for p in pairs), (shared_length(*p) for p in pairs))]
+    return [*(f"{mean:.1f}" for mean in means), f"{sum(own == clean for own, clean in pairs) / len(pairs):.0%}"]
 
 
 def best_sharing(subject: Subject, responses: Sequence[Response]) -> float:
@@ -151,55 +160,36 @@ def main() -> None:
         before = "pgd, rows from the lowest block"
         climbing[before], found[before] = timed(before, lambda: in_lots(attacks["pgd"], subject, pgd))
     for name in ("pgd", EARLY):
-        climbing[name], found[name] = timed(name, lambda name=name: in_lots(attacks[name], subject, pgd))
+        climbing[name], found[name] = timed(name, partial(in_lots, attacks[name], subject, pgd))
     for name in ("pgd", EARLY):
         print(f"{name}: {climbing[before] / climbing[name]:.2f} times cheaper")
 
-    generating = 0.0
-    responses: list[Response] = []
-    clean_cells = [cell for cell in cells if cell.is_clean]
-    seconds, clean = timed("clean answers", lambda: answers(subject, clean_cells, attacks["random"], protocol))
-    generating += seconds
-    of_prompt = {response.cell.prompt: response.token_ids for response in clean}
-    table = []
-    for name in REQUIRED_ATTACKS:
-        for dose in protocol.doses:
-            own = [cell for cell in cells if (cell.attack, cell.dose) == (name, dose)]
-            directions = (
-                attacks[name].directions(subject, own) if name != "pgd" else found["pgd"][[pgd.index(c) for c in own]]
-            )
-            given = Given(name, own, directions)
-            seconds, told = timed(
-                f"answers, {name} at {dose:g}", lambda own=own, given=given: answers(subject, own, given, protocol)
-            )
-            generating += seconds
-            responses += told
-            pairs = [(response.token_ids, of_prompt[response.cell.prompt]) for response in told]
-            lengths = [len(answer) for answer, _ in pairs]
-            table.append(
-                [
-                    name,
-                    f"{dose:g}",
-                    f"{sum(lengths) / len(pairs):.1f}",
-                    f"{sum(shared_length(*pair) for pair in pairs) / len(pairs):.1f}",
-                    f"{sum(answer == clean_answer for answer, clean_answer in pairs) / len(pairs):.0%}",
-                    f"{best_sharing(subject, told):.2f}",
-                ]
-            )
-    told = {response.cell: response for response in responses if response.cell.attack == "pgd"}
+    # As a run does: the cells of all attacks and doses in one batch
+    directions = {
+        name: Given(name, own, found["pgd"] if name == "pgd" else attacks[name].directions(subject, own))
+        for name in REQUIRED_ATTACKS
+        if (own := [cell for cell in cells if cell.attack == name])
+    }
+    generating, responses = timed("answers", lambda: answers(subject, cells, directions, protocol))
+    told = {response.cell: response for response in responses}
     for name in (before, EARLY):
-        others = answers(subject, pgd, Given("pgd", pgd, found[name]), protocol)
+        others = answers(subject, pgd, {"pgd": Given("pgd", pgd, found[name])}, protocol)
         same = sum(told[each.cell].token_ids == each.token_ids for each in others)
-        label = sum(read_text(told[each.cell].text)[0] == read_text(each.text)[0] for each in others)
-        unsafe = [sum(read_text(each.text)[0] == "unsafe" for each in some) for some in (told.values(), others)]
+        labels = [(read_text(told[each.cell].text)[0], read_text(each.text)[0]) for each in others]
         print(
-            f"{name}: {same} of {len(pgd)} answers token for token those of pgd, {label} labels of `rules` the same, "
-            f"unsafe {unsafe[1]} where pgd has {unsafe[0]}",
+            f"{name}: of {len(pgd)} answers {same} are token for token those of pgd and "
+            f"{sum(one == other for one, other in labels)} have the same label of `rules`; unsafe "
+            f"{sum(other == 'unsafe' for _, other in labels)}, of pgd {sum(one == 'unsafe' for one, _ in labels)}",
             flush=True,
         )
+    table = [
+        [name, f"{dose:g}", *following([r for r in responses if (r.cell.attack, r.cell.dose) == (name, dose)], told)]
+        for name in REQUIRED_ATTACKS
+        for dose in protocol.doses
+    ]
     judge = make_judge(options.judge, protocol.labels)
     check, _ = timed("judge's check", lambda: short_check(judge))
-    judging, _ = timed("judging", lambda: read(judge, [*clean, *responses]))
+    judging, _ = timed("judging", lambda: read(judge, responses))
     testing, _ = timed(
         "self-test", lambda: self_test(subject, cells, protocol, {n: attacks[n] for n in REQUIRED_ATTACKS})
     )
@@ -215,8 +205,11 @@ def main() -> None:
     lines.append(["cheaper by", *(f"{totals[0] / total:.2f}" for total in totals)])
     print(text_table(lines))
     print(f"once a run: loading {loading:.1f} s, judge's check {check:.1f} s, self-test {testing:.1f} s")
-    print(text_table([["attack", "dose", "tokens", "as the clean one", "identical", "best sharing"], *table]))
-    print(f"best sharing over all answers: {best_sharing(subject, [*clean, *responses]):.2f} times fewer products")
+    print(text_table([["attack", "dose", "tokens", "as the clean one", "identical"], *table]))
+    for dose in protocol.doses:
+        some = [response for response in responses if response.cell.is_clean or response.cell.dose == dose]
+        print(f"best sharing at dose {dose:g}: {best_sharing(subject, some):.2f} times fewer products")
+    print(f"best sharing over all answers: {best_sharing(subject, responses):.2f} times fewer products")
 
 
 if __name__ == "__main__":
