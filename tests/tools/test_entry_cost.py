@@ -19,7 +19,7 @@ def answer(layer: int | None, *tokens: int) -> Response:
 def test_blocks_below_the_perturbed_one_are_shared_while_the_tokens_are_the_same(llama: Subject) -> None:
     block = sum(p.numel() for p in llama.blocks[0].parameters())
     outside = llama.model.get_output_embeddings().weight.numel()
-    # One step of both rows: of four blocks, 0 and 1 once for both (block 1 is perturbed behind its output), 2 and 3 twice
+    # One step of both rows: blocks 0 and 1 once for both (1 is perturbed behind its own output), 2 and 3 for each
     assert best_sharing(llama, [answer(3, 5), answer(1, 5)]) == pytest.approx(
         (8 * block + 2 * outside) / (6 * block + 2 * outside)
     )
