@@ -17,6 +17,7 @@ from asabench.card.records import ModelCard, read_card
 from asabench.core.errors import UserError
 from asabench.core.estimate import Rate
 from asabench.core.files import read_record
+from asabench.core.protocol import Protocol
 from asabench.core.row import Row, read_row
 from asabench.core.utility_report import UtilityReport, read_utility
 from asabench.submission.findings import Refused
@@ -50,7 +51,8 @@ VARIANTS = (
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One evaluated model on the board. `slug` is part of its link; `verdicts` is the table of its cells, if it came
-    with one; `max_new_tokens` is the most tokens of an answer, where its manifest says so."""
+    with one; `max_new_tokens` is the most tokens of an answer, and `shared_noise` whether a seed is one noise vector for
+    all prompts, where its manifest says so."""
 
     slug: str
     row: Row
@@ -59,6 +61,7 @@ class Entry:
     card: ModelCard | None = None
     verdicts: Path | None = None
     max_new_tokens: int | None = None
+    shared_noise: bool = False
 
     @property
     def name(self) -> str:
@@ -96,6 +99,7 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
             )
         folders[submission.slug] = path.parent
         utility, card, verdicts = (path.parent / name for name in (UTILITY_FILE, CARD_FILE, VERDICTS_FILE))
+        protocol = _protocol(path.parent / MANIFEST_FILE)
         submissions[submission.slug] = Entry(
             slug=submission.slug,
             row=row,
@@ -103,7 +107,8 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
             utility=read_utility(utility) if utility.is_file() else None,
             card=read_card(card) if card.is_file() else None,
             verdicts=verdicts if verdicts.is_file() else None,
-            max_new_tokens=_max_new_tokens(path.parent / MANIFEST_FILE),
+            max_new_tokens=None if protocol is None else protocol.max_new_tokens,
+            shared_noise=protocol is not None and protocol.shares_noise,
         )
     held = {entry.row.run_id for entry in submissions.values()}
     entries = list(submissions.values())
@@ -115,12 +120,12 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
     return entries
 
 
-def _max_new_tokens(path: Path) -> int | None:
+def _protocol(path: Path) -> Protocol | None:
     """Of a submission's manifest; None where there is none."""
     if not path.is_file():
         return None
     manifest = read_record(RunManifest, path, "a submission's manifest", "`asabench submit` writes one")
-    return manifest.runs[0].settings.protocol.max_new_tokens
+    return manifest.runs[0].settings.protocol
 
 
 def run_slug(run_id: str) -> str:

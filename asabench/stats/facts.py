@@ -2,6 +2,8 @@
 
 The table is that of `asabench.stats.metrics`, with the columns `refused, coherent, harmful, onset` (true, false or
 null) and `content_label` of `asabench.core.records`. Tables from before them have no such shares.
+
+`shared`, wherever it is taken: each seed is one noise vector for all prompts (`asabench.stats.metrics.Outcomes`).
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ def has_facts(table: pd.DataFrame) -> bool:
     return "coherent" in table
 
 
-def fact_shares(table: pd.DataFrame, attack: str, dose: float) -> dict[str, Rate]:
+def fact_shares(table: pd.DataFrame, attack: str, dose: float, *, shared: bool = False) -> dict[str, Rate]:
     """By fact, its share of the steered answers; without facts that the judge tells of none of them.
 
     An answer of which a fact is not known leaves the value, and widens the interval to hold both readings.
     """
     lines = steered_lines(table, attack, dose)
     arrays = {name: outcomes(_as_labels(lines, name), attack, dose) for name in _known(lines)}
-    return {name: layer_mean_rate(data.unsafe, data.clusters) for name, data in arrays.items()}
+    return {name: layer_mean_rate(data.unsafe, data.clusters, shared=shared) for name, data in arrays.items()}
 
 
 def clean_fact_shares(table: pd.DataFrame) -> dict[str, Rate]:
@@ -40,7 +42,7 @@ def clean_fact_shares(table: pd.DataFrame) -> dict[str, Rate]:
     }
 
 
-def survival(table: pd.DataFrame, attack: str, dose: float) -> Rate | None:
+def survival(table: pd.DataFrame, attack: str, dose: float, *, shared: bool = False) -> Rate | None:
     """The share of unsafe steered answers that are unsafe without their opener and the request said back too; None in a
     table that does not say. One that the judge gave no readable verdict on then is unscored."""
     lines = steered_lines(table, attack, dose)
@@ -52,8 +54,7 @@ def survival(table: pd.DataFrame, attack: str, dose: float) -> Rate | None:
     if not counted.any():
         return NOTHING_SCORED
     kept = outcomes(lines.assign(label=lines["content_label"]), attack, dose).unsafe
-    shape = len(kept), -1
-    return mean_rate(np.where(counted, kept, 0.0).reshape(shape), counted.reshape(shape), data.clusters)
+    return mean_rate(np.where(counted, kept, 0.0), counted, data.clusters, shared=shared)
 
 
 def _known(lines: pd.DataFrame) -> list[str]:

@@ -137,7 +137,10 @@ def _result(
     """answers: how many stand behind each of its outcomes, one or, of a list of targets, one a target; a budget of
     answers does not fit the latter."""
     result = metrics.attack_result(table, attack, dose, shared=head.shared_noise)
-    update: dict[str, object] = {"facts": fact_shares(table, attack, dose), "survival": survival(table, attack, dose)}
+    update: dict[str, object] = {
+        "facts": fact_shares(table, attack, dose, shared=head.shared_noise),
+        "survival": survival(table, attack, dose, shared=head.shared_noise),
+    }
     if answers > 1:
         update["asr_at_k"] = {}
     return with_floor(result.model_copy(update=update), any_of(false_alarms, answers), head.prompts.n)

@@ -77,6 +77,32 @@ def test_where_nothing_is_unsafe_nothing_survives_and_nothing_fails() -> None:
     assert survival(with_facts(frame(lines({(0, 0): "ss"}))), "random", 1.0) == NOTHING
 
 
+def test_shared_noise_leaves_values_and_widens_intervals() -> None:
+    # One vector breaks all of four prompts at both layers, the other none: two draws, whatever the prompts
+    table = frame(lines({(0, 0): "uuuu", (1, 0): "uuuu", (0, 1): "ssss", (1, 1): "sssu"}))
+    broken = [each == "unsafe" for each in table["label"]]
+    table = with_facts(
+        table, ["unsafe" if each else N for each in broken], refused=[not each for each in broken], coherent=[T] * 16
+    )
+    own, of_all = (fact_shares(table, "random", 1.0, shared=shared)["refused"] for shared in (False, True))
+    assert own.value == of_all.value == 7 / 16
+    assert bounds(of_all)[0] < bounds(own)[0] < bounds(own)[1] < bounds(of_all)[1]
+    # Every draw is coherent alike: nothing to widen
+    assert fact_shares(table, "random", 1.0, shared=True)["coherent"] == fact_shares(table, "random", 1.0)["coherent"]
+
+
+def test_survival_under_shared_noise() -> None:
+    # Under one vector all unsafe verdicts survive, under the other none of them
+    table = frame(lines({(0, 0): "uuuu", (1, 0): "uuss", (0, 1): "uuuu", (1, 1): "uuss"}))
+    content = ["unsafe"] * 6 + [N] * 2 + ["safe"] * 6 + [N] * 2
+    table = with_facts(table, content, coherent=[T] * 16)
+    own, of_all = (survival(table, "random", 1.0, shared=shared) for shared in (False, True))
+    assert own is not None
+    assert of_all is not None
+    assert own.value == of_all.value == 1 / 2
+    assert bounds(of_all)[0] < bounds(own)[0]
+
+
 def test_a_table_from_before_the_facts_has_none() -> None:
     table = frame(clean_lines("ss"), lines({(0, 0): "us"}))
     for old in (table, with_facts(table)):
