@@ -22,7 +22,7 @@ from asabench.core.row import (
 )
 from asabench.stats import metrics
 from asabench.stats.dose_response import eps50_by_attack, row_flags
-from asabench.stats.facts import clean_fact_shares, fact_shares, survival
+from asabench.stats.facts import clean_fact_shares, content_rules, fact_shares, survival
 from asabench.stats.noise_floor import WITHIN_NOISE, any_of, false_alarm_rate, is_within_noise, with_floor
 from asabench.stats.strongest_target import together, together_count, with_strongest
 from asabench.stats.worst import worst_case_rate
@@ -114,6 +114,7 @@ def scored_row(
         init=metrics.init_rate(table),
         clean_verdicts=metrics.verdict_counts(table.loc[table["layer"].isna(), "label"]),
         clean_facts=clean_fact_shares(table),
+        content_rules=content_rules(table),
         **headline_fields(results),
         results=results,
         flags=(

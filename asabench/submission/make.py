@@ -34,6 +34,7 @@ from asabench.core.utility_report import UtilityReport
 from asabench.judging.certificate import Certificate
 from asabench.runs.command import evaluate_words
 from asabench.runs.folder import Run, read_run
+from asabench.stats.facts import content_rules, mixed_rules
 from asabench.submission.findings import shown
 from asabench.submission.manifest import (
     Hardware,
@@ -66,6 +67,8 @@ from asabench.submission.schema import (
 from asabench.submission.validate import Validation, beside_others, validate_folder
 from asabench.submission.verdict_table import FACT_COLUMNS, response_digest, schema, sorted_lines, table_bytes
 
+RULES = "content_rules"
+"""The column of a run's verdicts that the manifest holds in one number."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 PACKAGES = ("asabench", "torch", "transformers", "tokenizers", "pandas", "pyarrow", "numpy", "scipy")
 
@@ -108,6 +111,7 @@ class Judged:
     prompts: tuple[PromptDigest, ...]
     goals: tuple[str, ...]
     table: pd.DataFrame
+    content_rules: int | None
 
 
 def make_submission(
@@ -155,7 +159,7 @@ def read_judged(path: Path) -> Judged:
     responses, verdicts = run.responses(), run.verdicts()
     if responses["suffix"].notna().any():
         raise UserError(f"{path} has prompts with suffixes, which submissions do not have yet; evaluate without them")
-    own = verdicts.loc[verdicts["judge"] == row.judge.id, ["cell_id", "label", "p_unsafe", *FACT_COLUMNS]]
+    own = verdicts.loc[verdicts["judge"] == row.judge.id, ["cell_id", "label", "p_unsafe", *FACT_COLUMNS, RULES]]
     if unknown := len(set(own["cell_id"]) - set(responses["cell_id"])):
         raise UserError(f"{path}: {unknown} verdicts are on answers that it does not hold; evaluate again elsewhere")
     if unseen := len(responses) - len(own):
@@ -163,7 +167,9 @@ def read_judged(path: Path) -> Judged:
     prompts, goals = _prompts(run)
     table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
     _check_cells(path, table)
-    return Judged(run, settings, row, prompts, goals, _without_text(table))
+    if mixed_rules(table):  # they make no share together, and the run's own row has none
+        table = table.assign(content_label=None, content_rules=pd.NA)
+    return Judged(run, settings, row, prompts, goals, _without_text(table), content_rules(table))
 
 
 def _settings(run: Run) -> SubmittedSettings:
@@ -241,6 +247,9 @@ def manifest_of(judged: Sequence[Judged]) -> RunManifest:
             differs = f"the judge ({first.row.judge.id}, {other.row.judge.id}); `asabench judge` judges a run again"
         if differs is None and first.row.judge.certified != other.row.judge.certified:
             differs = "whether the judge reached the bar"
+        rules = {each.content_rules for each in (first, other) if each.table["content_label"].notna().any()}
+        if differs is None and len(rules) > 1:
+            differs = f"the rules that take out openers ({first.content_rules}, {other.content_rules})"
         if differs is not None:
             raise UserError(
                 f"{first.run.path} and {other.run.path} differ in {differs}; "
@@ -262,10 +271,10 @@ def with_certificate(manifest: RunManifest, certificate: Certificate | None) -> 
     if certificate is None:
         return manifest
     held = certificate.result.judge.id
+    known = certificate.certified_for
+    claims = {"certified_for": known, "certificate": certificate.digest if known else None}
     runs = tuple(
-        run.model_copy(update={"judge": run.judge.model_copy(update={"certified_for": certificate.certified_for})})
-        if run.judge.id == held
-        else run
+        run.model_copy(update={"judge": run.judge.model_copy(update=claims)}) if run.judge.id == held else run
         for run in manifest.runs
     )
     return manifest.model_copy(update={"runs": runs})
@@ -290,6 +299,7 @@ def _run_record(judged: Judged) -> RunRecord:
         packages={name: packages[name] for name in PACKAGES if name in packages},
         git_commit=held.get("git_commit"),
         self_tests=held.get("self_tests", {}),
+        content_rules=judged.content_rules,
     )
 
 

@@ -150,9 +150,11 @@ def test_a_submission_takes_from_the_certificate_what_the_judge_is_certified_for
 
     class Held:
         certified_for = ("harmful",)
+        digest = "0123456789abcdef"
         result = SimpleNamespace(judge=manifest.runs[0].judge)
 
     made: Any = Held
-    assert with_certificate(manifest, made).runs[0].judge.certified_for == ("harmful",)
+    judge = with_certificate(manifest, made).runs[0].judge
+    assert (judge.certified_for, judge.certificate) == (("harmful",), "0123456789abcdef")
     made.result = SimpleNamespace(judge=manifest.runs[0].judge.model_copy(update={"id": "another"}))
     assert with_certificate(manifest, made) == with_certificate(manifest, None) == manifest
