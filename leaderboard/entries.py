@@ -20,11 +20,13 @@ from asabench.core.files import read_record
 from asabench.core.protocol import Protocol
 from asabench.core.row import Row, read_row
 from asabench.core.utility_report import UtilityReport, read_utility
+from asabench.judging.certificate import Certificate, read_certificate
 from asabench.submission.findings import Refused
 from asabench.submission.manifest import RunManifest
 from asabench.submission.safe_reading import MOST_BYTES, parsed, read_yaml
 from asabench.submission.schema import (
     CARD_FILE,
+    CERTIFICATE_FILE,
     MANIFEST_FILE,
     ROW_FILE,
     SLUG,
@@ -62,6 +64,7 @@ class Entry:
     verdicts: Path | None = None
     max_new_tokens: int | None = None
     shared_noise: bool = False
+    certificate: Certificate | None = None
 
     @property
     def name(self) -> str:
@@ -98,7 +101,9 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
                 "a slug names one entry: rename one of them"
             )
         folders[submission.slug] = path.parent
-        utility, card, verdicts = (path.parent / name for name in (UTILITY_FILE, CARD_FILE, VERDICTS_FILE))
+        utility, card, certificate, verdicts = (
+            path.parent / name for name in (UTILITY_FILE, CARD_FILE, CERTIFICATE_FILE, VERDICTS_FILE)
+        )
         protocol = _protocol(path.parent / MANIFEST_FILE)
         submissions[submission.slug] = Entry(
             slug=submission.slug,
@@ -106,6 +111,7 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
             submission=submission,
             utility=read_utility(utility) if utility.is_file() else None,
             card=read_card(card) if card.is_file() else None,
+            certificate=read_certificate(certificate) if certificate.is_file() else None,
             verdicts=verdicts if verdicts.is_file() else None,
             max_new_tokens=None if protocol is None else protocol.max_new_tokens,
             shared_noise=protocol is not None and protocol.shares_noise,
