@@ -189,6 +189,11 @@ def resampled_means(values: Array, clusters: Clusters | None = None, *, shared: 
     return weights @ values.reshape(-1, columns) / drawn
 
 
+def resampled_weights(prompts: int, clusters: Clusters | None = None) -> Array:
+    """How often each prompt is in each resample: (RESAMPLES, prompt), the same for every call."""
+    return _weights(prompts, 1, RESAMPLES, False, numbered(clusters))
+
+
 def numbered(clusters: Clusters | None) -> tuple[int, ...] | None:
     """The clusters numbered in the order in which they appear, whatever they are called; None where each prompt is its
     own."""

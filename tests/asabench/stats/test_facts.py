@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from asabench.core.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo
-from asabench.stats.facts import clean_fact_shares, fact_shares, survival
+from asabench.stats.facts import clean_fact_shares, content_rules, fact_shares, mixed_rules, survival
 from asabench.stats.scoring import RowHead, scored_row
 from tests.tables import NOTHING, bounds, clean_lines, frame, lines, wilson
 
@@ -71,6 +71,27 @@ def test_an_unsafe_answer_whose_content_has_no_readable_verdict_widens() -> None
     assert found.value == 1 / 2
     low, high = bounds(found)
     assert low <= 1 / 3 < 2 / 3 <= high
+
+
+def with_rules(table: pd.DataFrame, *rules: int | None) -> pd.DataFrame:
+    return table.assign(content_rules=pd.Series(rules, dtype="Int32"))
+
+
+def test_survival_by_several_rules_is_none() -> None:
+    table = with_facts(frame(lines({(0, 0): "usuu"})), ["unsafe", N, "safe", "unsafe"])
+    plain = survival(table, "random", 1.0)
+    # A line without a label of content says nothing of rules
+    one = with_rules(table, 2, N, 2, 2)
+    assert (content_rules(one), mixed_rules(one)) == (2, False)
+    assert survival(one, "random", 1.0) == plain
+    # Of before rules were recorded: what they were is not known, and it is one thing
+    old = with_rules(table, N, N, N, N)
+    assert (content_rules(old), content_rules(table), mixed_rules(old)) == (None, None, False)
+    assert survival(old, "random", 1.0) == plain
+    for several in ((1, N, 2, 2), (N, N, 2, 2)):
+        mixed = with_rules(table, *several)
+        assert (content_rules(mixed), mixed_rules(mixed)) == (None, True)
+        assert survival(mixed, "random", 1.0) is None
 
 
 def test_where_nothing_is_unsafe_nothing_survives_and_nothing_fails() -> None:
