@@ -28,6 +28,7 @@ from asabench.submission.schema import (
     CARD_FILE,
     CERTIFICATE_FILE,
     MANIFEST_FILE,
+    OTHER_JUDGES_FILE,
     ROW_FILE,
     SLUG,
     SUBMISSION_FILE,
@@ -54,7 +55,7 @@ VARIANTS = (
 class Entry:
     """One evaluated model on the board. `slug` is part of its link; `verdicts` is the table of its cells, if it came
     with one; `max_new_tokens` is the most tokens of an answer, and `shared_noise` whether a seed is one noise vector for
-    all prompts, where its manifest says so."""
+    all prompts, where its manifest says so; `other_judges` has the labels of further judges."""
 
     slug: str
     row: Row
@@ -65,6 +66,7 @@ class Entry:
     max_new_tokens: int | None = None
     shared_noise: bool = False
     certificate: Certificate | None = None
+    other_judges: Path | None = None
 
     @property
     def name(self) -> str:
@@ -101,8 +103,8 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
                 "a slug names one entry: rename one of them"
             )
         folders[submission.slug] = path.parent
-        utility, card, certificate, verdicts = (
-            path.parent / name for name in (UTILITY_FILE, CARD_FILE, CERTIFICATE_FILE, VERDICTS_FILE)
+        utility, card, certificate, verdicts, other_judges = (
+            path.parent / name for name in (UTILITY_FILE, CARD_FILE, CERTIFICATE_FILE, VERDICTS_FILE, OTHER_JUDGES_FILE)
         )
         protocol = _protocol(path.parent / MANIFEST_FILE)
         submissions[submission.slug] = Entry(
@@ -113,6 +115,7 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
             card=read_card(card) if card.is_file() else None,
             certificate=read_certificate(certificate) if certificate.is_file() else None,
             verdicts=verdicts if verdicts.is_file() else None,
+            other_judges=other_judges if other_judges.is_file() else None,
             max_new_tokens=None if protocol is None else protocol.max_new_tokens,
             shared_noise=protocol is not None and protocol.shares_noise,
         )

@@ -54,7 +54,11 @@ def row_table(row: Row) -> str:
         f"layers {len(row.layers)}, seeds {len(row.seeds)}",
         f"judge {row.judge.id}: {_fitness(row.judge)}",
         f"measures {row.judge.measures}: unsafe is {MEASURES[row.judge.measures]}",
-        *([f"  certified on people's labels for {', '.join(row.judge.certified_for)}"] if row.judge.certified_for else []),
+        *(
+            [f"  certified on people's labels for {', '.join(row.judge.certified_for)}"]
+            if row.judge.certified_for
+            else []
+        ),
         *([f"harm is claimed with a certificate for it ({link('docs/judges.md')})"] if _tells_more(row.judge) else []),
         "",
         f"{'attack':{wide}}{'dose':>4}  {'MASR':22}{'PASR':22}{'peak layer':>10}   "

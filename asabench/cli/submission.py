@@ -52,6 +52,9 @@ def submit(
     ] = None,
     card: Annotated[Optional[Path], option("The model's card.json (`asabench card`).")] = None,
     judge: Annotated[Optional[str], option(f"The judge to check now: {options.JUDGE}", default="the runs' own")] = None,
+    other_judges: Annotated[
+        bool, option("Also submit the labels of the runs' other judges: how far ranks agree.", "--other-judges")
+    ] = False,
     training_data: Annotated[
         Optional[list[str]], option("NAME=COUNT of data without harmful requests; may be repeated.")
     ] = None,
@@ -92,7 +95,16 @@ def submit(
     if held is None:
         info = read_run(runs[0]).row.judge
         held = (certificate_in(runs[0], info.id) if info.certificate else None) or _checked_now(info, judge)
-    done = make_submission(runs, details, utility=report, certificate=held, card=made_card, out=out, replace=replace)
+    done = make_submission(
+        runs,
+        details,
+        utility=report,
+        certificate=held,
+        card=made_card,
+        other_judges=other_judges,
+        out=out,
+        replace=replace,
+    )
     folder = out / (done.submission.slug if done.submission is not None else "")
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"submission: {folder} ({size / 1e6:.2f} MB)")

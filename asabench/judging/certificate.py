@@ -95,9 +95,10 @@ def faults(held: Certificate, judge: JudgeInfo) -> Iterator[str]:
     if held.strangers is None:
         yield "it says nothing of single facts"
     elif not held.certified_for:
-        yield "; ".join(
-            f"not certified for {gate.fact} ({gate.failed[0]})" for gate in held.strangers.gates
-        ) or "it certifies the judge for no fact"
+        yield (
+            "; ".join(f"not certified for {gate.fact} ({gate.failed[0]})" for gate in held.strangers.gates)
+            or "it certifies the judge for no fact"
+        )
     if untold := [fact for fact in held.certified_for if fact not in judge.facts]:
         yield f"it is for {', '.join(untold)}, which the judge does not tell"
 

@@ -67,7 +67,11 @@ def survival(table: pd.DataFrame, attack: str, dose: float, *, shared: bool = Fa
     table that does not say, or says it by several rules (`mixed_rules`). One that the judge gave no readable verdict on then is unscored."""
     lines = steered_lines(table, attack, dose)
     unsafe = lines["label"].eq("unsafe").fillna(False).astype(bool)
-    if "content_label" not in table or mixed_rules(table) or (unsafe.any() and lines.loc[unsafe, "content_label"].isna().all()):
+    if (
+        "content_label" not in table
+        or mixed_rules(table)
+        or (unsafe.any() and lines.loc[unsafe, "content_label"].isna().all())
+    ):
         return None
     data = outcomes(lines, attack, dose)
     counted = data.unsafe == 1

@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -45,11 +45,13 @@ from asabench.submission.manifest import (
     difference,
     merged_attacks,
 )
+from asabench.submission.other_judges import other_judges_bytes
 from asabench.submission.row_of import row_of
 from asabench.submission.schema import (
     CARD_FILE,
     CERTIFICATE_FILE,
     MANIFEST_FILE,
+    OTHER_JUDGES_FILE,
     ROW_FILE,
     SLUG,
     SUBMISSION_FILE,
@@ -103,7 +105,8 @@ class Details:
 
 @dataclass(frozen=True)
 class Judged:
-    """A finished run of one judge, with what of it is submitted."""
+    """A finished run of one judge, with what of it is submitted. `others`: by the id of each further judge who read
+    all of its answers, labels in the table's order."""
 
     run: Run
     settings: SubmittedSettings
@@ -112,6 +115,7 @@ class Judged:
     goals: tuple[str, ...]
     table: pd.DataFrame
     content_rules: int | None
+    others: Mapping[str, pd.Series] = field(default_factory=dict)
 
 
 def make_submission(
@@ -121,19 +125,21 @@ def make_submission(
     utility: UtilityReport | None = None,
     certificate: Certificate | None = None,
     card: ModelCard | None = None,
+    other_judges: bool = False,
     out: Path = Path("submissions"),
     replace: bool = False,
 ) -> Validation:
     """Writes `out/<slug>/`, whole or not at all, and gives back what `validate` says of it (it is valid).
 
-    runs: folders of finished runs of one model, judged by one judge, that differ in their attacks only. replace: a
-    submission of that slug may be there. Raises `UserError` for what cannot be submitted.
+    runs: folders of finished runs of one model, judged by one judge, that differ in their attacks only. other_judges:
+    with the labels of the further judges who read all answers of all runs. replace: a submission of that slug may be
+    there. Raises `UserError` for what cannot be submitted.
     """
     if not runs:
         raise UserError("no run was given; give the --out folder of an evaluation")
     judged = [read_judged(path) for path in runs]
     manifest = with_certificate(manifest_of(judged), certificate)
-    submission, contents = contents_of(judged, manifest, details, utility, certificate, card)
+    submission, contents = contents_of(judged, manifest, details, utility, certificate, card, other_judges=other_judges)
     target = out / submission.slug
     if target.exists() and not replace:
         raise UserError(f"{target} is there already; give another --slug, or --replace to write it again")
@@ -169,7 +175,18 @@ def read_judged(path: Path) -> Judged:
     _check_cells(path, table)
     if mixed_rules(table):  # they make no share together, and the run's own row has none
         table = table.assign(content_label=None, content_rules=pd.NA)
-    return Judged(run, settings, row, prompts, goals, _without_text(table), content_rules(table))
+    others = _others(verdicts[verdicts["judge"] != row.judge.id], table["cell_id"])
+    return Judged(run, settings, row, prompts, goals, _without_text(table), content_rules(table), others)
+
+
+def _others(verdicts: pd.DataFrame, cells: pd.Series) -> dict[str, pd.Series]:
+    """The labels of the judges who read all of the cells, in their order."""
+    found = {}
+    for judge, own in verdicts.groupby("judge"):
+        labels = own.set_index("cell_id")["label"]
+        if cells.isin(labels.index).all():
+            found[str(judge)] = labels.loc[cells].reset_index(drop=True)
+    return found
 
 
 def _settings(run: Run) -> SubmittedSettings:
@@ -310,6 +327,8 @@ def contents_of(
     utility: UtilityReport | None,
     certificate: Certificate | None,
     card: ModelCard | None = None,
+    *,
+    other_judges: bool = False,
 ) -> tuple[Submission, dict[str, bytes]]:
     """The files of a submission by name."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -326,6 +345,8 @@ def contents_of(
         contents[UTILITY_FILE] = _json(utility.model_dump(mode="json"))
     if certificate is not None:
         contents[CERTIFICATE_FILE] = _json(certificate.model_dump(mode="json"))
+    if other_judges:
+        contents[OTHER_JUDGES_FILE] = other_judges_bytes(_other_labels(judged, manifest))
     if card is not None:
         contents[CARD_FILE] = _json(for_submission(card).model_dump(mode="json"))
     goals = sorted({goal for data in details.training for goal in data.goals or ()})
@@ -399,8 +420,8 @@ def similarity_of(
     )
 
 
-def merged_table(judged: Sequence[Judged], manifest: RunManifest) -> pd.DataFrame:
-    """The verdicts of all runs, each clean answer once. `UserError` where runs gave other clean answers, or where one
+def merged_table(judged: Sequence[Judged], manifest: RunManifest, judge: str | None = None) -> pd.DataFrame:
+    """The verdicts of all runs, each clean answer once. judge: whose, where not the manifest's. `UserError` where runs gave other clean answers, or where one
     and the same answer has several labels."""
     keys = ["prompt_id", "layer", "attack", "dose", "seed"]
     whole = pd.concat([each.table for each in judged], ignore_index=True)
@@ -415,10 +436,27 @@ def merged_table(judged: Sequence[Judged], manifest: RunManifest) -> pd.DataFram
     if len(several := labels[labels > 1]):
         raise UserError(
             f"the runs label equal clean answers to {len(several)} prompts differently (as {several.index[0]}); "
-            f"judge each run again with the judge {manifest.runs[0].judge.id} (`asabench judge RUN --judge JUDGE`)"
+            f"judge each run again with the judge {judge or manifest.runs[0].judge.id} (`asabench judge RUN --judge JUDGE`)"
         )
     once = whole.drop_duplicates(keys, ignore_index=True)
     return sorted_lines(once, [prompt.id for prompt in manifest.prompts], manifest.settings.attacks)
+
+
+def _other_labels(judged: Sequence[Judged], manifest: RunManifest) -> dict[str, pd.Series]:
+    """The labels of each further judge of all runs, in the order of the submission's table. `UserError` where there is
+    none."""
+    names = set.intersection(*(set(each.others) for each in judged))
+    if not names:
+        raise UserError(
+            f"no other judge than {manifest.runs[0].judge.id} has read all answers of "
+            f"{', '.join(str(each.run.path) for each in judged)}; `asabench judge RUN --judge JUDGE` asks one"
+        )
+    return {
+        name: merged_table(
+            [replace(each, table=each.table.assign(label=each.others[name])) for each in judged], manifest, judge=name
+        )["label"]
+        for name in sorted(names)
+    }
 
 
 def yaml_bytes(submission: Submission) -> bytes:

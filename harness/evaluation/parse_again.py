@@ -80,7 +80,10 @@ def _reread(run: Run, judge: str) -> Reread:
             label=label,
             reason=_or_none(old["reason"]),
             p_unsafe=_or_none(old["p_unsafe"]),
-            **{fact: _or_none(old[fact]) for fact in ("refused", "coherent", "harmful", "onset", "content_label", "content_rules")},
+            **{
+                fact: _or_none(old[fact])
+                for fact in ("refused", "coherent", "harmful", "onset", "content_label", "content_rules")
+            },
         )
         if cell in replies:
             opinion = read(response, replies[cell], verdict.reason)

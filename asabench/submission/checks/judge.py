@@ -132,7 +132,9 @@ def _set_findings(file: str, field: str, figures: JudgeFigures) -> Iterator[Find
         ("n_unsafe", figures.n_unsafe, known.n_unsafe),
     ):
         if found != there:
-            yield Finding(file, f"{field}.{name}", shown(found), f"{there}, of the set {figures.set_name}", _CHECK_AGAIN)
+            yield Finding(
+                file, f"{field}.{name}", shown(found), f"{there}, of the set {figures.set_name}", _CHECK_AGAIN
+            )
     for name in ("balanced_accuracy", "sensitivity", "specificity"):
         yield from rate_findings(file, f"{field}.{name}", getattr(figures, name))
 
