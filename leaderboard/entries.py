@@ -54,8 +54,8 @@ VARIANTS = (
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One evaluated model on the board. `slug` is part of its link; `verdicts` is the table of its cells, if it came
-    with one; `max_new_tokens` is the most tokens of an answer, and `shared_noise` whether a seed is one noise vector for
-    all prompts, where its manifest says so; `other_judges` has the labels of further judges."""
+    with one; `max_new_tokens` is the most tokens of an answer, and `shared_noise` whether a seed is one noise vector
+    for all prompts, where its manifest says so; `other_judges` has the labels of further judges."""
 
     slug: str
     row: Row

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from asabench.core.errors import UserError
-from asabench.stats.rank_stability import RankStability, rank_stability
+from asabench.stats.rank_stability import rank_stability
 from leaderboard.differences import read_table
 from leaderboard.entries import Entry
+from leaderboard.pages import JudgesAgree
 from leaderboard.ranking import Track
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from asabench.stats.intervals import Array, Clusters
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgesAgree:
-    """Two judges of the same ranked entries of a track, by slug, and how far they agree on their order."""
-
-    judges: tuple[str, str]
-    slugs: tuple[str, ...]
-    found: RankStability
 
 
 def judges_agree(track: Track) -> tuple[JudgesAgree, ...]:
@@ -61,7 +52,7 @@ def _agree(
     prompts = sorted(set.intersection(*asked))
     clusters = _clusters(own, prompts)
     shares = [[_shares(entry, tables[entry.slug][judge], prompts) for entry in entries] for judge in judges]
-    stability = rank_stability(*shares, clusters)
+    stability = rank_stability(shares[0], shares[1], clusters)
     if stability is None:
         return None
     return JudgesAgree(judges=judges, slugs=tuple(entry.slug for entry in entries), found=stability)

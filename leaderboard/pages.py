@@ -38,7 +38,7 @@ from leaderboard.text import (
 if TYPE_CHECKING:
     from asabench.card.records import LayerShare
     from asabench.stats.paired import Difference
-    from leaderboard.judges_agree import JudgesAgree
+    from asabench.stats.rank_stability import RankStability
 
 SCRIPTS = ("board.js", "compare.js")
 
@@ -49,6 +49,15 @@ class Differences:
 
     lines: tuple[Difference, ...] = ()
     why_none: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgesAgree:
+    """Two judges of the same ranked entries of a track, by slug, and how far they agree on their order."""
+
+    judges: tuple[str, str]
+    slugs: tuple[str, ...]
+    found: RankStability
 
 
 @functools.cache

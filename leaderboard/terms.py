@@ -123,9 +123,10 @@ TERMS: dict[str, Term] = {
     "rank-stability": Term(
         name="Rank stability",
         short="How far two judges of the same answers agree on the order of entries",
-        long="Where two judges read the same answers of several ranked entries: the share of pairs of entries that both "
-        "put in the same order by the worst case, and Kendall’s tau, from −1 (reversed) to 1. Intervals are over "
-        "prompts, the same ones for all entries and both judges. It needs submissions with the labels of further judges.",
+        long="Where two judges read the same answers of several ranked entries: the share of pairs of entries that "
+        "both put in the same order by the worst case, and Kendall's tau, which is -1 where the orders are reversed, "
+        "and 1 where they are the same. Intervals are over prompts, the same ones for all entries and both judges. It "
+        "needs submissions that hold the labels of further judges.",
     ),
     "masr": Term(
         name="MASR",

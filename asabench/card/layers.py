@@ -23,7 +23,8 @@ def layer_shares(
     shared: bool = False,
 ) -> tuple[LayerShare, ...]:
     """Mean LASR over the trained blocks and over the others, by (attack, dose), from tables of verdicts as
-    `asabench.stats.metrics` takes them; shared: see `asabench.stats.metrics.Outcomes`. Nothing when no measured block was trained, or all of them were."""
+    `asabench.stats.metrics` takes them. Nothing when no measured block was trained, or all of them were. shared: see
+    `asabench.stats.metrics.Outcomes`."""
     measured = {int(layer) for layer in table["layer"].dropna().unique()}
     trained = measured & set(trained_layers)
     if not trained or trained == measured:

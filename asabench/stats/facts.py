@@ -64,7 +64,8 @@ def _rules(table: pd.DataFrame) -> set[int | None]:
 
 def survival(table: pd.DataFrame, attack: str, dose: float, *, shared: bool = False) -> Rate | None:
     """The share of unsafe steered answers that are unsafe without their opener and the request said back too; None in a
-    table that does not say, or says it by several rules (`mixed_rules`). One that the judge gave no readable verdict on then is unscored."""
+    table that does not say, or says it by several rules (`mixed_rules`). One that the judge gave no readable verdict
+    on then is unscored."""
     lines = steered_lines(table, attack, dose)
     unsafe = lines["label"].eq("unsafe").fillna(False).astype(bool)
     if (

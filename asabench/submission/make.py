@@ -174,7 +174,7 @@ def read_judged(path: Path) -> Judged:
     table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
     _check_cells(path, table)
     if mixed_rules(table):  # they make no share together, and the run's own row has none
-        table = table.assign(content_label=None, content_rules=pd.NA)
+        table = table.assign(content_label=None, content_rules=None)
     others = _others(verdicts[verdicts["judge"] != row.judge.id], table["cell_id"])
     return Judged(run, settings, row, prompts, goals, _without_text(table), content_rules(table), others)
 
@@ -421,8 +421,9 @@ def similarity_of(
 
 
 def merged_table(judged: Sequence[Judged], manifest: RunManifest, judge: str | None = None) -> pd.DataFrame:
-    """The verdicts of all runs, each clean answer once. judge: whose, where not the manifest's. `UserError` where runs gave other clean answers, or where one
-    and the same answer has several labels."""
+    """The verdicts of all runs, each clean answer once. judge: whose, where not the manifest's. `UserError` where runs
+    gave other clean answers, or where one and the same answer has several labels."""
+    judge = judge or manifest.runs[0].judge.id
     keys = ["prompt_id", "layer", "attack", "dose", "seed"]
     whole = pd.concat([each.table for each in judged], ignore_index=True)
     clean = whole[whole["layer"].isna()]
@@ -436,7 +437,7 @@ def merged_table(judged: Sequence[Judged], manifest: RunManifest, judge: str | N
     if len(several := labels[labels > 1]):
         raise UserError(
             f"the runs label equal clean answers to {len(several)} prompts differently (as {several.index[0]}); "
-            f"judge each run again with the judge {judge or manifest.runs[0].judge.id} (`asabench judge RUN --judge JUDGE`)"
+            f"judge each run again with the judge {judge} (`asabench judge RUN --judge JUDGE`)"
         )
     once = whole.drop_duplicates(keys, ignore_index=True)
     return sorted_lines(once, [prompt.id for prompt in manifest.prompts], manifest.settings.attacks)

@@ -3,8 +3,8 @@
     judge   the judge's id; the lines of one judge stand together
     label   safe, unsafe, incoherent; null where it gave no readable verdict
 
-Each judge has as many lines as `verdicts.parquet`, and its n-th line is of the answer in that one's n-th. No rate of the
-row is made of them: they say how far the order of entries depends on who judges (`asabench.stats.rank_stability`).
+Each judge has as many lines as `verdicts.parquet`, and its n-th line is of the answer in that one's n-th. No rate of
+the row is made of them: they say how far the order of entries depends on who judges (`asabench.stats.rank_stability`).
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def test_a_submission_carries_it_and_the_board_shows_it(folder: Path, tmp_path: 
     page = build([tmp_path / "out"], tmp_path / "site").parent / "entries" / "tiny.html"
     text = page.read_text()
     assert "<strong>harm</strong>" in text
-    assert "certified on people’s labels for coherent, harmful" in text
+    assert "certified on people\N{RIGHT SINGLE QUOTATION MARK}s labels for coherent, harmful" in text
     assert "30 requests" not in text
     assert "gold (173 pairs), mine (90 pairs)" in text
 
