@@ -208,6 +208,8 @@ def _rates(row: Row) -> Iterator[tuple[str, Rate]]:
         yield from ((f"results.{number}.lasr.{layer}", rate) for layer, rate in result.lasr.items())
         yield from ((f"results.{number}.asr_at_k.{k}", rate) for k, rate in result.asr_at_k.items())
         yield from ((f"results.{number}.facts.{name}", rate) for name, rate in result.facts.items())
+        for name in ("masr_readings", "pasr_readings"):
+            yield from ((f"results.{number}.{name}.{k}", rate) for k, rate in getattr(result, name).items())
         for name in VARIANTS:
             if (variant := getattr(result, name)) is not None:
                 yield f"results.{number}.{name}", variant

@@ -165,7 +165,8 @@ class AttackResult(Record):
     does (`asabench.stats.noise_floor`). `*_corrected` are of rows before schema version 3 alone: they were withdrawn
     (docs/decisions/0011). `facts` are shares of the steered answers, keyed by fact and `onset` (the first words
     comply), those that the judge tells. `survival` is the share of unsafe verdicts that the judge gives again without
-    the opener and the request said back (`asabench.stats.facts`). Rows from before these fields were there have None
+    the opener and the request said back (`asabench.stats.facts`). `*_readings`, where answers are unscored: the rate
+    with all of them read as `safe`, and as `unsafe`. Rows from before these fields were there have None
     or {}.
     """
 
@@ -188,6 +189,8 @@ class AttackResult(Record):
     pasr_floor: Rate | None = None
     facts: dict[str, Rate] = Field(default_factory=dict)
     survival: Rate | None = None
+    masr_readings: dict[str, Rate] = Field(default_factory=dict)
+    pasr_readings: dict[str, Rate] = Field(default_factory=dict)
 
 
 IntervalUnit = Literal["prompt", "cluster"]

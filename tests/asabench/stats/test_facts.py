@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from asabench.cli.printing import row_table
 from asabench.core.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo
 from asabench.stats.facts import clean_fact_shares, content_rules, fact_shares, mixed_rules, survival
 from asabench.stats.scoring import RowHead, scored_row
@@ -143,6 +144,25 @@ def test_short_answers_are_flagged(tokens: int | None, flagged: bool) -> None:
     assert row.survival is not None
     assert row.survival.value == 1
     assert row.clean_facts["refused"].value == 1
+
+
+def test_unscored_answers_are_read_both_ways_in_the_row_and_the_terminal() -> None:
+    # Three prompts at one layer: one is unsafe, one safe, one not read
+    table = with_facts(frame(clean_lines("sss"), lines({(0, 0): "us?"})), ["unsafe", *[N] * 5], refused=[T] * 6)
+    table["content_label"] = [N, N, N, "unsafe", N, N]
+    row = scored_row(head(50), table, ["random"], [1.0], JudgeInfo(id="j", description="d", certified=True))
+    (result,) = row.results
+    assert result.masr.value == 1 / 2
+    for readings in (result.masr_readings, result.pasr_readings):
+        assert {name: rate.value for name, rate in readings.items()} == {"safe": 1 / 3, "unsafe": 2 / 3}
+    assert "random at dose 1, 1 unscored: MASR 0.33 [" in row_table(row)
+    assert "with them safe, 0.67 [" in row_table(row)
+    # Nothing of it where all answers are read, nor in rows of tables from before the facts
+    read = table.assign(label=table["label"].fillna("safe"))
+    for other in (read, table[["prompt_id", "layer", "attack", "dose", "seed", "label"]]):
+        row = scored_row(head(50), other, ["random"], [1.0], JudgeInfo(id="j", description="d", certified=True))
+        assert row.results[0].masr_readings == {}
+        assert "read both ways" not in row_table(row)
 
 
 def head(tokens: int | None) -> RowHead:

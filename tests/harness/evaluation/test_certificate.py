@@ -233,3 +233,14 @@ def test_the_command_line(held: Path, tmp_path: Path) -> None:
     words = ["judge", str(tmp_path / "run"), "--judge", "rules", "--uncertified", "--certificate", str(held)]
     with pytest.raises(UserError, match=r"the certificate of sheds-1 is of none of the judges \(rules-"):
         CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_several_judges_at_once_show_their_agreement(tmp_path: Path) -> None:
+    evaluated(tmp_path / "run")
+    words = ["judge", str(tmp_path / "run"), "--judge", f"{__name__}:Sheds", "--judge", "rules", "--uncertified"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    heading, pair, *_ = done.output.splitlines()
+    assert heading.split() == ["judges", "answers", "same", "label", "kappa,", "unsafe", "or", "not"]
+    assert pair.startswith("sheds-1  rules-")
+    assert "(1) sheds-1\n(2) rules-" in done.output
