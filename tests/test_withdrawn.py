@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from asabench.core.row import read_row
 from tests.conftest import ROOT
 from tests.test_documentation import DOCS, PAGES
 
@@ -67,13 +68,35 @@ def test_no_page_says_it_again(page: Path) -> None:
     assert returned(page.read_text(encoding="utf-8"), CLAIMS) == []
 
 
+def test_its_figures_are_those_of_the_entries() -> None:
+    """What is not marked as to be had from nowhere else: the rows of gu2025."""
+    page = " ".join(LIST.read_text(encoding="utf-8").split())
+    rows = [
+        read_row(ROOT / "submissions" / f"smollm2-135m{made}-gu2025" / "row.json")
+        for made in ("", "-refusal", "-lapt", "-lapt-half", "-lat")
+    ]
+    conditional = [
+        f"{result.masr_conditional.value:.2f}"
+        for row in rows
+        for result in row.results
+        if result.attack == "mean_difference" and result.masr_conditional is not None
+    ]
+    assert f"it breaks {', '.join(conditional[:-1])} and {conditional[-1]}" in page
+    lowered = [result.masr.value for row in rows[:2] for result in row.results if result.attack != "mean_difference"]
+    known = [rate for rate in lowered if rate is not None]
+    assert f"from {rows[0].init.value:.2f} and {rows[1].init.value:.2f} on clean answers" in page
+    assert f"between {min(known):.2f} and {max(known):.2f}" in page
+
+
 def test_one_that_returns_is_seen() -> None:
     page = '## "All `of` them break at 0.07"\n\nStood in x as "it is whole\neverywhere".\n\nWhy: "not this one here".\n'
     claims = withdrawn(page)
     assert claims == ["all of them break at 0.07", "it is whole everywhere"]
     assert returned("We found: **all** of them\nbreak at 0.07, and more.", claims) == claims[:1]
     assert returned("Some of them break at 0.07.", claims) == []
-    assert returned(f"{MEANT_OTHERWISE[0]}; and it is whole everywhere", [*claims, "on topic and harmful"]) == claims[1:]
+    assert (
+        returned(f"{MEANT_OTHERWISE[0]}; and it is whole everywhere", [*claims, "on topic and harmful"]) == claims[1:]
+    )
 
 
 def test_what_is_meant_otherwise_still_stands() -> None:
