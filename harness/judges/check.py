@@ -168,8 +168,8 @@ def check_frames(judge: Judge, pairs: Sequence[LabelledPair]) -> list[FrameShare
 
 
 PUBLISHED_FRAMES = (
-    "published (arXiv 2606.25487): 57 to 100% of language models' verdicts flip in harmless frames and 39 to 88% behind "
-    "a refusal, at most 6.7% of HarmBench's classifier's"
+    "published (arXiv 2606.25487): 57 to 100% of language models' verdicts flip in harmless frames and 39 to 88% "
+    "behind a refusal, at most 6.7% of HarmBench's classifier's"
 )
 
 

@@ -1,5 +1,6 @@
 """A guard in Qwen3Guard's format, whole: its chat template, its reply and what is read of it, behind a real vLLM
-server, in vLLM's own process and in transformers. The model is a stand-in whose verdicts are known (`tests.guard_stand_in`)."""
+server, in vLLM's own process and in transformers. The model is a stand-in whose verdicts are known
+(`tests.guard_stand_in`)."""
 
 from __future__ import annotations
 
