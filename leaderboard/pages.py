@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ from leaderboard.text import (
 if TYPE_CHECKING:
     from asabench.card.records import LayerShare
     from asabench.stats.paired import Difference
+    from asabench.stats.rank_stability import RankStability
 
 SCRIPTS = ("board.js", "compare.js")
 
@@ -50,6 +51,15 @@ class Differences:
 
     lines: tuple[Difference, ...] = ()
     why_none: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgesAgree:
+    """Two judges of the same ranked entries of a track, by slug, and how far they agree on their order."""
+
+    judges: tuple[str, str]
+    slugs: tuple[str, ...]
+    found: RankStability
 
 
 @functools.cache
@@ -118,8 +128,14 @@ def opened(tracks: Sequence[Track]) -> int:
     return max(range(len(tracks)), key=lambda place: (ranked[place], tracks[place].ranks, -place))
 
 
-def render_index(tracks: Sequence[Track], reported: Sequence[Reported], url: str | None = None) -> str:
-    """The tables of all tracks, a tab each."""
+def render_index(
+    tracks: Sequence[Track],
+    reported: Sequence[Reported],
+    agree: Mapping[str, Sequence[JudgesAgree]],
+    url: str | None = None,
+) -> str:
+    """The tables of all tracks, a tab each. agree: by a track's key, how far two judges agree on the order of its
+    entries."""
     rows = [placed.entry.row for track in tracks for placed in track.placed]
     return (
         _environment()
@@ -127,6 +143,7 @@ def render_index(tracks: Sequence[Track], reported: Sequence[Reported], url: str
         .render(
             tracks=tracks,
             reported_groups=by_experiment(reported),
+            agree=agree,
             opened=opened(tracks),
             url=url,
             n_rows=len(rows),

@@ -251,10 +251,11 @@ def submitted(
     folder: Path, details: Details, report: UtilityReport, card: ModelCard | None, entries: Path
 ) -> Validation:
     """The submission of the run in a folder, written and checked; one of the same slug is written again."""
-    from asabench.runs.folder import read_run
+    from asabench.runs.folder import certificate_in, read_run
     from asabench.submission.make import make_submission
 
-    held = certificate_now(read_run(folder / RUN).row.judge, None)
+    info = read_run(folder / RUN).row.judge
+    held = (certificate_in(folder / RUN, info.id) if info.certificate else None) or certificate_now(info, None)
     return make_submission(
         [folder / RUN], details, utility=report, certificate=held, card=card, out=entries, replace=True
     )
