@@ -12,7 +12,7 @@ from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
 from asabench.cli.printing import interrupted, print_cost, show_row
-from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, LAYERS, PROMPTS, PROTOCOL
+from asabench.core.defaults import ATTACK, BAR, DEVICE, ENGINE, JUDGE, LAYERS, PROMPTS, PROTOCOL
 from asabench.core.errors import UserError
 
 
@@ -42,8 +42,10 @@ def evaluate(
     bar: options.Bar = BAR,
     uncertified: options.Uncertified = False,
     defence: options.Defence = None,
-    dtype: options.Dtype = DTYPE,
+    dtype: options.DtypeByDevice = None,
     device: options.Device = DEVICE,
+    device_map: options.DeviceMap = None,
+    attention: options.Attention = None,
     engine: options.Engine = ENGINE,
     tensor_parallel: options.TensorParallel = 1,
     gpu_memory: options.GpuMemory = None,

@@ -45,10 +45,16 @@ Config = Annotated[
     Optional[Path], option("A YAML file of these options, such as `dtype: bfloat16`; an option beside it wins.")
 ]
 ModelArgument = Annotated[str, typer.Argument(help=MODEL)]
-DTYPE = "Number format of the weights: float32, bfloat16 or float16."
+DTYPE = "Number format of the weights: auto (the checkpoint's), float32, bfloat16 or float16."
 Dtype = Annotated[str, option(DTYPE)]
+BY_DEVICE = "float32 on a CPU, auto on a GPU"
+DtypeByDevice = Annotated[Optional[str], option(DTYPE, default=BY_DEVICE)]
 DEVICE = "Where the model runs: auto, cpu, cuda, cuda:1, ..."
 Device = Annotated[str, option(DEVICE)]
+DEVICE_MAP = "Spread a model over all GPUs, in place of --device: auto, balanced, balanced_low_0 or sequential."
+DeviceMap = Annotated[Optional[str], option(DEVICE_MAP, default="one device")]
+ATTENTION = "Implementation of attention: eager, sdpa or flash_attention_2."
+Attention = Annotated[Optional[str], option(ATTENTION, default="transformers' own")]
 ENGINE = "What generates: hf, the model in this process; vllm, which needs vLLM in this environment."
 Engine = Annotated[str, option(ENGINE)]
 TensorParallel = Annotated[int, option("GPUs that share the model, for --engine vllm.")]

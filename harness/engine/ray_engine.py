@@ -47,6 +47,8 @@ class WorkerTask:
     model: str
     dtype: str
     device: str
+    device_map: str | Mapping[str, int | str] | None
+    attention: str | None
     chat_template: Path | None
     allow_remote_code: bool
     allow_pickle: bool
@@ -68,6 +70,8 @@ class Worker:
             task.model,
             dtype=task.dtype,
             device=task.device,
+            device_map=task.device_map,
+            attention=task.attention,
             chat_template=task.chat_template,
             allow_remote_code=task.allow_remote_code,
             allow_pickle=task.allow_pickle,

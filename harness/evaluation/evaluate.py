@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from asabench.core.protocol import Protocol
@@ -38,8 +38,10 @@ def evaluate(
     bar: float = DEFAULTS.bar,
     uncertified: bool = DEFAULTS.uncertified,
     defence: str | None = DEFAULTS.defence,
-    dtype: str = DEFAULTS.dtype,
+    dtype: str | None = DEFAULTS.dtype,
     device: str = DEFAULTS.device,
+    device_map: str | Mapping[str, int | str] | None = DEFAULTS.device_map,
+    attention: str | None = DEFAULTS.attention,
     engine: str = DEFAULTS.engine,
     tensor_parallel: int = DEFAULTS.tensor_parallel,
     gpu_memory: float | None = DEFAULTS.gpu_memory,
@@ -84,6 +86,8 @@ def evaluate(
         defence=defence,
         dtype=dtype,
         device=device,
+        device_map=device_map,
+        attention=attention,
         engine=engine,
         tensor_parallel=tensor_parallel,
         gpu_memory=gpu_memory,

@@ -183,8 +183,10 @@ def _engine(model: str | Subject, subject: Subject, protocol: Protocol, choices:
         gpus = float(choices.tensor_parallel) if torch.cuda.is_available() else 0.0
     task = WorkerTask(
         model=model,
-        dtype=choices.dtype,
+        dtype=subject.dtype,  # as it was resolved here: workers on other devices would resolve it otherwise
         device=choices.device,
+        device_map=choices.device_map,
+        attention=choices.attention,
         chat_template=choices.chat_template,
         allow_remote_code=choices.allow_remote_code,
         allow_pickle=choices.allow_pickle,
@@ -208,6 +210,9 @@ def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]
             f"--defence {choices.defence} acts inside the model of the engine hf in this process; leave it out, or use "
             "--engine hf without --workers"
         )
+    here = not elsewhere or (choices.workers is None and any(needs_weights(attack) for attack in attacks))
+    if choices.engine == "vllm" and not (here and choices.workers is None):
+        _refuse_placement(choices)
     if isinstance(model, Subject):
         if elsewhere:
             raise UserError(
@@ -219,12 +224,26 @@ def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]
             model,
             dtype=choices.dtype,
             device=choices.device,
+            device_map=choices.device_map,
+            attention=choices.attention,
             chat_template=choices.chat_template,
             allow_remote_code=choices.allow_remote_code,
             allow_pickle=choices.allow_pickle,
-            weights=not elsewhere or (choices.workers is None and any(needs_weights(attack) for attack in attacks)),
+            weights=here,
         )
     return subject if choices.defence is None else defended(subject, choices.defence)
+
+
+def _refuse_placement(choices: Choices) -> None:
+    """`UserError` for a place of the model, where vLLM alone loads it."""
+    device = choices.device if choices.device != DEFAULTS.device else None
+    given = (("--device", device), ("--device-map", choices.device_map), ("--attention", choices.attention))
+    for option, value in given:
+        if value is not None:
+            raise UserError(
+                f"{option} {value} is for the model of --engine hf; vLLM takes the GPUs that CUDA_VISIBLE_DEVICES "
+                "names, with --tensor-parallel N, and an attention of its own: leave it out"
+            )
 
 
 def _require_room(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> None:

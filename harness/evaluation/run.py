@@ -59,6 +59,7 @@ def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
         "protocol_digest": plan.protocol.digest,
         "prompt_set": plan.prompts.name,
         **provenance(plan.subject.device),
+        **plan.subject.described,
         **plan.engine.described,
         "judge": info.model_dump(),
         "attacks": {name: stated(attack) for name, attack in plan.attacks.items()},
