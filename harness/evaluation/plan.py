@@ -26,6 +26,7 @@ from harness.engine.engine import Engine, check_engine, make_engine
 from harness.engine.sweep import grid
 from harness.judges import make_judge
 from harness.judges.check import check_bar
+from harness.model.dtypes import AUTO
 from harness.model.inference_defence import defended
 from harness.model.limits import check_fits
 from harness.model.stop_tokens import generate_stops
@@ -222,7 +223,8 @@ def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]
     else:
         subject = load(
             model,
-            dtype=choices.dtype,
+            # This process may be on a machine without the GPUs that its workers have
+            dtype=AUTO if choices.dtype is None and (choices.gpus_per_worker or 0) > 0 else choices.dtype,
             device=choices.device,
             device_map=choices.device_map,
             attention=choices.attention,

@@ -132,7 +132,8 @@ def load_weights(
     """The causal language model in a folder, on the CPU, with exactly the weights in its files; and how that was seen.
 
     device_map: where its parts go instead. attention: its implementation; transformers' choice if None. An adapter
-    that lies beside whole weights is not put on. Raises `UserError` for weights that are missing, too many or of other shapes, and passes on transformers' own errors.
+    that lies beside whole weights is not put on. Raises `UserError` for weights that are missing, too many or of
+    other shapes, and passes on transformers' own errors.
     """
     import torch
     from transformers import AutoModelForCausalLM

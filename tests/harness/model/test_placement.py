@@ -20,12 +20,14 @@ from asabench.core.records import Prompt
 from asabench.runs.choices import Choices
 from harness.attacks import make_attacks
 from harness.attacks.target_loss import loss_gradients
+from harness.engine.selftest import self_test
 from harness.engine.sweep import grid, sweep
 from harness.evaluation.plan import make_plan
 from harness.model.placement import devices_of, placement_in_words, refuse_offloaded, rows_that_fit
 from harness.model.subject import Subject, load, make_subject
 from tests.command_line import refused_in_one_line
 from tests.conftest import chat_tokenizer, tiny_model
+from tests.two_devices import Elsewhere, spread
 
 SaveModel = Callable[..., Path]
 PROTOCOL = PRESETS["asabench-v1"].model_copy(update={"max_new_tokens": 5, "doses": (0.5,), "seeds": (0,)})
@@ -235,3 +237,29 @@ def test_what_reads_quantised_weights_is_not_installed(save_model: SaveModel) ->
         with pytest.raises(UserError, match=method) as refused:
             load(str(folder))
         assert "\n" not in str(refused.value)
+
+
+# Two devices, of a machine that has one
+
+
+@pytest.mark.parametrize("protocol", ["asabench-v1", "gu2025"])
+def test_two_devices_give_the_answers_of_one(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = PRESETS[protocol].model_copy(update={"max_new_tokens": 5, "doses": (0.5,), "seeds": (0,)})
+    attacks = make_attacks([*ATTACKS.split(","), "mean_difference"], chosen)
+    plain = make_subject(tiny_model("llama"), chat_tokenizer(), name="tiny", revision="random")
+    cells = grid(PROMPTS, range(plain.n_layers), list(attacks.values()), chosen)
+
+    def answered(subject: Subject) -> dict[str, tuple[int, ...]]:
+        return {each.cell.id: each.token_ids for batch in sweep(subject, cells, chosen, attacks) for each in batch}
+
+    expected, checked = answered(plain), self_test(plain, cells, chosen, attacks)
+    model = tiny_model("llama")
+    monkeypatch.setattr(harness.model.placement, "free_memory", lambda device: 10**9)
+    with Elsewhere() as elsewhere:
+        spread(model, torch.device("xpu:0"), torch.device("xpu:1"), model.model.layers)
+        subject = make_subject(model, chat_tokenizer(), name="tiny", revision="random")
+        assert subject.described["device_map"] == {"xpu:0": "0-1", "xpu:1": "2-3"}
+        attacks = make_attacks([*ATTACKS.split(","), "mean_difference"], chosen)
+        assert self_test(subject, cells, chosen, attacks).keys() == checked.keys()
+        assert answered(subject) == expected
+    assert elsewhere.crossings > 0
