@@ -13,6 +13,7 @@ import typer
 
 import asabench
 from asabench.cli import card, dataset, defences, evaluation, judging, leaderboard, models, probe, submission, utility
+from asabench.cli.logs import logged
 from asabench.cli.plugins import ListsPlugins
 from asabench.cli.terminal import any_characters, one_line, swallow_output
 from asabench.core.errors import UserError
@@ -55,11 +56,16 @@ COMMANDS: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
 # What follows `--` goes on to vLLM
 PASSED_ON = {"judge-server": {"allow_extra_args": True, "ignore_unknown_options": False}}
 
+RUNNING = (evaluation.evaluate, judging.judge, defences.defend, dataset.build, utility.utility, probe.probe)
+"""Those that take their time, and say what they do meanwhile."""
+
 for command, *pages in COMMANDS:
     name = command.__name__.replace("_", "-")
     # \b: an address is not broken where a line ends
     more = "\b\n" + "\n".join(f"More: {link(page)}" for page in pages)
-    app.command(name, cls=ListsPlugins, epilog=more, context_settings=PASSED_ON.get(name))(command)
+    app.command(name, cls=ListsPlugins, epilog=more, context_settings=PASSED_ON.get(name))(
+        logged(command) if command in RUNNING else command
+    )
 
 
 def main() -> None:

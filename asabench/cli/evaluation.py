@@ -76,9 +76,13 @@ def evaluate(
     from asabench.runs.folder import read_run
     from harness.engine.selftest import SelfTestFailed
     from harness.evaluation.cost import estimate
+    from harness.evaluation.finished import finished_run
     from harness.evaluation.plan import make_plan
     from harness.evaluation.run import run_plan
 
+    if not dry_run and (run := finished_run(model, choices)) is not None:
+        print(f"{run.path} is finished: this is its row, and nothing was run\n")
+        return show_row(run.row, run.path)
     plan = make_plan(model, choices)
     if dry_run:
         return print_cost(plan, estimate(plan))

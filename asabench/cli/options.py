@@ -26,13 +26,17 @@ def option(help: str, *names: str, default: str | None = None) -> Any:
     return typer.Option(*names, help=help, show_default=True if default is None else default)
 
 
+LOGGING = ("verbose", "quiet", "log_file")
+"""Parameters of `asabench.cli.logs`, which choose nothing of a run."""
+
+
 def given(context: typer.Context) -> dict[str, Any]:
     """What stands on the command line, by parameter; what was left at its default is not among it."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {
         name: value
         for name, value in context.params.items()
-        if (source := sources[name]) is not None and not source.name.startswith("DEFAULT")
+        if (source := sources[name]) is not None and not source.name.startswith("DEFAULT") and name not in LOGGING
     }
 
 

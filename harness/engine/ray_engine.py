@@ -119,6 +119,10 @@ class RayEngine:
         workers = f"{self._workers}{gpus} under ray {ray.__version__}"
         return {"engine": self._task.engine, "workers": workers, "device": "its workers'"}
 
+    @property
+    def on_cpu(self) -> bool:
+        return not self._gpus
+
     def open(
         self, cells: Sequence[Cell], pending: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]
     ) -> None:
@@ -149,6 +153,7 @@ class RayEngine:
             raise UserError(f"Ray {where} ({first_line(error)}); check --ray, or use --shard") from None
         data = ray.data.DataContext.get_current()
         data.enable_progress_bars = False
+        logging.getLogger("ray").setLevel(logging.ERROR)  # its data sets tell every step of theirs
         # An error ends the run: left out, its prompts would be a hole. A worker that dies is none, and is replaced
         data.max_errored_blocks = 0
         held = ray.cluster_resources().get("GPU", 0)

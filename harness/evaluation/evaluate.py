@@ -9,6 +9,7 @@ from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
 from asabench.judging.judge import Judge
 from asabench.runs.choices import DEFAULTS, Choices
+from harness.evaluation.finished import finished_run
 from harness.evaluation.plan import make_plan
 from harness.evaluation.run import Evaluation, run_plan
 from harness.model.subject import Subject
@@ -101,4 +102,6 @@ def evaluate(
         allow_remote_code=allow_remote_code,
         allow_pickle=allow_pickle,
     )
+    if isinstance(model, str) and (run := finished_run(model, choices)) is not None:
+        return Evaluation(path=run.path, scored=run.row, responses=run.responses(), verdicts=run.verdicts())
     return run_plan(make_plan(model, choices), progress=progress)

@@ -31,6 +31,7 @@ from harness.model.inference_defence import defended
 from harness.model.limits import check_fits
 from harness.model.stop_tokens import generate_stops
 from harness.model.subject import Subject, check_prompt_format, load
+from harness.progress import phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,12 @@ class Plan:
     shard: Shard | None
 
 
-def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
+def make_plan(model: str | Subject, choices: Choices = DEFAULTS, *, weights: bool = True) -> Plan:
     """Resolves and checks every choice, and loads the model where it is named (see `harness.model.subject.load`).
-    Raises `UserError`."""
+    Raises `UserError`.
+
+    weights: False leaves them on disk where that is possible, for a plan that is looked at and not run.
+    """
     check_max_rows(choices.max_rows)
     check_engine(choices.engine)
     if choices.workers is not None:
@@ -86,7 +90,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     if any(each.needs_targets for each in attacks.values()):
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
-    subject = _subject(model, choices, attacks.values())
+    subject = _subject(model, choices, attacks.values(), weights=weights)
     check_prompt_format(subject, protocol, prompts.prompts)
     _require_room(subject, prompts.prompts, protocol)
     _require_suffixes_with_tokens(subject, prompts.prompts, protocol)
@@ -204,7 +208,7 @@ def _prompts(prompts: str | tuple[Prompt, ...]) -> PromptSet:
     return load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", prompts)
 
 
-def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]) -> Subject:
+def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack], *, weights: bool) -> Subject:
     elsewhere = choices.engine != "hf" or choices.workers is not None
     if elsewhere and choices.defence is not None:
         raise UserError(
@@ -221,18 +225,19 @@ def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]
             )
         subject = model
     else:
-        subject = load(
-            model,
-            # This process may be on a machine without the GPUs that its workers have
-            dtype=AUTO if choices.dtype is None and (choices.gpus_per_worker or 0) > 0 else choices.dtype,
-            device=choices.device,
-            device_map=choices.device_map,
-            attention=choices.attention,
-            chat_template=choices.chat_template,
-            allow_remote_code=choices.allow_remote_code,
-            allow_pickle=choices.allow_pickle,
-            weights=here,
-        )
+        with phase("load", model):
+            subject = load(
+                model,
+                # This process may be on a machine without the GPUs that its workers have
+                dtype=AUTO if choices.dtype is None and (choices.gpus_per_worker or 0) > 0 else choices.dtype,
+                device=choices.device,
+                device_map=choices.device_map,
+                attention=choices.attention,
+                chat_template=choices.chat_template,
+                allow_remote_code=choices.allow_remote_code,
+                allow_pickle=choices.allow_pickle,
+                weights=weights and here,
+            )
     return subject if choices.defence is None else defended(subject, choices.defence)
 
 

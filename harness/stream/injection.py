@@ -150,8 +150,10 @@ def edit(blocks: Sequence[nn.Module], edits: Mapping[int, Edit]) -> Iterator[Non
     def hook_of(change: Edit) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             after = hidden_state(output)
-            # A block on another device than the one before it is called with what lies there
-            hidden = change(block_input(args, kwargs).to(after.device), after)
+            before = block_input(args, kwargs)
+            if isinstance(after, Tensor):  # a block on another device is called with what lies on the last one's
+                before = before.to(after.device)
+            hidden = change(before, after)
             return None if hidden is None else _with_hidden_state(output, hidden)
 
         return hook
