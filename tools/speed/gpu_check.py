@@ -1,7 +1,7 @@
 """What ASABench does on a GPU, in one command of under nine minutes that downloads nothing.
 
     make gpu-check                                                 the same as
-    python -m tools.speed.gpu_check --out gpu.json                 on a CUDA machine with torch, transformers and this tree
+    python -m tools.speed.gpu_check --out gpu.json                 on a CUDA machine with torch and transformers
     python -m tools.speed.gpu_check --device cpu --shape tiny --out gpu.json
     python -m tools.docs.gpu_page gpu.json > docs/results/gpu.md
 
@@ -152,8 +152,8 @@ def half_precision(setting: Setting) -> Found:
 
 
 def out_of_memory(setting: Setting) -> Found:
-    """A batch that does not fit halves until it does, with the same answers: on a GPU within a small part of its memory,
-    elsewhere with an error put in its place."""
+    """A batch that does not fit halves until it does, with the same answers: on a GPU within a small part of its
+    memory, elsewhere with an error put in its place."""
     protocol = setting.protocol(8)
     subject = tiny(FAMILIES[0], setting.device, torch.float32)
     cells = random_cells(subject, setting.prompt_set(8), protocol)
@@ -173,7 +173,7 @@ def out_of_memory(setting: Setting) -> Found:
         torch.cuda.set_per_process_memory_fraction(min(1.0, (held + (2 << 20)) / total), setting.device)
     with (
         mock.patch("harness.engine.sweep.decode", watched),
-        mock.patch("harness.model.placement.free_memory", lambda device: 1 << 60),
+        mock.patch("harness.model.placement.free_memory", return_value=1 << 60),
     ):
         got = {each.cell.id: each.token_ids for each in answered(subject, cells, protocol)}
     return {"batches": sizes, "halved": len(sizes) > 1, "same": got == expected}
