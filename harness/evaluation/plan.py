@@ -177,6 +177,9 @@ def _engine(model: str | Subject, subject: Subject, protocol: Protocol, choices:
         for name in ("gpus_per_worker", "ray"):
             if getattr(choices, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} is for several workers; give --workers N too")
+        if choices.engine == "hf" and (choices.tensor_parallel != 1 or choices.gpu_memory is not None):
+            name = "gpu-memory" if choices.tensor_parallel == 1 else "tensor-parallel"
+            raise UserError(f"--{name} is for --engine vllm; the engine hf spreads a model with --device-map auto")
         return make_engine(
             choices.engine, subject, tensor_parallel=choices.tensor_parallel, gpu_memory=choices.gpu_memory
         )

@@ -122,7 +122,7 @@ def test_judging_beside_the_engine_changes_nothing(llama: Subject, tmp_path: Pat
     tables = {}
     for name, on_cpu in (("after", True), ("beside", False)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(HookedEngine, "on_cpu", property(lambda self, on_cpu=on_cpu: on_cpu))
+            patch.setattr(HookedEngine, "on_cpu", on_cpu)
             tables[name] = small(llama, tmp_path / name)
     for table in ("responses", "verdicts"):
         pd.testing.assert_frame_equal(getattr(tables["after"], table), getattr(tables["beside"], table))
@@ -138,7 +138,7 @@ def test_a_run_that_is_stopped_beside_its_judge_loses_nothing(llama: Subject, tm
         return one(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(HookedEngine, "on_cpu", property(lambda self: False))
+        patch.setattr(HookedEngine, "on_cpu", False)
         patch.setattr("harness.engine.sweep._run", some)
         with pytest.raises(KeyboardInterrupt):
             small(llama, tmp_path / "run")
