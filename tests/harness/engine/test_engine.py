@@ -109,7 +109,7 @@ def test_what_the_generation_config_may_ask_for() -> None:
     ],
 )
 def test_vllm_places_its_model_itself(tmp_path: Path, with_vllm: None, options: dict[str, Any], said: str) -> None:
-    how = {"engine": "vllm", "judge": "rules", "uncertified": True, "prompts": PROMPTS}
+    how: dict[str, Any] = {"engine": "vllm", "judge": "rules", "uncertified": True, "prompts": PROMPTS}
     with pytest.raises(UserError, match=said):
         evaluate(str(tmp_path / "nowhere"), **how, **options)
 
