@@ -18,7 +18,13 @@ from asabench.core.errors import UserError
 
 Verbose = Annotated[
     int,
-    typer.Option("--verbose", "-v", count=True, help="Name each phase of the run; twice: also what libraries log."),
+    typer.Option(
+        "--verbose",
+        "-v",
+        count=True,
+        show_default=False,
+        help="Name each phase of the run; twice: also what libraries log.",
+    ),
 ]
 Quiet = Annotated[bool, option("Say nothing but results and errors.", "--quiet", "-q")]
 LogFile = Annotated[Optional[Path], option("A file that phases are logged to, at the end of what it holds.")]
