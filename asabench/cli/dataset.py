@@ -12,7 +12,7 @@ from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
 from asabench.cli.printing import interrupted
-from asabench.core.defaults import ATTACK, BAR, DEVICE, JUDGE, LAYERS, PROTOCOL, PUBLISHED_PROMPTS
+from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, JUDGE, LAYERS, PROTOCOL, PUBLISHED_PROMPTS
 from asabench.core.errors import UserError
 
 PUBLISHED = "Carol0110/ASABench"
@@ -35,7 +35,7 @@ def build(
     judge: Annotated[Optional[str], option(options.JUDGE, default=f"the recipe's, or {JUDGE}")] = None,
     bar: options.Bar = BAR,
     uncertified: options.Uncertified = False,
-    dtype: Annotated[Optional[str], option(options.DTYPE, default=f"the recipe's, or {options.BY_DEVICE}")] = None,
+    dtype: Annotated[Optional[str], option(options.DTYPE, default=f"the recipe's, or {DTYPE}")] = None,
     device: options.Device = DEVICE,
     max_rows: options.MaxRows = None,
     overwrite: Annotated[

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from asabench.core.defaults import ATTACK, JUDGE, LAYERS, PROTOCOL, PUBLISHED_PROMPTS
+from asabench.core.defaults import ATTACK, DTYPE, JUDGE, LAYERS, PROTOCOL, PUBLISHED_PROMPTS
 from asabench.core.errors import UserError, one_line
 from asabench.core.links import link
 from asabench.core.schema import Record, first_problem
@@ -49,7 +49,7 @@ class Recipe(Record):
     max_new_tokens: int | None = None
     target: str | None = None
     judge: str = JUDGE
-    dtype: str | None = None
+    dtype: str = DTYPE
 
 
 def read_recipe(models: str) -> Recipe:

@@ -19,7 +19,7 @@ def finished_run(model: str, choices: Choices) -> Run | None:
     The settings are worked out from the files of the model without its weights, and only where a finished run lies
     that could be theirs.
     """
-    if not _may_be_there(choices) or choices.defence is not None or choices.shard is not None:
+    if not _may_be_there(model, choices) or choices.defence is not None or choices.shard is not None:
         return None
     try:
         plan = make_plan(model, choices, weights=False)
@@ -29,9 +29,11 @@ def finished_run(model: str, choices: Choices) -> Run | None:
     return run if plan.shard is None and is_finished(run, plan) else None
 
 
-def _may_be_there(choices: Choices) -> bool:
-    folders = Path("runs").glob("*") if choices.out is None else (choices.out,)
-    return any((folder / "row.json").is_file() for folder in folders)
+def _may_be_there(model: str, choices: Choices) -> bool:
+    if choices.out is not None:
+        return (choices.out / "row.json").is_file()
+    names = (model.partition("@")[0].replace("/", "--"), Path(model).name)  # of a hub id, and of a folder
+    return any(path.parent.name.startswith(names) for path in Path("runs").glob("*/row.json"))
 
 
 def is_finished(run: Run, plan: Plan) -> bool:
