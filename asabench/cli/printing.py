@@ -20,8 +20,11 @@ def interrupted(kept: str) -> NoReturn:
 
 
 def say(line: str) -> None:
-    """A line that is there at once, where a command takes its time."""
-    print(line, flush=True)
+    """A line that is there at once, where a command takes its time; none with `-q`."""
+    from harness import progress
+
+    if not progress.hushed:
+        print(line, flush=True)
 
 
 def show_row(row: Row, path: Path, *, as_json: bool = False) -> None:

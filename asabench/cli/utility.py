@@ -54,6 +54,7 @@ def utility(
     from asabench.core.utility_report import utility_table
     from harness.evaluation.plan import check_max_rows
     from harness.model.subject import load
+    from harness.progress import phase
     from harness.utility.measure import make_choices, measure
 
     check_max_rows(max_rows)
@@ -83,7 +84,8 @@ def utility(
         allow_remote_code=allow_remote_code,
         allow_pickle=allow_pickle,
     )
-    report = measure(subject, choices, max_rows=max_rows, progress=True)
+    with phase("answers", "harmless requests and tasks", beats=False):
+        report = measure(subject, choices, max_rows=max_rows, progress=True)
     write_record(out, report)
     print(utility_table(report))
     print(f"\nreport: {out}")

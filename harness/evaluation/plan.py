@@ -32,7 +32,6 @@ from harness.model.inference_defence import defended
 from harness.model.limits import check_fits
 from harness.model.stop_tokens import generate_stops
 from harness.model.subject import Subject, check_prompt_format, load
-from harness.progress import phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,19 +236,18 @@ def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]
             )
         subject = model
     else:
-        with phase("load", model):
-            subject = load(
-                model,
-                # This process may be on a machine without the GPUs that its workers have
-                dtype=AUTO if choices.dtype is None and (choices.gpus_per_worker or 0) > 0 else choices.dtype,
-                device=choices.device,
-                device_map=choices.device_map,
-                attention=choices.attention,
-                chat_template=choices.chat_template,
-                allow_remote_code=choices.allow_remote_code,
-                allow_pickle=choices.allow_pickle,
-                weights=weights and here,
-            )
+        subject = load(
+            model,
+            # This process may be on a machine without the GPUs that its workers have
+            dtype=AUTO if choices.dtype is None and (choices.gpus_per_worker or 0) > 0 else choices.dtype,
+            device=choices.device,
+            device_map=choices.device_map,
+            attention=choices.attention,
+            chat_template=choices.chat_template,
+            allow_remote_code=choices.allow_remote_code,
+            allow_pickle=choices.allow_pickle,
+            weights=weights and here,
+        )
     return subject if choices.defence is None else defended(subject, choices.defence)
 
 

@@ -32,6 +32,7 @@ from harness.model.placement import (
 from harness.model.prompt_format import check_prompts, check_template, prompt_ids, prompt_text, without_mark
 from harness.model.stop_tokens import chat_stops, check_stops, generate_stops, protocol_stops, read_generation_config
 from harness.model.weights import load_weights, weight_files, without_weights
+from harness.progress import phase
 from harness.stream.injection import capture, edit
 
 
@@ -160,6 +161,32 @@ def load(
     and checks them there; the model is then on the device "meta".
     Raises `UserError` for anything that is not a decoder-only model with a residual stream.
     """
+    with phase("load", name):
+        return _loaded(
+            name,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            attention=attention,
+            chat_template=chat_template,
+            allow_remote_code=allow_remote_code,
+            allow_pickle=allow_pickle,
+            weights=weights,
+        )
+
+
+def _loaded(
+    name: str,
+    *,
+    dtype: str | None,
+    device: str,
+    device_map: DeviceMap | None,
+    attention: str | None,
+    chat_template: Path | None,
+    allow_remote_code: bool,
+    allow_pickle: bool,
+    weights: bool,
+) -> Subject:
     check_dtype(dtype)
     check_device_map(device_map, device)
     target = pick_device(device)
