@@ -199,7 +199,7 @@ def costs(recipe: Recipe, out: Path, *, device: str = DEVICE, max_rows: int | No
         except UserError:
             yield ModelCost(name=model.model, cells=_cells(recipe, model), seconds=None, memory_bytes=None)
             continue
-        cost = estimate(plan)
+        cost = estimate(plan, judged=False)
         yield ModelCost(
             name=model.model,
             cells=cost.cells,

@@ -17,6 +17,7 @@ import asabench
 from asabench.cli import card, dataset, defences, evaluation, judging, leaderboard, models, probe, submission, utility
 from asabench.cli import enter as entering
 from asabench.cli.command import AGAIN, Command, JudgeGroup
+from asabench.cli.logs import logged
 from asabench.cli.terminal import any_characters, one_line, swallow_output
 from asabench.core.errors import UserError
 from asabench.core.links import link
@@ -108,6 +109,9 @@ EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
 # What follows `--` goes on to vLLM
 PASSED_ON = {judging.judge_server: {"allow_extra_args": True, "ignore_unknown_options": False}}
 
+RUNNING = (evaluation.evaluate, judging.judge, defences.defend, dataset.build, utility.utility, probe.probe)
+"""Those that take their time, and say what they do meanwhile."""
+
 
 def _add(to: typer.Typer, name: str, command: Callable[..., None], *, hidden: bool = False) -> None:
     pages = next(pages for each, *pages in PAGES if each is command)
@@ -118,7 +122,9 @@ def _add(to: typer.Typer, name: str, command: Callable[..., None], *, hidden: bo
     lines.append(f"Each option may be in the environment, as {variable}_OPTION.")
     lines += [f"More: {link(page)}" for page in pages]
     more = "\b\n" + "\n".join(lines)
-    to.command(name, cls=Command, epilog=more, hidden=hidden, context_settings=PASSED_ON.get(command))(command)
+    to.command(name, cls=Command, epilog=more, hidden=hidden, context_settings=PASSED_ON.get(command))(
+        logged(command) if command in RUNNING else command
+    )
 
 
 for title, commands in GROUPS.items():

@@ -12,7 +12,7 @@ from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
 from asabench.cli.printing import interrupted, print_cost, show_row
-from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, LAYERS, PROMPTS, PROTOCOL
+from asabench.core.defaults import ATTACK, BAR, DEVICE, ENGINE, JUDGE, LAYERS, PROMPTS, PROTOCOL
 
 
 def evaluate(
@@ -44,8 +44,10 @@ def evaluate(
     uncertified: options.Uncertified = False,
     certificate: options.Certificate = None,
     defence: options.Defence = None,
-    dtype: options.Dtype = DTYPE,
+    dtype: options.DtypeByDevice = None,
     device: options.Device = DEVICE,
+    device_map: options.DeviceMap = None,
+    attention: options.Attention = None,
     engine: options.Engine = ENGINE,
     tensor_parallel: options.TensorParallel = 1,
     gpu_memory: options.GpuMemory = None,
@@ -76,9 +78,13 @@ def evaluate(
     from asabench.runs.folder import read_run
     from harness.engine.selftest import SelfTestFailed
     from harness.evaluation.cost import estimate
+    from harness.evaluation.finished import finished_run
     from harness.evaluation.plan import make_plan
     from harness.evaluation.run import run_plan
 
+    if not dry_run and (run := finished_run(named, choices)) is not None:
+        print(f"{run.path} is finished: this is its row, and nothing was run", file=sys.stderr if as_json else None)
+        return show_row(run.row, run.path, as_json=as_json)
     plan = make_plan(named, choices)
     if dry_run:
         return print_cost(plan, estimate(plan))

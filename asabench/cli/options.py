@@ -31,13 +31,17 @@ def option(help: str, *names: str, default: str | None = None) -> Any:
     return typer.Option(*names, help=help, show_default=True if default is None else default)
 
 
+LOGGING = ("verbose", "quiet", "log_file")
+"""Parameters of `asabench.cli.logs`, which choose nothing of a run."""
+
+
 def given(context: typer.Context) -> dict[str, Any]:
     """What stands on the command line, by parameter; what was left at its default is not among it."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {
         name: value
         for name, value in context.params.items()
-        if (source := sources[name]) is not None and not source.name.startswith("DEFAULT")
+        if (source := sources[name]) is not None and not source.name.startswith("DEFAULT") and name not in LOGGING
     }
 
 
@@ -78,10 +82,16 @@ Config = Annotated[
     Optional[Path], option("A YAML file of these options, such as `dtype: bfloat16`; an option beside it wins.")
 ]
 ModelArgument = Annotated[str, typer.Argument(help=MODEL)]
-DTYPE = "Number format of the weights: float32, bfloat16 or float16."
+DTYPE = "Number format of the weights: auto (the checkpoint's), float32, bfloat16 or float16."
 Dtype = Annotated[str, option(DTYPE)]
+BY_DEVICE = "float32 on a CPU, auto on a GPU"
+DtypeByDevice = Annotated[Optional[str], option(DTYPE, default=BY_DEVICE)]
 DEVICE = "Where the model runs: auto, cpu, cuda, cuda:1, ..."
 Device = Annotated[str, option(DEVICE)]
+DEVICE_MAP = "Spread a model over all GPUs, in place of --device: auto, balanced, balanced_low_0 or sequential."
+DeviceMap = Annotated[Optional[str], option(DEVICE_MAP, default="one device")]
+ATTENTION = "Implementation of attention: eager, sdpa or flash_attention_2."
+Attention = Annotated[Optional[str], option(ATTENTION, default="transformers' own")]
 ENGINE = "What generates: hf, the model in this process; vllm, which needs vLLM in this environment."
 Engine = Annotated[str, option(ENGINE)]
 TensorParallel = Annotated[int, option("GPUs that share the model, for --engine vllm.")]

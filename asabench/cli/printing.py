@@ -20,8 +20,11 @@ def interrupted(kept: str) -> NoReturn:
 
 
 def say(line: str) -> None:
-    """A line that is there at once, where a command takes its time."""
-    print(line, flush=True)
+    """A line that is there at once, where a command takes its time; none with `-q`."""
+    from harness import progress
+
+    if not progress.hushed:
+        print(line, flush=True)
 
 
 def show_row(row: Row, path: Path, *, as_json: bool = False) -> None:
@@ -155,13 +158,29 @@ def _fitness(judge: JudgeInfo) -> str:
     return f"balanced accuracy {in_words(figures.balanced_accuracy)} on {figures.n} {figures.set_name} pairs{ranked}"
 
 
+SPEEDS = (500, 5_000)
+"""Tokens a second that an engine which was not measured is reckoned with."""
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+
+
 def print_cost(plan: Plan, cost: Cost) -> None:
+    """What a run would take: a line each for its cells, memory, disk, and the hours of its parts."""
     subject, tokens = plan.subject, plan.protocol.max_new_tokens
     memory = (cost.model_bytes + cost.memory_bytes) / 2**30
-    time = f"{cost.seconds / 60:.0f} minutes" if cost.seconds >= 120 else f"{cost.seconds:.0f} seconds"
     print(f"model:    {subject.name} ({subject.revision}), {subject.n_layers} blocks, {subject.dtype}")
     print(f"prompts:  {plan.prompts.name} ({len(plan.prompts.prompts)})")
     print(f"cells:    {cost.cells} answers of up to {tokens} tokens, {cost.rows_per_batch} side by side")
-    print(f"memory:   {memory:.1f} GiB on {subject.device}, weights included")
-    print(f"time:     about {time}, plus a few seconds for self-tests")
+    where = ", ".join(map(str, subject.devices)) if cost.measured else "the devices of its engine"
+    print(f"memory:   {memory:.1f} GiB on {where}, weights included")
+    print(f"disk:     {cost.disk_bytes / 2**20:.1f} MiB at most")
+    for part in cost.parts:
+        print(f"{'time:':10}{part.seconds / 3600:.4f} hours for {part.cells} cells: {part.name}")
+    if cost.measured:
+        print(f"{'time:':10}about {cost.seconds / 3600:.4f} hours in all ({_in_words(cost.seconds)}), and self-tests")
+    else:
+        speeds = ", ".join(f"{cost.tokens / speed / 3600:.2f} hours at {speed:,} tokens a second" for speed in SPEEDS)
+        print(f"{'time:':10}answers not measured, as this engine was not started: {speeds}")
     print(f"run:      {plan.path} (nothing was written)")

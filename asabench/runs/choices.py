@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asabench.core.attack_names import REQUIRED, split_specs
-from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, PROMPTS, PROTOCOL
+from asabench.core.defaults import ATTACK, BAR, DEVICE, ENGINE, JUDGE, PROMPTS, PROTOCOL
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 from asabench.core.records import Prompt
@@ -38,11 +38,14 @@ class Choices:
     (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled
     pairs, unless `uncertified`. certificate: a file of `asabench judge-check --out`, by which harm may be claimed
     (`asabench.judging.certificate`). defence: the import path of one that acts while the model answers
-    (`harness.model.inference_defence`). engine: what answers, hf or vllm (`harness.engine.engine`), the same tokens;
-    tensor_parallel and gpu_memory (a share) are vLLM's. shard: the share of the prompts that this process works on,
-    such as `3/8`; None asks the environment (`asabench.core.shards`). workers: engines under Ray, each with
-    `gpus_per_worker` GPUs, on the cluster at the address `ray` or on this machine. max_rows: answers generated side by
-    side, at most. out: the run folder; None takes one under `runs/` named after the run's id.
+    (`harness.model.inference_defence`). dtype: of the weights; `auto` is the checkpoint's own, None that on a GPU
+    and float32 on a CPU. device_map: spreads the model over devices, in place of `device`: `auto` and its kin, or a
+    device by module (`harness.model.placement`). attention: its implementation (`harness.model.attention`). engine:
+    what answers, hf or vllm (`harness.engine.engine`), the same tokens; tensor_parallel and gpu_memory (a share)
+    are vLLM's. shard: the share of the prompts that this process works on, such as `3/8`; None asks the environment
+    (`asabench.core.shards`). workers: engines under Ray, each with `gpus_per_worker` GPUs, on the cluster at the
+    address `ray` or on this machine. max_rows: answers generated side by side, at most.
+    out: the run folder; None takes one under `runs/` named after the run's id.
     """
 
     prompts: str | tuple[Prompt, ...] = PROMPTS
@@ -66,8 +69,10 @@ class Choices:
     uncertified: bool = False
     certificate: Path | None = None
     defence: str | None = None
-    dtype: str = DTYPE
+    dtype: str | None = None
     device: str = DEVICE
+    device_map: str | Mapping[str, int | str] | None = None
+    attention: str | None = None
     engine: str = ENGINE
     tensor_parallel: int = 1
     gpu_memory: float | None = None
@@ -205,6 +210,14 @@ def _text_or_numbers(name: str, value: Any) -> str | tuple[int, ...]:
     return value if isinstance(value, str) else _list_of(int)(name, value)
 
 
+def _text_or_mapping(name: str, value: Any) -> str | Mapping[str, int | str]:
+    if not isinstance(value, Mapping):
+        return _text(name, value)
+    if not all(isinstance(key, str) and isinstance(each, int | str) for key, each in value.items()):
+        raise _unread(name, value, "auto, or a device for each module")
+    return dict(value)
+
+
 def _prompts(name: str, value: Any) -> str | tuple[Prompt, ...]:
     if isinstance(value, str | Path):
         return str(value)
@@ -254,6 +267,8 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "defence": _text,
     "dtype": _text,
     "device": _text,
+    "device_map": _text_or_mapping,
+    "attention": _text,
     "engine": _text,
     "tensor_parallel": _whole,
     "gpu_memory": _real,

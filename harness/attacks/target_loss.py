@@ -25,8 +25,9 @@ from asabench.core.protocol import GradientPosition, Protocol
 from asabench.core.records import Cell, Prompt
 from harness.model.clean_states import CleanStates, entered, enters_at_blocks, starts_at_blocks
 from harness.model.kv_cache import KeysAndValues, keys_and_values, plain_cache
-from harness.model.memory import free_memory
 from harness.model.padding import left_padded
+from harness.model.placement import rows_that_fit as rows_in_memory
+from harness.model.quantised import require_gradients
 from harness.model.subject import Subject
 from harness.model.tensor_cache import ModelCache
 from harness.stream.injection import edit
@@ -141,6 +142,7 @@ def loss_gradients(
     Raises `UserError` for prompts without a target and for models without gradients.
     """
     require_targets(prompts)
+    require_gradients(subject)
     texts = {prompt: target_text(subject, prompt, protocol, at) for prompt in prompts}
     known = _gradients.of(subject)
     trains = protocol.gradient_forward == "train"
@@ -163,7 +165,7 @@ def loss_gradients(
 @contextmanager
 def _training(subject: Subject, seed: int) -> Iterator[None]:
     """While open, the model is in train mode, and what its dropout draws starts at the seed."""
-    devices = [subject.device] if subject.device.type == "cuda" else []
+    devices = [device for device in subject.devices if device.type == "cuda"]
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         subject.model.train()
@@ -375,8 +377,8 @@ def _rows_that_fit(subject: Subject, cached: int, positions: int, scored: int) -
     """
     size = subject.model.dtype.itemsize
     blocks = subject.n_layers * subject.d_model * size
-    row = blocks * (40 * positions + 4 * cached) + scored * subject.vocabulary_size * (size + 3 * 4)
-    return max(1, int(free_memory(subject.device) / 3 / row))
+    states, logits = blocks * (40 * positions + 4 * cached), scored * subject.vocabulary_size * (size + 3 * 4)
+    return rows_in_memory(subject.blocks, lambda share: states * share + logits, part=1 / 3)
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ from harness.engine.decoding import decode
 from harness.engine.generation_config import active_processors
 from harness.model.kv_cache import bytes_per_position, growing_cache
 from harness.model.limits import check_fits
-from harness.model.memory import free_memory, is_out_of_memory
+from harness.model.memory import is_out_of_memory
+from harness.model.placement import rows_that_fit as rows_in_memory
 from harness.model.subject import Subject
 from harness.stream.injection import NO_LAYER, Injection
 
@@ -156,4 +157,6 @@ def row_bytes(subject: Subject, positions: int, position_bytes: float) -> float:
 
 def rows_that_fit(subject: Subject, positions: int, position_bytes: float) -> int:
     """Rows of `positions` tokens that two thirds of the free memory hold; at least one."""
-    return max(1, int(free_memory(subject.device) * 2 / 3 / row_bytes(subject, positions, position_bytes)))
+    return rows_in_memory(
+        subject.blocks, lambda share: row_bytes(subject, positions, position_bytes * share), part=2 / 3
+    )

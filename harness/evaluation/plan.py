@@ -28,6 +28,7 @@ from harness.engine.engine import Engine, check_engine, make_engine
 from harness.engine.sweep import grid
 from harness.judges import make_judge
 from harness.judges.check import check_bar
+from harness.model.dtypes import AUTO
 from harness.model.inference_defence import defended
 from harness.model.limits import check_fits
 from harness.model.stop_tokens import generate_stops
@@ -56,9 +57,12 @@ class Plan:
     shard: Shard | None
 
 
-def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
+def make_plan(model: str | Subject, choices: Choices = DEFAULTS, *, weights: bool = True) -> Plan:
     """Resolves and checks every choice, and loads the model where it is named (see `harness.model.subject.load`).
-    Raises `UserError`."""
+    Raises `UserError`.
+
+    weights: False leaves them on disk where that is possible, for a plan that is looked at and not run.
+    """
     check_max_rows(choices.max_rows)
     check_engine(choices.engine)
     if choices.workers is not None:
@@ -89,7 +93,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     if any(each.needs_targets for each in attacks.values()):
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
-    subject = _subject(model, choices, attacks.values())
+    subject = _subject(model, choices, attacks.values(), weights=weights)
     check_prompt_format(subject, protocol, prompts.prompts)
     _require_room(subject, prompts.prompts, protocol)
     _require_suffixes_with_tokens(subject, prompts.prompts, protocol)
@@ -185,6 +189,9 @@ def _engine(model: str | Subject, subject: Subject, protocol: Protocol, choices:
         for name in ("gpus_per_worker", "ray"):
             if getattr(choices, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} is for several workers; give --workers N too")
+        if choices.engine == "hf" and (choices.tensor_parallel != 1 or choices.gpu_memory is not None):
+            name = "gpu-memory" if choices.tensor_parallel == 1 else "tensor-parallel"
+            raise UserError(f"--{name} is for --engine vllm; the engine hf spreads a model with --device-map auto")
         return make_engine(
             choices.engine, subject, tensor_parallel=choices.tensor_parallel, gpu_memory=choices.gpu_memory
         )
@@ -196,8 +203,10 @@ def _engine(model: str | Subject, subject: Subject, protocol: Protocol, choices:
         gpus = float(choices.tensor_parallel) if torch.cuda.is_available() else 0.0
     task = WorkerTask(
         model=model,
-        dtype=choices.dtype,
+        dtype=subject.dtype,  # as it was resolved here: workers on other devices would resolve it otherwise
         device=choices.device,
+        device_map=choices.device_map,
+        attention=choices.attention,
         chat_template=choices.chat_template,
         allow_remote_code=choices.allow_remote_code,
         allow_pickle=choices.allow_pickle,
@@ -214,13 +223,16 @@ def _prompts(prompts: str | tuple[Prompt, ...], column: str | None) -> PromptSet
     return load_prompts(prompts, column) if isinstance(prompts, str) else PromptSet("custom", prompts)
 
 
-def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]) -> Subject:
+def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack], *, weights: bool) -> Subject:
     elsewhere = choices.engine != "hf" or choices.workers is not None
     if elsewhere and choices.defence is not None:
         raise UserError(
             f"--defence {choices.defence} acts inside the model of the engine hf in this process; leave it out, or use "
             "--engine hf without --workers"
         )
+    here = not elsewhere or (choices.workers is None and any(needs_weights(attack) for attack in attacks))
+    if choices.engine == "vllm" and not (here and choices.workers is None):
+        _refuse_placement(choices)
     if isinstance(model, Subject):
         if elsewhere:
             raise UserError(
@@ -230,14 +242,29 @@ def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]
     else:
         subject = load(
             model,
-            dtype=choices.dtype,
+            # This process may be on a machine without the GPUs that its workers have
+            dtype=AUTO if choices.dtype is None and (choices.gpus_per_worker or 0) > 0 else choices.dtype,
             device=choices.device,
+            device_map=choices.device_map,
+            attention=choices.attention,
             chat_template=choices.chat_template,
             allow_remote_code=choices.allow_remote_code,
             allow_pickle=choices.allow_pickle,
-            weights=not elsewhere or (choices.workers is None and any(needs_weights(attack) for attack in attacks)),
+            weights=weights and here,
         )
     return subject if choices.defence is None else defended(subject, choices.defence)
+
+
+def _refuse_placement(choices: Choices) -> None:
+    """`UserError` for a place of the model, where vLLM alone loads it."""
+    device = choices.device if choices.device != DEFAULTS.device else None
+    given = (("--device", device), ("--device-map", choices.device_map), ("--attention", choices.attention))
+    for option, value in given:
+        if value is not None:
+            raise UserError(
+                f"{option} {value} is for the model of --engine hf; vLLM takes the GPUs that CUDA_VISIBLE_DEVICES "
+                "names, with --tensor-parallel N, and an attention of its own: leave it out"
+            )
 
 
 def _require_room(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> None:

@@ -149,7 +149,11 @@ def edit(blocks: Sequence[nn.Module], edits: Mapping[int, Edit]) -> Iterator[Non
 
     def hook_of(change: Edit) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            hidden = change(block_input(args, kwargs), hidden_state(output))
+            after = hidden_state(output)
+            before = block_input(args, kwargs)
+            if isinstance(after, Tensor):  # a block on another device is called with what lies on the last one's
+                before = before.to(after.device)
+            hidden = change(before, after)
             return None if hidden is None else _with_hidden_state(output, hidden)
 
         return hook
