@@ -48,6 +48,7 @@ from asabench.submission.schema import (
     Submission,
 )
 from asabench.submission.tracks import missing
+from asabench.submission.tree import Changes, changes, entry_digests, read_tree
 from asabench.submission.verdict_table import MOST_ROWS, parse_verdicts
 
 MOST_DIFFERENCES = 5
@@ -101,7 +102,11 @@ def validate(paths: Sequence[Path], *, jobs: int = 1) -> list[Validation]:
     folder of submissions. `UserError` only for a path that is neither."""
     folders = list(dict.fromkeys(folder for path in paths for folder in submission_folders(path)))
     beside = [each for parent in dict.fromkeys(f.parent for f in folders) for each in _submissions_in(parent)]
-    beside = [each for each in beside if each not in set(folders)]
+    return _validated(folders, [each for each in beside if each not in set(folders)], jobs)
+
+
+def _validated(folders: Sequence[Path], beside: Sequence[Path], jobs: int) -> list[Validation]:
+    """The folders, checked each in itself and against each other and those beside them."""
     if jobs > 1 and len(folders) > 1:
         with ProcessPoolExecutor(min(jobs, len(folders))) as pool:
             done = list(pool.map(validate_folder, folders))
@@ -111,6 +116,22 @@ def validate(paths: Sequence[Path], *, jobs: int = 1) -> list[Validation]:
         cards = [card for card in map(_card, beside) if card is not None]
     cards += [each.card for each in done if each.card is not None]
     return [_with_neighbours(each, cards) for each in done]
+
+
+def validate_whole(
+    collection: Path, *, before: Path | None = None, jobs: int = 1
+) -> tuple[list[Validation], Changes | None]:
+    """Checks the folder of all entries as it stands: every folder in it is an entry, and anything else is a finding of
+    the folder's own. before: the same folder before a change; with it comes what was done to the entries. An entry that
+    was taken out is refused by those that name it as their base."""
+    collection = Path(os.path.abspath(collection))
+    tree = read_tree(collection)
+    known = None if before is None else entry_digests(before)
+    changed = None if known is None else changes(known, entry_digests(collection))
+    done = _validated([collection / slug for slug in tree.slugs], (), jobs)
+    if tree.findings:
+        done.append(Validation(path=str(collection), findings=tree.findings))
+    return done, changed
 
 
 def submission_folders(path: Path) -> list[Path]:
