@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def render_csv(tracks: Sequence[Track]) -> str:
     writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
     writer.writeheader()
     for line in lines:
-        writer.writerow({name: _csv_cell(value) for name, value in line.items()})
+        writer.writerow({name: csv_cell(value) for name, value in line.items()})
     return text.getvalue()
 
 
@@ -125,11 +126,17 @@ def _ends(name: str, rate: Rate | None) -> dict[str, object]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), given, strict=True))
 
 
-def _csv_cell(value: object) -> object:
-    # A spreadsheet runs a text that starts like a formula, and names here come from strangers.
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
+def csv_cell(value: object) -> object:
+    """A spreadsheet runs a text that starts like a formula, also behind spaces or in wide letters, and names here come
+    from strangers."""
+    if isinstance(value, str):
+        start = unicodedata.normalize("NFKC", value).lstrip()[:1]
+        if value[:1] in _RUNS or start in _RUNS:
+            return f"'{value}"
     return value
+
+
+_RUNS = frozenset("=+-@\t\r'|%")
 
 
 def render_index_script(tracks: Sequence[Track]) -> str:

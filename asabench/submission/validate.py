@@ -25,6 +25,7 @@ from asabench.submission.cells import cell_count, cell_findings
 from asabench.submission.checks.card import card_findings
 from asabench.submission.checks.description import submission_findings
 from asabench.submission.checks.judge import judge_findings
+from asabench.submission.checks.plausibility import impossible, oddities
 from asabench.submission.checks.runs import manifest_findings
 from asabench.submission.checks.targets import target_findings
 from asabench.submission.checks.training import read_training_prompts, training_findings, training_notices
@@ -47,10 +48,12 @@ from asabench.submission.schema import (
     VERDICTS_FILE,
     Submission,
 )
-from asabench.submission.tracks import missing
+from asabench.submission.tracks import COLLAPSED, ODD, collapse, missing
 from asabench.submission.tree import Changes, changes, entry_digests, read_tree
 from asabench.submission.verdict_table import MOST_ROWS, parse_verdicts
 
+MOST_RESULTS = 300
+"""Attacks times doses of a submission: every one is a result with intervals that are computed again."""
 MOST_DIFFERENCES = 5
 """So many differing fields of a row are listed; the others are counted."""
 
@@ -198,11 +201,13 @@ def _checked(folder: Path) -> Validation:
     if manifest is not None:
         findings += manifest_findings(manifest)
         findings += target_findings(manifest)
-        card = _check_verdicts(reader, manifest, row, submission)
+        card = _check_verdicts(reader, manifest, row, submission, notices)
         notices += _notices(manifest)
     if row is not None:
         findings += judge_findings(row, certificate, is_there=CERTIFICATE_FILE in contents)
         notices += [f"shown as incomplete, not ranked: lacks {lack}" for lack in missing(row, utility)]
+        if (why := collapse(row)) is not None:
+            notices.append(f"flagged {COLLAPSED}, not ranked: {why[0].lower()}{why[1:-1]}")
         if not row.judge.certified:
             notices.append("shown as uncertified, not ranked: the judge has not reached the bar")
     if utility is not None:
@@ -266,14 +271,18 @@ def _digest_findings(submission: Submission, contents: dict[str, bytes]) -> Iter
 
 
 def _check_verdicts(
-    reader: _Reader, manifest: RunManifest, row: Row | None, submission: Submission | None
+    reader: _Reader, manifest: RunManifest, row: Row | None, submission: Submission | None, notices: list[str]
 ) -> Card | None:
-    """Checks the table and the row that follows from it; None where the table cannot be read."""
+    """Checks the table and the row that follows from it; None where the table cannot be read. What is odd about it goes
+    to the notices."""
     findings = reader.findings
     try:
         settings = manifest.settings
         if VERDICTS_FILE not in reader.contents:
             return None
+        if (results := len(settings.attacks) * len(settings.protocol.doses)) > MOST_RESULTS:
+            allowed = f"at most {MOST_RESULTS}: each attack at each dose is a result of its own"
+            raise Refused("attacks and doses", f"{results} by manifest.json", allowed, "submit fewer doses or attacks")
         if (cells := cell_count(settings, len(manifest.prompts))) > MOST_ROWS:
             raise Refused(
                 "cells", f"up to {cells} by manifest.json", f"at most {MOST_ROWS}", "submit fewer doses or seeds"
@@ -289,6 +298,10 @@ def _check_verdicts(
         *cell_findings(table, settings, [prompt.id for prompt in manifest.prompts]),
         *line_findings(table, settings.protocol.max_new_tokens),
     ]
+    if not wrong:
+        at_inference = submission is not None and submission.where == "inference"
+        wrong += impossible(table, manifest.runs[0].judge.id, at_inference=at_inference)
+        notices += [f"flagged {ODD}, not ranked until its answers are given again: {said}" for said in oddities(table)]
     findings += wrong
     if not wrong and row is not None:
         findings += _row_findings(row, row_of(manifest, table, created=row.created, version=row.asabench_version))
