@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asabench.card.records import ModelCard
-from asabench.core.errors import NotAtHand, UserError
+from asabench.core.errors import NotAtHand, UserError, one_line
 from asabench.core.protocol import MIN_TOKENS
 from asabench.core.row import SHORT_ANSWERS, Row
 from asabench.core.utility_report import UtilityReport
@@ -31,6 +31,7 @@ from asabench.submission.checks.targets import target_findings
 from asabench.submission.checks.training import read_training_prompts, training_findings, training_notices
 from asabench.submission.checks.utility import utility_findings
 from asabench.submission.checks.verdicts import line_findings
+from asabench.submission.columns import MOST_ROWS
 from asabench.submission.findings import REMAKE, Finding, Refused, shown
 from asabench.submission.known import protocol_gaps, published_goals
 from asabench.submission.manifest import RunManifest
@@ -50,7 +51,7 @@ from asabench.submission.schema import (
 )
 from asabench.submission.tracks import COLLAPSED, ODD, collapse, missing
 from asabench.submission.tree import Changes, changes, entry_digests, read_tree
-from asabench.submission.verdict_table import MOST_ROWS, parse_verdicts
+from asabench.submission.verdict_table import parse_verdicts
 
 MOST_RESULTS = 300
 """Attacks times doses of a submission: every one is a result with intervals that are computed again."""
@@ -176,6 +177,9 @@ def validate_folder(folder: Path) -> Validation:
         return _checked(folder)
     except NotAtHand as error:
         return Validation(path=str(folder), not_checked=str(error))
+    except Exception as error:  # a fault of ours: neither a verdict on this entry nor the end of the others' check
+        said = f"its check failed ({shown(type(error).__name__)[1:-1]}: {shown(one_line(error))[1:-1]})"
+        return Validation(path=str(folder), not_checked=f"{said}; report it with the folder, as SECURITY.md says")
 
 
 def _checked(folder: Path) -> Validation:
@@ -348,7 +352,7 @@ def _card(folder: Path) -> Card | None:
         return None
     try:
         return card_of(submission, manifest, parse_verdicts(contents[VERDICTS_FILE]))
-    except (Refused, UserError):
+    except Exception:  # whatever is wrong with it: it is not what is checked here
         return None
 
 

@@ -36,6 +36,7 @@ from asabench.core.utility_report import BenignRates, RequestSet, TaskScore, Uti
 from asabench.judging.agreement import CheckResult, check_result
 from asabench.judging.certificate import certificate
 from asabench.judging.labelled_pairs import gold_pairs
+from asabench.submission.columns import DIGEST_BYTES
 from asabench.submission.make import yaml_bytes
 from asabench.submission.manifest import PromptDigest, RunManifest, RunRecord, SubmittedSettings
 from asabench.submission.row_of import row_of
@@ -51,7 +52,7 @@ from asabench.submission.schema import (
     Submission,
     TrainingData,
 )
-from asabench.submission.verdict_table import DIGEST_BYTES, table_bytes
+from asabench.submission.verdict_table import table_bytes
 
 STANDARD = SIZES["asabench-v1"]["standard"]
 PROTOCOL = PRESETS["asabench-v1"].model_copy(update={"doses": STANDARD.doses, "seeds": STANDARD.seeds})
@@ -320,13 +321,20 @@ def make_verdicts(row: Row, generator: np.random.Generator) -> pd.DataFrame:
         [generator.uniform(0.33, 1.0, number), generator.uniform(0.0, 0.49, number)],
         generator.uniform(0.0, 0.31, number),
     )
-    return table.drop(columns="share").assign(
+    table = table.drop(columns="share").assign(
         label=np.select([unsafe, incoherent], ["unsafe", "incoherent"], "safe"),
         p_unsafe=p_unsafe.astype("float32").round(3),
         response_sha256=[generator.bytes(DIGEST_BYTES) for _ in range(number)],
         response_tokens=generator.integers(1, PROTOCOL.max_new_tokens, number, dtype="int32"),
         response_characters=generator.integers(1, 250, number, dtype="int32"),
     )
+    # A small dose leaves some answers as they were
+    answer = ["label", "p_unsafe", "response_sha256", "response_tokens", "response_characters"]
+    stays = (table["attack"] == "random") & (table["dose"] <= 0.1) & (generator.random(number) < 0.4)
+    clean = table[table["layer"].isna()].set_index("prompt_id")[answer]
+    for name in answer:
+        table.loc[stays, name] = table.loc[stays, "prompt_id"].map(clean[name])
+    return table
 
 
 def make_utility(row: Row, benign: float) -> UtilityReport:

@@ -16,9 +16,9 @@ import pandas as pd
 
 from asabench.core.records import LABELS
 from asabench.judging.embedded_judges import EMBEDDED_JUDGES
+from asabench.submission.columns import DIGEST_BYTES
 from asabench.submission.findings import Finding
 from asabench.submission.schema import VERDICTS_FILE
-from asabench.submission.verdict_table import DIGEST_BYTES
 
 FEWEST = 200
 """Steered cells below which chance can do what these rules call impossible."""
