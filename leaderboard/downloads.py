@@ -16,6 +16,7 @@ from asabench.core.estimate import Rate
 from asabench.core.records import SHARES
 from asabench.core.row import Eps50, Row, worst_case
 from asabench.core.text import eps50_text, where
+from asabench.submission.evidence import level
 from leaderboard.charts.svg import dose_points
 from leaderboard.entries import VARIANTS, created
 from leaderboard.ranking import Placed, Track, smallest_eps50
@@ -110,6 +111,8 @@ def _csv_columns(track: Track, placed: Placed) -> dict[str, object]:
         **_ends("judge_balanced_accuracy", None if row.judge.figures is None else row.judge.figures.balanced_accuracy),
         "created": row.created,
         "flags": ";".join(placed.flags),
+        "evidence": level(entry.evidence),
+        "rerun_cells": None if entry.evidence is None else entry.evidence.cells,
         "protocol_digest": row.protocol.digest,
         "prompts_digest": row.prompts.digest,
         "asabench_version": row.asabench_version,

@@ -7,9 +7,11 @@ bare run: it is shown, named by its model, and lacks what a ranking needs.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,12 +21,14 @@ from asabench.core.estimate import Rate
 from asabench.core.files import read_record
 from asabench.core.row import Row, read_row
 from asabench.core.utility_report import UtilityReport, read_utility
+from asabench.submission.evidence import Evidence, faults, verdicts_digest
 from asabench.submission.findings import Refused
 from asabench.submission.manifest import RunManifest
 from asabench.submission.safe_reading import MOST_BYTES, parsed, read_yaml
 from asabench.submission.schema import (
     CARD_FILE,
     MANIFEST_FILE,
+    RERUN_FILE,
     ROW_FILE,
     SLUG,
     SUBMISSION_FILE,
@@ -45,12 +49,15 @@ VARIANTS = (
     "survival",
 )
 """The fields of a result that rows from before may lack."""
+MANY = 24
+"""From so many tables on, processes of their own are worth their start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One evaluated model on the board. `slug` is part of its link; `verdicts` is the table of its cells, if it came
-    with one; `max_new_tokens` is the most tokens of an answer, where its manifest says so."""
+    with one; `max_new_tokens` is the most tokens of an answer, where its manifest says so. `evidence`: what somebody
+    else answered again, of the verdicts as they are; `oddities`: what is odd about those."""
 
     slug: str
     row: Row
@@ -59,6 +66,8 @@ class Entry:
     card: ModelCard | None = None
     verdicts: Path | None = None
     max_new_tokens: int | None = None
+    evidence: Evidence | None = None
+    oddities: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -104,7 +113,9 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
             card=read_card(card) if card.is_file() else None,
             verdicts=verdicts if verdicts.is_file() else None,
             max_new_tokens=_max_new_tokens(path.parent / MANIFEST_FILE),
+            evidence=_evidence(path.parent),
         )
+    submissions |= _with_oddities(submissions)
     held = {entry.row.run_id for entry in submissions.values()}
     entries = list(submissions.values())
     for row in newest_by_run(row for row in bare if row.run_id not in held):
@@ -121,6 +132,37 @@ def _max_new_tokens(path: Path) -> int | None:
         return None
     manifest = read_record(RunManifest, path, "a submission's manifest", "`asabench submit` writes one")
     return manifest.runs[0].settings.protocol.max_new_tokens
+
+
+def _evidence(folder: Path) -> Evidence | None:
+    """None where there is none, or where it is of other verdicts, or speaks against them."""
+    path, verdicts = folder / RERUN_FILE, folder / VERDICTS_FILE
+    if not path.is_file() or not verdicts.is_file():
+        return None
+    found = read_record(Evidence, path, "what a rerun found", "`asabench validate --rerun K --out` writes it")
+    return None if found.verdicts != verdicts_digest(verdicts.read_bytes()) or faults(found) else found
+
+
+def _with_oddities(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Entries with what is odd about their verdicts; that of those which were answered again is known to be so."""
+    wanted = [entry for entry in entries.values() if entry.verdicts is not None and entry.evidence is None]
+    paths = [entry.verdicts for entry in wanted if entry.verdicts is not None]
+    if len(paths) < MANY:
+        found = list(map(_oddities, paths))
+    else:
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(_oddities, paths, chunksize=8))
+    return {entry.slug: replace(entry, oddities=odd) for entry, odd in zip(wanted, found, strict=True)}
+
+
+def _oddities(path: Path) -> tuple[str, ...]:
+    from asabench.submission.checks.plausibility import oddities
+    from asabench.submission.verdict_table import read_verdicts
+
+    try:
+        return tuple(oddities(read_verdicts(path)))
+    except (OSError, Refused) as error:
+        raise UserError(f"{path} cannot be read: {error}; `asabench validate` says what is wrong with it") from None
 
 
 def run_slug(run_id: str) -> str:

@@ -36,8 +36,8 @@ def run_step(commands: str, cwd: Path, **environment: str) -> subprocess.Complet
     return subprocess.run(["bash", "-e", "-c", commands], cwd=cwd, env=given, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("status", [0, 1, 3])
-def test_a_pull_request_is_checked_whole_whatever_it_changes(tmp_path: Path, status: int) -> None:
+@pytest.mark.parametrize(("status", "who"), [(0, ""), (1, "--maintainer"), (3, "")])
+def test_a_pull_request_is_checked_whole_whatever_it_changes(tmp_path: Path, status: int, who: str) -> None:
     """The tree, not a diff: how it ends is how the check ended."""
     checkout = tmp_path / "checkout"
     checkout.mkdir()
@@ -46,11 +46,12 @@ def test_a_pull_request_is_checked_whole_whatever_it_changes(tmp_path: Path, sta
         step("validate-submission.yml", "Validate the entries as they stand"),
         checkout,
         RUNNER_TEMP=str(tmp_path / "temp"),
+        MAINTAINER=who,
     )
     assert done.returncode == status
     asked = (tmp_path / "asked").read_text().strip()
     before = f"{checkout}/../base/submissions"
-    assert asked == f"validate {checkout}/submissions --whole --before {before} --report report.json"
+    assert asked == f"validate {checkout}/submissions --whole --before {before} --report report.json {who}".strip()
     assert (tmp_path / "temp" / "result").is_dir()
     record = yaml.safe_load((WORKFLOWS / "validate-submission.yml").read_text(encoding="utf-8"))
     assert record[True] == {"pull_request": None}, "no filter of paths"

@@ -179,6 +179,14 @@ def validate(
     judge: Annotated[Optional[str], option(FOR_RERUN + options.JUDGE, default="its judge")] = None,
     seed: Annotated[Optional[int], option(FOR_RERUN + "Draws the cells.", default="a new one")] = None,
     device: Annotated[str, option(FOR_RERUN + options.DEVICE)] = DEVICE,
+    out: Annotated[
+        Optional[Path],
+        option(FOR_RERUN + "Write what was found as the entry's rerun.json; only where it speaks for it."),
+    ] = None,
+    by: Annotated[Optional[str], option(FOR_RERUN + "With --out: who answered again.")] = None,
+    maintainer: Annotated[
+        bool, option("With --before: whoever makes the change may bring evidence of reruns.", "--maintainer")
+    ] = False,
     allow_remote_code: options.AllowRemoteCode = False,
     allow_pickle: options.AllowPickle = False,
 ) -> None:
@@ -191,6 +199,7 @@ def validate(
     from asabench.core.files import write_record
     from asabench.submission import validate as checking
     from asabench.submission.comment import comment, report_of
+    from asabench.submission.schema import VERDICTS_FILE
 
     if jobs < 0:
         raise UserError(f"--jobs {jobs}; give 1 or more, or 0 for one a core")
@@ -204,12 +213,14 @@ def validate(
         raise UserError("--rerun prints neither JSON nor a comment; ask for them without it")
     if before is not None and not whole:
         raise UserError("--before is for --whole; give `asabench validate submissions --whole --before FOLDER`")
+    if (out is None) != (by is None) or (out is not None and rerun is None):
+        raise UserError("--out and --by belong together and to --rerun; give `--rerun K --out rerun.json --by NAME`")
     if whole and len(paths) != 1:
         raise UserError(f"--whole takes the folder of all entries, and {len(paths)} paths were given; give that one")
     workers = jobs or os.cpu_count() or 1
     changed = None
     if whole:
-        done, changed = checking.validate_whole(paths[0], before=before, jobs=workers)
+        done, changed = checking.validate_whole(paths[0], before=before, jobs=workers, maintainer=maintainer)
     else:
         done = checking.validate(paths, jobs=workers)
     if rerun is not None and len(done) != 1:
@@ -252,3 +263,7 @@ def validate(
         print(again.report(found))
         if not found.ok:
             sys.exit(1)
+        if out is not None and by is not None and done[0].row is not None:
+            verdicts = (Path(done[0].path) / VERDICTS_FILE).read_bytes()
+            write_record(out, found.evidence(verdicts, judge=done[0].row.judge.id, device=device, by=by))
+            print(f"evidence: {out}")

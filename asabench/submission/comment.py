@@ -145,6 +145,7 @@ def _flags(each: Validation, row: Row, base: Validation | None) -> tuple[str, ..
         has_base=each.submission is not None and each.submission.base is not None,
         base_utility=None if base is None else base.utility,
         max_new_tokens=each.max_new_tokens,
+        is_odd=each.is_odd and each.evidence is None,
     )
 
 

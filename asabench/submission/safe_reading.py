@@ -26,6 +26,7 @@ from asabench.submission.schema import (
     CARD_FILE,
     CERTIFICATE_FILE,
     MANIFEST_FILE,
+    RERUN_FILE,
     ROW_FILE,
     SUBMISSION_FILE,
     TRAINING_PROMPTS_FILE,
@@ -42,6 +43,7 @@ MOST_BYTES: Mapping[str, int] = {
     MANIFEST_FILE: 2**20,
     CARD_FILE: 256 * 2**10,
     TRAINING_PROMPTS_FILE: 8 * 2**20,
+    RERUN_FILE: 16 * 2**10,
 }
 """The files that a submission may have, and how long each may be."""
 REQUIRED_FILES = (SUBMISSION_FILE, ROW_FILE, VERDICTS_FILE, MANIFEST_FILE)

@@ -10,6 +10,7 @@ A submission is a folder `submissions/<slug>/`:
     manifest.json           how the runs were made: settings, versions, devices
     card.json               optional: asabench.card.records.ModelCard, without what the other files hold
     training_prompts.txt    optional: SHA-256 of each goal that was trained on, one a line
+    rerun.json              optional, of a maintainer: asabench.submission.evidence.Evidence
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ CERTIFICATE_FILE = "certificate.json"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "card.json"
 TRAINING_PROMPTS_FILE = "training_prompts.txt"
+RERUN_FILE = "rerun.json"
+"""Of whoever answered some of the entry's cells again, not of its authors: their digests leave it out."""
 
 LINK = r"^https://[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)+(?::[0-9]{1,5})?(?:[/?#][!#-;=?-Z_a-z~]*)?$"
 """A host by name, in ASCII: no user before it, who would pass for the host."""

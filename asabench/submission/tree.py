@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from asabench.core.errors import NotAtHand, UserError
 from asabench.submission.findings import Finding, shown
-from asabench.submission.schema import SLUG
+from asabench.submission.schema import RERUN_FILE, SLUG
 
 README = "README.md"
 MOST_README_BYTES = 64 * 2**10
@@ -94,6 +94,27 @@ def _digest(folder: Path) -> str:
     except OSError as error:
         raise NotAtHand(f"{folder} cannot be read ({error.strerror}); make it readable and check again") from None
     return found.hexdigest()
+
+
+def evidence_changes(before: Path, after: Path) -> list[Finding]:
+    """Evidence that was added or changed: it is not for those to bring whom it is about."""
+    found = []
+    for slug in read_tree(after).slugs:
+        held, given = (_content(folder / slug / RERUN_FILE) for folder in (before, after))
+        if given is not None and given != held:
+            place = f"{slug}/{RERUN_FILE}"
+            allowed = "evidence that maintainers bring"
+            found.append(
+                Finding(place, "the file", "new or changed", allowed, "take it out; a maintainer reruns entries")
+            )
+    return found
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes() if not path.is_symlink() and path.is_file() else None
+    except OSError as error:
+        raise NotAtHand(f"{path} cannot be read ({error.strerror}); make it readable and check again") from None
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> Changes:

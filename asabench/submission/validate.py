@@ -24,6 +24,7 @@ from asabench.judging.certificate import Certificate
 from asabench.submission.cells import cell_count, cell_findings
 from asabench.submission.checks.card import card_findings
 from asabench.submission.checks.description import submission_findings
+from asabench.submission.checks.evidence import evidence_findings
 from asabench.submission.checks.judge import judge_findings
 from asabench.submission.checks.plausibility import impossible, oddities
 from asabench.submission.checks.runs import manifest_findings
@@ -32,6 +33,7 @@ from asabench.submission.checks.training import read_training_prompts, training_
 from asabench.submission.checks.utility import utility_findings
 from asabench.submission.checks.verdicts import line_findings
 from asabench.submission.columns import MOST_ROWS
+from asabench.submission.evidence import Evidence
 from asabench.submission.findings import REMAKE, Finding, Refused, shown
 from asabench.submission.known import protocol_gaps, published_goals
 from asabench.submission.manifest import RunManifest
@@ -42,6 +44,7 @@ from asabench.submission.schema import (
     CARD_FILE,
     CERTIFICATE_FILE,
     MANIFEST_FILE,
+    RERUN_FILE,
     ROW_FILE,
     SUBMISSION_FILE,
     TRAINING_PROMPTS_FILE,
@@ -50,7 +53,7 @@ from asabench.submission.schema import (
     Submission,
 )
 from asabench.submission.tracks import COLLAPSED, ODD, collapse, missing
-from asabench.submission.tree import Changes, changes, entry_digests, read_tree
+from asabench.submission.tree import Changes, changes, entry_digests, evidence_changes, read_tree
 from asabench.submission.verdict_table import parse_verdicts
 
 MOST_RESULTS = 300
@@ -79,6 +82,8 @@ class Validation:
     row: Row | None = None
     utility: UtilityReport | None = None
     max_new_tokens: int | None = None
+    evidence: Evidence | None = None
+    is_odd: bool = False
     card: Card | None = field(default=None, repr=False)
 
     @property
@@ -123,18 +128,22 @@ def _validated(folders: Sequence[Path], beside: Sequence[Path], jobs: int) -> li
 
 
 def validate_whole(
-    collection: Path, *, before: Path | None = None, jobs: int = 1
+    collection: Path, *, before: Path | None = None, jobs: int = 1, maintainer: bool = True
 ) -> tuple[list[Validation], Changes | None]:
     """Checks the folder of all entries as it stands: every folder in it is an entry, and anything else is a finding of
     the folder's own. before: the same folder before a change; with it comes what was done to the entries. An entry that
-    was taken out is refused by those that name it as their base."""
+    was taken out is refused by those that name it as their base. maintainer: whether whoever makes the change may bring
+    evidence (`asabench.submission.evidence`)."""
     collection = Path(os.path.abspath(collection))
     tree = read_tree(collection)
     known = None if before is None else entry_digests(before)
     changed = None if known is None else changes(known, entry_digests(collection))
     done = _validated([collection / slug for slug in tree.slugs], (), jobs)
-    if tree.findings:
-        done.append(Validation(path=str(collection), findings=tree.findings))
+    findings = [*tree.findings]
+    if before is not None and not maintainer:
+        findings += evidence_changes(before, collection)
+    if findings:
+        done.append(Validation(path=str(collection), findings=tuple(findings)))
     return done, changed
 
 
@@ -194,6 +203,7 @@ def _checked(folder: Path) -> Validation:
     utility = reader.record(UtilityReport, UTILITY_FILE)
     certificate = reader.record(Certificate, CERTIFICATE_FILE)
     model_card = reader.record(ModelCard, CARD_FILE)
+    evidence = reader.record(Evidence, RERUN_FILE)
     trained = reader.training_prompts()
     notices: list[str] = []
     if submission is not None:
@@ -202,10 +212,12 @@ def _checked(folder: Path) -> Validation:
         findings += training_findings(submission, trained, manifest)
         notices += training_notices(submission, trained, manifest)
     card = None
+    odd: list[str] = []
     if manifest is not None:
         findings += manifest_findings(manifest)
         findings += target_findings(manifest)
-        card = _check_verdicts(reader, manifest, row, submission, notices)
+        card = _check_verdicts(reader, manifest, row, submission, odd)
+        notices += [f"flagged {ODD}, not ranked until its answers are given again: {each}" for each in odd]
         notices += _notices(manifest)
     if row is not None:
         findings += judge_findings(row, certificate, is_there=CERTIFICATE_FILE in contents)
@@ -216,6 +228,8 @@ def _checked(folder: Path) -> Validation:
             notices.append("shown as uncertified, not ranked: the judge has not reached the bar")
     if utility is not None:
         findings += utility_findings(utility, manifest)
+    if evidence is not None:
+        findings += evidence_findings(evidence, contents.get(VERDICTS_FILE), manifest)
     if model_card is not None:
         findings += card_findings(model_card, manifest, submission)
     return Validation(
@@ -226,6 +240,8 @@ def _checked(folder: Path) -> Validation:
         row=row,
         utility=utility,
         max_new_tokens=None if manifest is None else manifest.runs[0].settings.protocol.max_new_tokens,
+        evidence=evidence,
+        is_odd=bool(odd),
         card=card,
     )
 
@@ -262,7 +278,7 @@ class _Reader:
 
 
 def _digest_findings(submission: Submission, contents: dict[str, bytes]) -> Iterator[Finding]:
-    there = contents.keys() - {SUBMISSION_FILE}
+    there = contents.keys() - {SUBMISSION_FILE, RERUN_FILE}
     for name in sorted(there - submission.files.keys()):
         yield Finding(SUBMISSION_FILE, f"files.{name}", "missing", "the SHA-256 of every file of the folder")
     for name, digest in sorted(submission.files.items()):
@@ -275,10 +291,10 @@ def _digest_findings(submission: Submission, contents: dict[str, bytes]) -> Iter
 
 
 def _check_verdicts(
-    reader: _Reader, manifest: RunManifest, row: Row | None, submission: Submission | None, notices: list[str]
+    reader: _Reader, manifest: RunManifest, row: Row | None, submission: Submission | None, odd: list[str]
 ) -> Card | None:
-    """Checks the table and the row that follows from it; None where the table cannot be read. What is odd about it goes
-    to the notices."""
+    """Checks the table and the row that follows from it; None where the table cannot be read. What is odd about it is
+    added to `odd`."""
     findings = reader.findings
     try:
         settings = manifest.settings
@@ -295,6 +311,8 @@ def _check_verdicts(
     except Refused as refused:
         findings.append(refused.in_file(VERDICTS_FILE))
         return None
+    except NotAtHand:
+        raise
     except UserError as error:
         findings.append(Finding(MANIFEST_FILE, "runs", str(error), "each attack in one run"))
         return None
@@ -305,7 +323,7 @@ def _check_verdicts(
     if not wrong:
         at_inference = submission is not None and submission.where == "inference"
         wrong += impossible(table, manifest.runs[0].judge.id, at_inference=at_inference)
-        notices += [f"flagged {ODD}, not ranked until its answers are given again: {said}" for said in oddities(table)]
+        odd += oddities(table)
     findings += wrong
     if not wrong and row is not None:
         findings += _row_findings(row, row_of(manifest, table, created=row.created, version=row.asabench_version))
