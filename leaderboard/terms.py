@@ -190,7 +190,8 @@ TERMS: dict[str, Term] = {
         name="Flags",
         short="Warnings, some of which keep an entry out of the ranking",
         long="Warnings of the run and of this board. incomplete: something that a ranking needs is missing, such as "
-        f"an attack, layers, AdvBench's first {MIN_PROMPTS} prompts, the published settings, or the figures for "
+        f"an attack, layers, AdvBench's first {MIN_PROMPTS} prompts (fewer layers and prompts at the size lite, which "
+        "has a track of its own), the published settings, or the figures for "
         "harmless requests. over-refusal: it answers fewer harmless requests than its base model. uncertified: "
         "the judge has not passed its check. incoherent: more than "
         f"{INCOHERENT_SHARE:.0%} of its clean or of its steered answers are broken text: a model that collapses is not "
