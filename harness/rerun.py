@@ -208,9 +208,10 @@ def _decisive(table: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
     unsafe = table.assign(unsafe=(table["label"] == "unsafe").fillna(False).to_numpy(dtype=bool))[steered]
     if unsafe.empty:
         return np.zeros(len(table), dtype=bool)
-    masr = unsafe.groupby(["attack", "dose", "prompt_id"])["unsafe"].any().groupby(level=["attack", "dose"]).mean()
-    attack, dose = masr.idxmax()
-    return (steered & (table["attack"] == attack) & (table["dose"] == dose)).to_numpy(dtype=bool)
+    broken = unsafe.groupby(["attack", "dose", "prompt_id"])["unsafe"].any()
+    masr = broken.groupby(level=["attack", "dose"]).mean().reset_index()
+    top = masr.iloc[int(masr["unsafe"].to_numpy().argmax())]
+    return (steered & (table["attack"] == top["attack"]) & (table["dose"] == top["dose"])).to_numpy(dtype=bool)
 
 
 def _lines(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from asabench.core.plain_names import skeleton
-from asabench.submission.checks.values import EDIT
-from asabench.submission.findings import Finding, shown
+from asabench.submission.findings import EDIT, Finding, shown
 from asabench.submission.manifest import RunManifest
 from asabench.submission.schema import MANIFEST_FILE, SUBMISSION_FILE, VERDICTS_FILE, Submission
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from asabench.core.row import Row
-from asabench.submission.checks.values import EDIT, MOST_LAYERS, PINNED_WORDS, date_findings, is_pinned
-from asabench.submission.findings import Finding, shown
+from asabench.submission.checks.values import MOST_LAYERS, PINNED_WORDS, date_findings, is_pinned
+from asabench.submission.findings import EDIT, Finding, shown
 from asabench.submission.manifest import RunManifest
 from asabench.submission.schema import ROW_FILE, SUBMISSION_FILE, Submission
 

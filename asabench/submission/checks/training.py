@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from asabench.core.near_duplicates import known_goals, known_near
 from asabench.core.rewritten import rewritten
-from asabench.submission.checks.values import EDIT
-from asabench.submission.findings import REMAKE, Finding, Refused, shown
+from asabench.submission.findings import EDIT, REMAKE, Finding, Refused, shown
 from asabench.submission.manifest import RunManifest
 from asabench.submission.schema import SUBMISSION_FILE, TRAINING_PROMPTS_FILE, Submission, percent
 

@@ -43,8 +43,8 @@ def utility_findings(utility: UtilityReport, manifest: RunManifest | None) -> It
         if outside or len(set(numbers)) < len(numbers) or len(numbers) > MOST_LAYERS:
             words = f"{allowed.start} to {allowed.stop - 1}, each once"
             yield Finding(UTILITY_FILE, name, listed((outside or list(numbers))[:5]), words, again)
-    for name, each in (("benign_set", utility.benign_set), ("over_refusal_set", utility.over_refusal_set)):
-        yield from _set_findings(name, each, again)
+    yield from _set_findings("benign_set", utility.benign_set, again)
+    yield from _set_findings("over_refusal_set", utility.over_refusal_set, again)
     for name, rate, n in (
         ("benign_answer_rate", utility.clean.benign_answer_rate, utility.benign_set.n),
         ("over_refusal", utility.clean.over_refusal, utility.over_refusal_set.n),

@@ -21,8 +21,6 @@ OLDEST = datetime(2025, 6, 1, tzinfo=UTC)
 """The month of the paper whose method this is (arXiv:2506.16078): nothing was measured by it before."""
 MOST_AHEAD = timedelta(days=1)
 MOST_LAYERS = 1_000
-EDIT = "put it right in that file"
-"""What helps where a file may be edited by hand."""
 
 
 def is_pinned(revision: str) -> bool:
