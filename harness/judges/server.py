@@ -390,13 +390,13 @@ class ServerJudge(ABC):
                     "see its log; a slow server needs fewer requests in flight",
                     unscored="the server did not answer in time",
                 )
-            except openai.APIConnectionError as error:
-                if isinstance(error.__cause__, TooLong):
-                    raise Failed(
-                        f"the judge server at {self.url} answers with more than {MOST_ANSWER_BYTES} bytes",
-                        "see its log, or name another server",
-                        resumes=False,
-                    ) from None
+            except TooLong:
+                raise Failed(
+                    f"the judge server at {self.url} answers with more than {MOST_ANSWER_BYTES} bytes",
+                    "see its log, or name another server",
+                    resumes=False,
+                ) from None
+            except openai.APIConnectionError:
                 failed = Failed(
                     f"the judge server at {self.url} cannot be reached any more",
                     "start it again",

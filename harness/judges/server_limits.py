@@ -6,5 +6,5 @@ MOST_ANSWER_BYTES = 8 * 2**20
 """Of one reply: a long train of thought has a tenth of that."""
 
 
-class TooLong(Exception):
+class TooLong(ValueError):
     """A reply that has more than `MOST_ANSWER_BYTES`."""
