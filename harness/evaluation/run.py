@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -139,6 +140,8 @@ def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
         **({} if plan.shard is None else {"shard": str(plan.shard)}),
     }
     with open_run(plan.path, plan.settings, context, prompts) as run:
+        for line in run.mended:
+            print(line, file=sys.stderr)
         _generate(plan, run, judge, progress)
         judge_the_rest(run, judge, progress=progress)
         row = None if plan.shard is not None else _row(plan, run, info)
