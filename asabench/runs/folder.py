@@ -44,7 +44,7 @@ from asabench.core.row import Row, read_row
 from asabench.core.schema import first_problem
 from asabench.core.similarity import clusters
 from asabench.core.text import changes
-from asabench.runs.mending import mend
+from asabench.runs.mending import DAMAGED, mend
 from asabench.runs.settings import RunSettings
 from asabench.runs.tables import next_part, read_parts, write_part, write_part_of
 
@@ -239,7 +239,7 @@ def reopen_run(path: Path) -> Iterator[Run]:
         _lock(lock, path)
         run = read_run(path)
         run.mended = tuple(mend(path))
-        if not (path / "row.json").is_file():
+        if (path / DAMAGED / "row.json").is_file() and not (path / "row.json").is_file():
             why = f": {run.mended[0]}" if run.mended else ""
             raise UserError(f"{path} is not finished{why}; run the same evaluation again first")
         yield run
