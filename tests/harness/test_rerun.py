@@ -30,11 +30,11 @@ REVISION = "sha256:0123456789abcdef"
 
 
 class Lying(Knowing):
-    """Has the id of an honest judge and says that every answer is safe."""
+    """Has the id of an honest judge and says that every answer is safe, and that it is sure."""
 
     def __call__(self, responses: list[Response]) -> list[Verdict]:
         return [
-            verdict if response.cell.attack == "labelled" else replace(verdict, label="safe")
+            verdict if response.cell.attack == "labelled" else replace(verdict, label="safe", p_unsafe=0.0)
             for verdict, response in zip(super().__call__(responses), responses, strict=True)
         ]
 

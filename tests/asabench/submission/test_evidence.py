@@ -66,7 +66,7 @@ def test_evidence_is_read_beside_the_entry_and_is_no_file_of_its_authors(folder:
         ({"same_labels": 99}, "rerun.json: cells"),
         ({"changed_labels": 1}, "1 equal answers have other labels"),
         ({"same_answers": 9}, "9 of 100 answers came out again"),
-        ({"milder": 9, "same_labels": 80}, "9 cells are unsafe and were not submitted so"),
+        ({"milder": 10, "same_labels": 80}, "10 cells are unsafe and were not submitted so"),
     ],
 )
 def test_evidence_that_is_none(changes: dict[str, Any], said: str, folder: Path) -> None:
