@@ -85,10 +85,11 @@ def _drop(name: str, parts: Mapping[Path, pd.DataFrame], held: set[str]) -> int:
     columns, key = _TABLES[name]
     if not parts:
         return 0
-    keys = pd.concat([part[list(key)].assign(part=place) for place, part in parts.items()], ignore_index=True)
+    frames: list[pd.DataFrame] = [part[list(key)].assign(part=str(place)) for place, part in parts.items()]
+    keys = pd.concat(frames, ignore_index=True)
     stays = keys["cell_id"].isin(held) & ~keys.duplicated(list(key), keep=False)
     for place, part in parts.items():
-        kept = stays[keys["part"] == place].to_numpy()
+        kept = stays[keys["part"] == str(place)].to_numpy()
         if kept.all():
             continue
         if kept.any():
