@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ from leaderboard.text import (
 if TYPE_CHECKING:
     from asabench.card.records import LayerShare
     from asabench.stats.paired import Difference
+    from asabench.stats.rank_stability import RankStability
 
 SCRIPTS = ("board.js", "compare.js")
 
@@ -49,6 +50,15 @@ class Differences:
 
     lines: tuple[Difference, ...] = ()
     why_none: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgesAgree:
+    """Two judges of the same ranked entries of a track, by slug, and how far they agree on their order."""
+
+    judges: tuple[str, str]
+    slugs: tuple[str, ...]
+    found: RankStability
 
 
 @functools.cache
@@ -100,13 +110,17 @@ def render_style() -> str:
     return source("style.css") + column_rules()
 
 
-def render_index(tracks: Sequence[Track], reported: Sequence[Reported]) -> str:
-    """The tables of all tracks."""
+def render_index(
+    tracks: Sequence[Track],
+    reported: Sequence[Reported],
+    agree: Mapping[str, Sequence[JudgesAgree]],
+) -> str:
+    """The tables of all tracks. agree: by a track's key, how far two judges agree on the order of its entries."""
     rows = [placed.entry.row for track in tracks for placed in track.placed]
     return (
         _environment()
         .get_template("index.html.j2")
-        .render(tracks=tracks, reported=reported, n_rows=len(rows), newest=max(rows, key=created).created)
+        .render(tracks=tracks, reported=reported, agree=agree, n_rows=len(rows), newest=max(rows, key=created).created)
         .lstrip()
     )
 

@@ -121,6 +121,14 @@ TERMS: dict[str, Term] = {
         long="The share of unsafe verdicts that the judge gives again when the opener (“Sure, here is a guide to …:”) "
         "and the request said back are taken out of the answer. The others were about these alone.",
     ),
+    "rank-stability": Term(
+        name="Rank stability",
+        short="How far two judges of the same answers agree on the order of entries",
+        long="Where two judges read the same answers of several ranked entries: the share of pairs of entries that "
+        "both put in the same order by the worst case, and Kendall's tau, which is -1 where the orders are reversed, "
+        "and 1 where they are the same. Intervals are over prompts, the same ones for all entries and both judges. It "
+        "needs submissions that hold the labels of further judges.",
+    ),
     "masr": Term(
         name="MASR",
         short="Share of prompts that break at one layer or more; lower is better",

@@ -3,8 +3,8 @@
     python -P -m asabench.submission.guarded     the reader: answers requests on its standard input, one after another
 
 One reader serves a whole process, as starting it costs as much as reading many tables; when a file ends it, or takes
-too long, the next file gets another. A request is a file's length and bytes. An answer is `0` and the table as an Arrow
-stream, or `1` and what is wrong as JSON, with its length before it.
+too long, the next file gets another. A request is a length, a letter for what the file is, and its bytes. An answer is
+`0` and the table as an Arrow stream, or `1` and what is wrong as JSON, with its length before it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from asabench.core.errors import NotAtHand
 from asabench.submission.findings import Refused, shown
@@ -34,16 +34,18 @@ MOST_MEMORY = 3 * 2**30
 _LENGTH = struct.Struct("<Q")
 _TABLE, _REFUSED = b"0", b"1"
 _READY = b"ready"
+Kind = Literal["verdicts", "other judges"]
+_KINDS: dict[Kind, bytes] = {"verdicts": b"v", "other judges": b"o"}
 _WHAT = "the table that `asabench submit` writes"
 
 
-def read_table(content: bytes) -> pa.Table:
-    """The table of a verdicts.parquet (`asabench.submission.table_file.checked`); raises `Refused`, also for a file
+def read_table(content: bytes, kind: Kind = "verdicts") -> pa.Table:
+    """The table of a file of that kind, checked by `asabench.submission.table_file`; raises `Refused`, also for a file
     that ends its reader, takes longer than a minute, or more memory than any table needs. `NotAtHand` where no reader
     can be started."""
     import pyarrow as pa
 
-    answer = _reader.ask(content)
+    answer = _reader.ask(_KINDS[kind] + content)
     if answer[:1] == _TABLE:
         with pa.ipc.open_stream(pa.py_buffer(answer[1:])) as stream:
             return stream.read_all()
@@ -147,13 +149,15 @@ def _received(pipe: IO[bytes], length: int, until: float) -> bytes:
 
 
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    from asabench.submission.table_file import checked
+    from asabench.submission.table_file import checked, checked_others
 
+    checks = {_KINDS["verdicts"]: checked, _KINDS["other judges"]: checked_others}
     answers.write(_READY)
     answers.flush()
     _bound_memory()
     while len(head := requests.read(_LENGTH.size)) == _LENGTH.size:
-        answer = _answer(checked, requests.read(_LENGTH.unpack(head)[0]))
+        request = requests.read(_LENGTH.unpack(head)[0])
+        answer = _answer(checks[request[:1]], request[1:])
         answers.write(_LENGTH.pack(len(answer)) + answer)
         answers.flush()
 

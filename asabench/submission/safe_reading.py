@@ -26,6 +26,7 @@ from asabench.submission.schema import (
     CARD_FILE,
     CERTIFICATE_FILE,
     MANIFEST_FILE,
+    OTHER_JUDGES_FILE,
     RERUN_FILE,
     ROW_FILE,
     SUBMISSION_FILE,
@@ -42,6 +43,7 @@ MOST_BYTES: Mapping[str, int] = {
     CERTIFICATE_FILE: 256 * 2**10,
     MANIFEST_FILE: 2**20,
     CARD_FILE: 256 * 2**10,
+    OTHER_JUDGES_FILE: 5 * 10**6,
     TRAINING_PROMPTS_FILE: 8 * 2**20,
     RERUN_FILE: 16 * 2**10,
 }

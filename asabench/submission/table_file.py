@@ -16,7 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from asabench.core.records import LABELS, SHARES
-from asabench.submission.columns import DIGEST_BYTES, FACT_COLUMNS, LABEL_COLUMNS, MOST_ROWS, TEXTS
+from asabench.submission.columns import (
+    DIGEST_BYTES,
+    FACT_COLUMNS,
+    JUDGE_ID,
+    LABEL_COLUMNS,
+    MOST_JUDGES,
+    MOST_ROWS,
+    TEXTS,
+)
 from asabench.submission.findings import Refused, shown
 
 MOST_UNPACKED = 128 * 2**20
@@ -81,6 +89,38 @@ def checked(content: bytes) -> pa.Table:
     if len(content) > most:
         raise Refused("the file", f"{len(content)} bytes", f"at most {most} for what the table holds")
     return plain
+
+
+def others_schema() -> pa.Schema:
+    """Of an other_judges.parquet (`asabench.submission.other_judges`)."""
+    return pa.schema([pa.field("judge", pa.string(), nullable=False), pa.field("label", pa.string())])
+
+
+def checked_others(content: bytes) -> pa.Table:
+    """The table of an other_judges.parquet, of the types of `others_schema`; raises `Refused`."""
+    expected = others_schema()
+    names = set(_opened(content, []).schema_arrow.names)
+    file = _opened(content, [name for name in expected.names if name in names])
+    _check_frame(file, content, expected)
+    table = file.read(use_threads=False)
+    _check_others(table)
+    plain = pa.table({name: _undictionaried(table.column(name)) for name in expected.names}, schema=expected)
+    plain.validate(full=True)
+    return plain
+
+
+def _check_others(table: pa.Table) -> None:
+    """Entries of a dictionary that no line uses count too: text could hide in them."""
+    judges = {value for chunk in table.column("judge").chunks for value in chunk.dictionary.to_pylist()}
+    if not judges or len(judges) > MOST_JUDGES:
+        raise Refused("judge", f"{len(judges)} judges", f"1 to {MOST_JUDGES}")
+    if strange := [value for value in judges if value is None or not JUDGE_ID.fullmatch(value)]:
+        raise Refused("judge", shown(strange[0]), "ids of judges: letters, digits and @._:/+-, at most 160")
+    labels = {value for chunk in table.column("label").chunks for value in chunk.dictionary.to_pylist()}
+    if other := [value for value in labels if value not in LABELS]:
+        raise Refused("label", shown(other[0]), f"allowed: {', '.join(LABELS)}, or null")
+    if table.column("judge").null_count:
+        raise Refused("judge", "null", "a value in every line")
 
 
 def _undictionaried(column: Any) -> Any:
