@@ -17,6 +17,31 @@ from asabench.core.row import JudgeInfo, Row
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 COMMAND = ("asabench", "evaluate")
+ALLOWED_OPTIONS = frozenset(
+    {
+        "--model",
+        "--defence",
+        "--protocol",
+        "--prompts",
+        "--limit",
+        "--attack",
+        "--doses",
+        "--seeds",
+        "--layers",
+        "--max-new-tokens",
+        "--steps",
+        "--noise-device",
+        "--step-layers",
+        "--target",
+        "--targets",
+        "--judge",
+        "--dtype",
+        "--paper-code",
+        "--uncertified",
+    }
+)
+"""The options that `evaluate_words` writes. A stranger's command may have no other: none that lets code run, names a
+place to write to, or a file of options."""
 NO_NAME = "FOLDER-OF-"
 """What stands before a model that is a folder of somebody: no name that others could give."""
 

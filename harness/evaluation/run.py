@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from html import escape
@@ -142,6 +143,8 @@ def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
         **({} if plan.shard is None else {"shard": str(plan.shard)}),
     }
     with open_run(plan.path, plan.settings, context, prompts) as run:
+        for line in run.mended:
+            print(line, file=sys.stderr)
         if certificate is not None:
             run.keep_certificate(certificate)
         _generate(plan, run, judge, progress)

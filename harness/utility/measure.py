@@ -14,6 +14,7 @@ from asabench.core.numbers import evenly_spaced
 from asabench.core.prompts import PromptSet
 from asabench.core.protocol import Protocol
 from asabench.core.records import CLEAN, Cell, Response
+from asabench.core.request_sets import BENIGN, OVER_REFUSAL
 from asabench.core.utility_report import TaskScore, UtilityReport
 from harness.attacks import Attack, make_attacks
 from harness.engine.sweep import grid, sweep
@@ -26,7 +27,7 @@ from harness.utility.benign import benign_rates
 from harness.utility.csqa import Questions, csqa_scores, read_questions
 from harness.utility.gsm8k import Problems, check_problems, gsm8k_scores, read_problems
 from harness.utility.lm_eval_tasks import LmEvalTasks, lm_eval_scores, read_lm_eval_tasks
-from harness.utility.requests import BENIGN, OVER_REFUSAL, described, load_requests
+from harness.utility.requests import described, load_requests
 
 LAYERS = 4
 """Layers that are perturbed when none are named: evenly spaced, the first and last included. Each costs a model answer
