@@ -272,7 +272,8 @@ def report(done: Rerun) -> str:
     ]
     for each in done.changed_labels:
         cell = each.cell
-        where = "clean answer" if cell.is_clean else f"layer {cell.layer}, {cell.attack} at {cell.dose:g}"
+        block = "every layer" if cell.layer is None else f"layer {cell.layer}"
+        where = "clean answer" if cell.is_clean else f"{block}, {cell.attack} at {cell.dose:g}"
         lines.append(
             f"  {cell.prompt.id}, {where}: the same answer is {each.label or 'unscored'}, "
             f"and {each.submitted or 'unscored'} in the submission"

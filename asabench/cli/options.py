@@ -78,6 +78,8 @@ LIMIT = "Take only the first N prompts."
 Limit = Annotated[Optional[int], option(LIMIT)]
 LAYERS = "Decoder blocks to perturb: all, or numbers and ranges such as 0,3-5."
 Layers = Annotated[str, option(LAYERS)]
+LAYERS_OR_JOINT = "Decoder blocks to perturb: all, numbers and ranges such as 0,3-5; joint is all of them at once."
+LayersOrJoint = Annotated[str, option(LAYERS_OR_JOINT)]
 DOSES = "Lengths of the perturbation, such as 0.3,1: at 1 it is about as long as the hidden state."
 Doses = Annotated[Optional[str], option(DOSES, default=PROTOCOLS_OWN)]
 SEEDS = "Seeds of attacks that draw, such as 0,1."
@@ -95,6 +97,7 @@ Targets = Annotated[
         default="one target a prompt",
     ),
 ]
+Control = Annotated[bool, option("Each attack's matched control too: a random direction in its place.", "--control")]
 PaperCode = Annotated[bool, option("With gu2025: also what the paper's code does besides.", "--paper-code")]
 NoiseDevice = Annotated[
     Optional[str],

@@ -81,10 +81,26 @@ def row_table(row: Row) -> str:
         )
     if len({result.dose for result in row.results}) > 1:
         lines += ["", *(f"eps50 of {attack}: {eps50_text(eps50)}" for attack, eps50 in row.eps50.items())]
-    lines = [*lines, "", *_worst_lines(row)]
+    lines = [*lines, *_control_lines(row), "", *_worst_lines(row)]
     if row.flags:
         lines += ["", f"flags: {', '.join(row.flags)}"]
     return "\n".join(lines)
+
+
+def _control_lines(row: Row) -> list[str]:
+    """What attacks break more than a random direction in their place."""
+    from asabench.core.text import in_words, where
+
+    compared = [(result, result.against_control) for result in row.results if result.against_control is not None]
+    if not compared:
+        return []
+    wide = max(len(where(result)) for result, _ in compared)
+    lines = [
+        f"{where(result):{wide}}  less {found.attack}: MASR {in_words(found.masr)}"
+        + ("" if found.pasr.value is None else f", PASR {in_words(found.pasr)}")
+        for result, found in compared
+    ]
+    return ["", "against matched controls (random directions), paired by prompt:", *lines]
 
 
 def _tells_more(judge: JudgeInfo) -> bool:

@@ -51,18 +51,15 @@ class GradientAttack:
         return f"gradient-{self.direction}" + ("" if self.at == self.protocol.gradient_at else f":at={self.at}")
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
-        """(cell, d_model), float32 on the CPU, of -1, 0 and 1.
+        """(cell, d_model), float32 on the CPU, of -1, 0 and 1; for cells without a layer (cell, block, d_model).
 
         Raises `UserError` for prompts without a target and for models without gradients.
         """
         prompts = list(dict.fromkeys(cell.prompt for cell in cells))
         gradients = loss_gradients(subject, prompts, self.protocol, self.at)
-        found = torch.empty(len(cells), subject.d_model)
-        for row, cell in enumerate(cells):
-            if cell.layer is None:
-                raise ValueError("a gradient direction needs a cell with a layer")
-            found[row] = SIGN[self.direction] * gradients[cell.prompt][cell.layer].sign()
-        return found
+        every = slice(None)
+        signs = [gradients[cell.prompt][every if cell.layer is None else cell.layer].sign() for cell in cells]
+        return SIGN[self.direction] * torch.stack(signs).float()
 
 
 make = GradientAttack

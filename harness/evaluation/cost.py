@@ -13,9 +13,9 @@ from harness.engine.engine import HookedEngine
 from harness.engine.sweep import (
     ROWS_ON_CPU,
     ROWS_ON_GPU,
-    injection_of,
+    injection_for,
+    kind,
     kv_bytes_per_position,
-    propose,
     row_bytes,
     rows_that_fit,
 )
@@ -46,17 +46,19 @@ def estimate(plan: Plan) -> Cost:
     position_bytes = kv_bytes_per_position(subject)
     most = plan.max_rows or (ROWS_ON_GPU if subject.device.type == "cuda" else ROWS_ON_CPU)
     rows = min(most, len(plan.cells), rows_that_fit(subject, positions, position_bytes))
-    cells = plan.cells[:rows]
+    # Of one kind, as a batch is; the first are at one block, or at every one where there are no others
+    own = [cell for cell in plan.cells if kind(cell) == min(map(kind, plan.cells))]
+    cells = own[:rows]
+    rows = len(cells)
     prompts = list(dict.fromkeys(cell.prompt for cell in cells))
     tokens = [subject.format(prompt, plan.protocol) for prompt in prompts]
     rows_of = torch.tensor([prompts.index(cell.prompt) for cell in cells])
     started = time.perf_counter()
-    directions = propose(subject, cells, plan.attacks)
+    injection, _ = injection_for(subject, cells, plan.attacks, plan.protocol)
     proposing = time.perf_counter() - started
 
     def seconds_for(steps: int) -> float:
         started = time.perf_counter()
-        injection = injection_of(cells, directions, plan.protocol)
         decode(subject, tokens, rows_of, injection, steps, stops=subject.stops(plan.protocol))
         return time.perf_counter() - started
 

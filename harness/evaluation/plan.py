@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import torch
 
+from asabench.core.attack_names import has_blocks, is_joint
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import PAPER_CODE, NoiseDevice, Protocol, preset
@@ -20,7 +21,7 @@ from asabench.core.targets import read_targets
 from asabench.judging.judge import Judge
 from asabench.runs.choices import DEFAULTS, Choices
 from asabench.runs.settings import RunSettings, in_full
-from harness.attacks import Attack, make_attacks, needs_weights
+from harness.attacks import Attack, WholeAttack, make_attacks, needs_weights, on_every_block, with_controls
 from harness.attacks.target_loss import require_targets
 from harness.engine.engine import Engine, check_engine, make_engine
 from harness.engine.sweep import grid
@@ -74,7 +75,11 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     protocol = _with_target(protocol, choices)
     protocol = _as_the_paper_code(protocol, choices)
     # Names are checked before the model takes its time to load
+    chosen_layers, choices = _joint(choices)
+    if choices.control:
+        choices = replace(choices, attack=tuple(with_controls(choices.attack, protocol)))
     attacks = make_attacks(choices.attack, protocol)
+    _require_engine_for(attacks, choices, protocol)
     limit = choices.limit
     if choices.size is not None and limit is None:
         limit = published_size(protocol, choices.size).prompts
@@ -85,11 +90,14 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     if any(each.needs_targets for each in attacks.values()):
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
+    for attack in attacks.values():
+        if isinstance(attack, WholeAttack):
+            attack.check_prompts(prompts.prompts)
     subject = _subject(model, choices, attacks.values())
     check_prompt_format(subject, protocol, prompts.prompts)
     _require_room(subject, prompts.prompts, protocol)
     _require_suffixes_with_tokens(subject, prompts.prompts, protocol)
-    layers = parse_layers(choices.layers, subject.n_layers)
+    layers = parse_layers(chosen_layers, subject.n_layers)
     if protocol.step_layers is not None:
         parse_layers(protocol.step_layers, subject.n_layers)
         layers = protocol.step_layers[:1]
@@ -135,6 +143,34 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
         engine=_engine(model, subject, protocol, choices),
         shard=shard,
     )
+
+
+def _joint(choices: Choices) -> tuple[str | tuple[int, ...], Choices]:
+    """The blocks that were chosen, and the choices with the attacks that `joint` among them stands for: every attack on
+    every block at once, beside one block at a time where blocks are named too."""
+    if not isinstance(choices.layers, str):
+        return choices.layers, choices
+    parts = [part.strip() for part in choices.layers.split(",")]
+    if "joint" not in parts:
+        return choices.layers, choices
+    blocks = ",".join(part for part in parts if part != "joint")
+    joint = on_every_block(choices.attack)
+    attack = tuple(dict.fromkeys([*(choices.attack if blocks else ()), *joint]))
+    return blocks or "all", replace(choices, attack=attack)
+
+
+def _require_engine_for(attacks: Collection[str], choices: Choices, protocol: Protocol) -> None:
+    """`UserError` for an attack on every block that what answers, or the protocol, has no place for."""
+    everywhere = [name for name in attacks if not has_blocks(name)]
+    if everywhere and choices.engine != "hf":
+        raise UserError(
+            f"the attack {everywhere[0]} acts on every block at once, which the engine {choices.engine} does not do; "
+            "use --engine hf for it"
+        )
+    if protocol.step_layers is not None and (joint := [name for name in everywhere if is_joint(name)]):
+        raise UserError(
+            f"--step-layers names one block a step, and {joint[0]} acts on every block; leave one of them out"
+        )
 
 
 def _with_target(protocol: Protocol, choices: Choices) -> Protocol:
