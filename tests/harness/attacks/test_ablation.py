@@ -325,6 +325,3 @@ def test_what_cannot_be_used_is_said_in_a_line(llama: Subject, tmp_path: Path) -
         make_attack("ablation:act=remove", V1)
     with pytest.raises(UserError, match="ablation acts on every block as it is"):
         make_attack("ablation:blocks=joint", V1)
-    monkey = Choices.of(prompts=PROMPTS, attack="ablation", engine="vllm", judge="rules", uncertified=True)
-    with pytest.raises(UserError):
-        make_plan(llama, monkey)
