@@ -16,6 +16,7 @@ from torch import Tensor
 
 from asabench.core.protocol import GradientPosition, Protocol
 from asabench.core.records import Cell
+from harness.attacks.cells import require_steered
 from harness.attacks.target_loss import SIGN, Direction, loss_gradients
 from harness.model.subject import Subject
 
@@ -55,6 +56,7 @@ class GradientAttack:
 
         Raises `UserError` for prompts without a target and for models without gradients.
         """
+        require_steered(cells)
         prompts = list(dict.fromkeys(cell.prompt for cell in cells))
         gradients = loss_gradients(subject, prompts, self.protocol, self.at)
         every = slice(None)

@@ -18,6 +18,7 @@ from torch import Tensor
 from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, sha256_hex
+from harness.attacks.cells import require_steered
 from harness.model.padding import left_padded
 from harness.model.subject import Subject
 from harness.model.tensor_cache import ModelCache
@@ -57,6 +58,7 @@ class MeanDifferenceAttack:
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
         """(cell, d_model), float32 on the CPU; for cells without a layer (cell, block, d_model). The texts are read
         once a model, for all layers."""
+        require_steered(cells)
         known = self._cache.of(subject)
         if "difference" not in known:
             known["difference"] = last_mean(subject, self.harmful) - last_mean(subject, self.benign)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, Prompt
+from harness.attacks.cells import require_steered
 from harness.attacks.options import not_default
 from harness.attacks.target_loss import (
     SIGN,
@@ -92,6 +93,7 @@ class PgdAttack:
         `starts * (steps + 1)` forwards and `starts * steps` backwards over the target. What else is in the batch
         changes nothing but rounding. Raises `UserError` for prompts without a target and models without gradients.
         """
+        require_steered(cells)
         prompts = list(dict.fromkeys(cell.prompt for cell in cells))
         require_targets(prompts)
         starts = self._starts(subject, cells, prompts)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell
+from harness.attacks.cells import require_steered
 from harness.stream.noise import Noise, NoiseDevice, gaussian, generator_seed, portable_seed, require_generator
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class RandomAttack:
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
         """(cell, d_model), float32 on the CPU; for cells without a layer (cell, block, d_model), the draws that a cell
         at each block has."""
+        require_steered(cells)
         return torch.stack([self._draw(cell, subject) for cell in cells])
 
     def _draw(self, cell: Cell, subject: Subject) -> Tensor:
