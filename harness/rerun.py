@@ -123,7 +123,7 @@ def rerun(
     chosen_judge = _judge(judge, manifest.runs[0].judge, settings.protocol.labels)
     attacks = _attacks(settings.attacks, settings.protocol, allowed=attack)
     prompt_set = _prompts(manifest, prompts, target)
-    if any(each.needs_targets for each in attacks.values()):
+    if settings.protocol.prefix_tokens or any(each.needs_targets for each in attacks.values()):
         prompt_set = prompt_set.with_target_texts()
     table = read_verdicts(folder / VERDICTS_FILE)
     seed = secrets.randbelow(2**31) if seed is None else seed

@@ -12,7 +12,19 @@ from typing import Annotated
 import typer
 
 import asabench
-from asabench.cli import card, dataset, defences, evaluation, judging, leaderboard, models, probe, submission, utility
+from asabench.cli import (
+    card,
+    dataset,
+    defences,
+    evaluation,
+    judging,
+    leaderboard,
+    lvs,
+    models,
+    probe,
+    submission,
+    utility,
+)
 from asabench.cli.plugins import ListsPlugins
 from asabench.cli.terminal import any_characters, one_line, swallow_output
 from asabench.core.errors import UserError
@@ -34,6 +46,7 @@ COMMANDS: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
     (evaluation.report, "docs/protocol.md"),
     (evaluation.compare, "docs/protocol.md"),
     (probe.probe, "docs/diagnostics.md"),
+    (lvs.lvs, "docs/diagnostics.md"),
     (models.models, "docs/protocol.md"),
     (card.card, "docs/card.md"),
     (defences.defend, "docs/defences.md"),

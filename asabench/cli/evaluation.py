@@ -36,6 +36,7 @@ def evaluate(
     step_layers: Annotated[Optional[str], option("A block for each of --steps, such as 5,9,5.")] = None,
     target: options.Target = None,
     targets: options.Targets = None,
+    prefix: options.Prefix = None,
     control: options.Control = False,
     paper_code: options.PaperCode = False,
     noise_device: options.NoiseDevice = None,

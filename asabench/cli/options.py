@@ -97,6 +97,7 @@ Targets = Annotated[
         default="one target a prompt",
     ),
 ]
+Prefix = Annotated[Optional[int], option("Tokens of its target that every answer is given to start with.")]
 Control = Annotated[bool, option("Each attack's matched control too: a random direction in its place.", "--control")]
 PaperCode = Annotated[bool, option("With gu2025: also what the paper's code does besides.", "--paper-code")]
 NoiseDevice = Annotated[

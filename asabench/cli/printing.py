@@ -26,12 +26,17 @@ def say(line: str) -> None:
 
 def show_row(row: Row, path: Path) -> None:
     """Prints a row as tables and a small picture, and draws the large one."""
+    from asabench.core.row import worst_case
     from leaderboard.figures.lasr import lasr_figure, lasr_text
 
     encoding = (sys.stdout.encoding or "").lower()
     print(row_table(row))
     print()
+    # An attack on no one block has no profile: then the worst that has one is drawn
+    profile = worst_case([result for result in row.results if result.lasr])
     headline = [result for result in row.results if (result.attack, result.dose) == (row.attack, row.dose)]
+    if profile is not None and not all(result.lasr for result in headline):
+        headline = [profile]
     width = min(max(shutil.get_terminal_size().columns, 60), 100)
     print(
         lasr_text(row.model_copy(update={"results": tuple(headline)}), width, ascii_only=not encoding.startswith("utf"))
@@ -43,6 +48,7 @@ def show_row(row: Row, path: Path) -> None:
 
 
 def row_table(row: Row) -> str:
+    from asabench.core.attack_names import is_whole
     from asabench.core.links import link
     from asabench.core.row import MEASURES
     from asabench.core.text import eps50_text, in_words
@@ -72,7 +78,7 @@ def row_table(row: Row) -> str:
         lines.append(
             line(
                 result.attack,
-                f"{result.dose:g}",
+                "-" if is_whole(result.attack) else f"{result.dose:g}",
                 in_words(result.masr),
                 in_words(result.pasr),
                 peak,

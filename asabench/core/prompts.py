@@ -18,6 +18,8 @@ from asabench.core.paths import file_named
 from asabench.core.records import Prompt, sha256_hex
 
 COLUMNS = ("id", "goal", "target", "suffix")
+SUFFIXES = "best_suffix"
+"""The column that a suffix file in the layout of the paper's repository has, beside `goal`."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,10 @@ def load_prompts(name: str) -> PromptSet:
 
 def read_csv(path: Path) -> list[Prompt]:
     """Prompts from a CSV file in UTF-8 with a header. Ids must differ; they default to `prompt-<place>`, whatever the
-    file is called: a run goes on under the same ids when it was renamed."""
+    file is called: a run goes on under the same ids when it was renamed.
+
+    A file of suffixes as the paper's repository has them (`SUFFIXES`) is read too: its further columns are not, and, as
+    there, nor are goals without a suffix."""
     try:
         text = canonical_text(path.read_bytes()).decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -127,6 +132,14 @@ def read_csv(path: Path) -> list[Prompt]:
         raise UserError(
             f"{path} has no goal column but {', '.join(header) or 'nothing'}; allowed: {', '.join(COLUMNS)}"
         )
+    if SUFFIXES in header:
+        kept = {"goal": "goal", "target": "target", SUFFIXES: "suffix"}
+        rows = [
+            (line, {name: row.get(column) or "" for column, name in kept.items()})
+            for line, row in rows
+            if (row.get(SUFFIXES) or "").strip()
+        ]
+        header = list(kept.values())
     if unknown := [column for column in header if column not in COLUMNS]:
         raise UserError(f"{path} has unknown columns {', '.join(unknown)}; allowed: {', '.join(COLUMNS)}")
     if twice := sorted({column for column in header if header.count(column) > 1}):

@@ -173,6 +173,8 @@ def refusal_direction(subject: Subject, protocol: Protocol, texts: Contrast, pos
 
 @torch.no_grad()
 def _fit(subject: Subject, protocol: Protocol, texts: Contrast, positions: int) -> RefusalDirection:
+    protocol = protocol.model_copy(update={"prefix_tokens": 0})  # these requests have no target
+
     def tokens(goals: Sequence[str]) -> list[list[int]]:
         ids = [subject.format(Prompt(id=str(n), goal=goal), protocol) for n, goal in enumerate(goals)]
         return sorted(ids, key=len)  # little padding

@@ -77,10 +77,11 @@ def target_text(subject: Subject, prompt: Prompt, protocol: Protocol, at: Gradie
     assert prompt.target is not None
     if at == "last_prompt":
         before = subject.format(prompt, protocol)
-        target = subject.tokenizer(prompt.target, add_special_tokens=False)["input_ids"]
+        # What the answer is given to start with is the prompt's already
+        target = subject.tokenizer(prompt.target, add_special_tokens=False)["input_ids"][protocol.prefix_tokens :]
         _require_tokens(subject, prompt, len(target))
         return TargetText((*before, *target), len(target), len(before) - 1)
-    raw = protocol.model_copy(update={"prompt_format": "raw"})
+    raw = protocol.model_copy(update={"prompt_format": "raw", "prefix_tokens": 0})
     before = subject.format(prompt, raw)
     # No space: as published. `format` appends the suffix, so the whole text is formatted as if it were a goal
     goal = prompt.goal

@@ -87,7 +87,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     judge = make_judge(choices.judge, protocol.labels) if isinstance(choices.judge, str) else choices.judge
     _ = judge.info  # a judge behind a server that is not there says so now
     prompts = _prompts(choices.prompts).first(limit).with_target(protocol.target)
-    if any(each.needs_targets for each in attacks.values()):
+    if protocol.prefix_tokens or any(each.needs_targets for each in attacks.values()):
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
     for attack in attacks.values():
@@ -174,7 +174,13 @@ def _require_engine_for(attacks: Collection[str], choices: Choices, protocol: Pr
 
 
 def _with_target(protocol: Protocol, choices: Choices) -> Protocol:
-    """The protocol with the target, or the list of targets, that was chosen."""
+    """The protocol with the target, or the list of targets, that was chosen, and with how much of it is given."""
+    if choices.prefix is not None:
+        if choices.prefix < 1:
+            raise UserError(f"--prefix {choices.prefix} gives nothing; give 1 or more tokens, or leave it out")
+        if choices.targets is not None or protocol.targets is not None:
+            raise UserError("--prefix gives the start of one target, and --targets is a list; use --target")
+        protocol = protocol.model_copy(update={"prefix_tokens": choices.prefix})
     if choices.target is not None and choices.targets is not None:
         raise UserError("--target and --targets are both there; give one target for all prompts, or a list")
     if choices.target is not None:

@@ -91,7 +91,7 @@ def test_the_attack_in_the_docs_runs(llama: Subject, tmp_path: Path) -> None:
         ("os:sep", "cannot be called"),
         (
             "gravity:steps=3",
-            "unknown attack 'gravity'; allowed: random, gradient, pgd, mean_difference, ablation, random_ablation, or an",
+            "unknown attack 'gravity'; allowed: random, gradient, pgd, mean_difference, ablation, random_ablation, or",
         ),
     ],
 )
