@@ -138,6 +138,16 @@ def family_of(recorded: str) -> str:
     return OTHER if known is None else known.family
 
 
+AWAY = "target=away"
+"""The option with which `gradient` and `pgd` raise the loss of the model's own refusal instead of working on a target."""
+
+
+def works_towards_target(recorded: str) -> bool:
+    """Whether the attack of a row or table works on the target of a prompt."""
+    known = built_in(recorded)
+    return known is not None and known.needs_targets and AWAY not in recorded.split(":")[1:]
+
+
 def is_whole(recorded: str) -> bool:
     """Whether the attack of a row or table changes the whole stream, at no one block and no dose."""
     known = built_in(recorded)

@@ -20,6 +20,7 @@ from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, Prompt
 from harness.attacks.cells import require_steered
 from harness.attacks.options import not_default
+from harness.attacks.own_refusal import TargetOption, away_from_refusals, check_away
 from harness.attacks.target_loss import (
     SIGN,
     Direction,
@@ -43,7 +44,6 @@ class PgdAttack:
 
     family = "pgd"
     uses_seed = False
-    needs_targets = True
 
     def __init__(
         self,
@@ -70,7 +70,9 @@ class PgdAttack:
             Direction, Field(description="`descend` lowers the target's loss, `ascend` raises it")
         ] = "descend",
         seed: Annotated[int, Field(ge=0, description="of its random starts; the run's seeds are no draws of it")] = 0,
+        target: TargetOption = "given",
     ) -> None:
+        check_away(target, direction, protocol)
         if starts > 1:
             require_generator(protocol.noise_device)
         self.protocol = protocol
@@ -79,11 +81,16 @@ class PgdAttack:
         self.step_size = step_size
         self.direction = direction
         self.seed = seed
+        self.target = target
 
     @property
     def name(self) -> str:
         """`pgd`, with the options that are not the default."""
         return ":".join(["pgd", *not_default(self)])
+
+    @property
+    def needs_targets(self) -> bool:
+        return self.target == "given"
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
         """(cell, d_model), float32 on the CPU: of all iterates of all starts, the best by `target_loss`. For cells
@@ -94,6 +101,8 @@ class PgdAttack:
         changes nothing but rounding. Raises `UserError` for prompts without a target and models without gradients.
         """
         require_steered(cells)
+        if self.target == "away":
+            cells = away_from_refusals(subject, cells, self.protocol)
         prompts = list(dict.fromkeys(cell.prompt for cell in cells))
         require_targets(prompts)
         starts = self._starts(subject, cells, prompts)

@@ -2,8 +2,8 @@
 
 Source: arXiv:2606.08044. A block's output (or what the first block reads) is perturbed at all positions of the prompt
 and at no generated one, within an l-infinity ball of `budget` times the largest entry of the clean states there; by
-`STEPS` sign steps of a quarter of that towards one target, or at random, evenly in the ball. A greedy answer is scored by
-a reward model that is higher for harmless answers:
+`STEPS` sign steps of a quarter of that towards one target, or at random, evenly in the ball. A greedy answer is scored
+by a reward model that is higher for harmless answers:
 
     LVS = max(0, S(clean) - S(perturbed)) / (ln(1 + ||delta||_2) + 1e-4)
 
