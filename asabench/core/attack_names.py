@@ -139,7 +139,7 @@ def family_of(recorded: str) -> str:
 
 
 AWAY = "target=away"
-"""The option with which `gradient` and `pgd` raise the loss of the model's own refusal instead of working on a target."""
+"""With this option `gradient` and `pgd` raise the loss of the model's own refusal instead of working on a target."""
 
 
 def works_towards_target(recorded: str) -> bool:
