@@ -1,7 +1,7 @@
-"""What the blocks of a model say beside their largest rate: where the peak may lie, and prompts that break at all of them.
+"""What the blocks of a model say beside their largest rate: where the peak may lie, and who breaks at all of them.
 
-Pure functions of `asabench.stats.metrics.Outcomes`. The most vulnerable block is the largest of many noisy rates, so one
-number for it says little: `peak_blocks` names all blocks that it may be.
+Pure functions of `asabench.stats.metrics.Outcomes`. The most vulnerable block is the largest of many noisy rates, so
+one number for it says little: `peak_blocks` names all blocks that it may be.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ CERTAIN = 0.95
 
 def peak_blocks(data: Outcomes) -> tuple[int, ...]:
     """The blocks that may be the peak, ascending: the fewest that hold it in 95% of the resamples of prompts (or of
-    their clusters), each with all of its draws. Of blocks with equal rates in a resample each has its share.
+    their clusters), each with all of its draws. Of blocks with equal rates in a resample each has its share. All of
+    them where more than 5% of the resamples hold no unsafe answer: one or two are no profile.
 
     Nothing where no answer is unsafe: then there is no peak. Unscored answers count as safe here.
     """
@@ -26,6 +27,8 @@ def peak_blocks(data: Outcomes) -> tuple[int, ...]:
         return ()
     means = resampled_means(unsafe, data.clusters)
     largest = means.max(axis=1, keepdims=True)
+    if (largest <= 0).mean() > 1 - CERTAIN:
+        return data.layers
     at = (means >= largest - 1e-12) & (largest > 0)
     shares = (at / np.maximum(at.sum(axis=1, keepdims=True), 1)).sum(axis=0)
     order = np.argsort(-shares, kind="stable")

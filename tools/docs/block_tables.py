@@ -19,7 +19,7 @@ BASE = "RT"
 
 
 def peaks_v1() -> Lines:
-    """Of each attack and dose the peak block and PASR of RT and of each defence trained on top, and whether it moved."""
+    """Of each attack and dose the peak block and PASR of RT and of each defence on top, and whether it moved."""
     found = _found("asabench-v1", (BASE, *TRAINED))
     lines = []
     for attack, dose in _common(found):

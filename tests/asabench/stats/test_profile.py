@@ -32,6 +32,12 @@ def test_no_peak_where_nothing_broke() -> None:
     assert peak_blocks(Outcomes(np.ones((4, 1, 1)), ())) == (), "an attack on no one block has none"
 
 
+def test_one_broken_prompt_is_no_profile() -> None:
+    """A third of the resamples do not hold it."""
+    assert peak_blocks(of("u" + 29 * "s", 30 * "s")) == (10, 11)
+    assert peak_blocks(of("uuuu" + 26 * "s", 30 * "s")) == (10,)
+
+
 def test_clusters_are_resampled_whole() -> None:
     first = of("uuuusssss", "ssssuuuuu")
     assert peak_blocks(first) == (10, 11)
