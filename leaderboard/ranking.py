@@ -46,8 +46,8 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """The entries that share a protocol's name, a judge class, what they measure and how long an answer may be
-    (`asabench.submission.tracks.Track`), in the order of the page.
+    """The entries that share a protocol's name, a judge class, what they measure, how long an answer may be and, of a
+    size that ranks apart, the size (`asabench.submission.tracks.Track`), in the order of the page.
 
     `differences` names the settings that are not the same in all rows: what a reader must check before comparing two.
     """
@@ -56,6 +56,7 @@ class Track:
     judge_class: JudgeClass
     measure: Measure
     tokens: int | None
+    size: str | None
     placed: tuple[Placed, ...]
     differences: tuple[str, ...]
 
@@ -65,10 +66,11 @@ class Track:
 
     @property
     def about(self) -> str:
-        """What its rates measure, and of which answers where those are not as long as the protocol's own."""
+        """What its rates measure, of which answers where those are not as long as the protocol's own, and at which size
+        where that ranks apart."""
         preset = PRESETS.get(self.protocol)
         usual = preset is None or self.tokens in (None, preset.max_new_tokens)
-        return self.measure if usual else f"{self.measure}, {self.tokens} tokens"
+        return ", ".join(filter(None, (self.measure, None if usual else f"{self.tokens} tokens", self.size)))
 
     @property
     def key(self) -> str:
@@ -93,7 +95,7 @@ class Track:
 
 
 def group_tracks(entries: Sequence[Entry]) -> list[Track]:
-    """By protocol, judge class, measure and length of answers; an entry stands in exactly one track."""
+    """By protocol, judge class, measure, length of answers and size that ranks apart; an entry stands in one track."""
     by_slug = {entry.slug: entry for entry in entries}
     groups: dict[tracks.Track, list[Entry]] = {}
     for entry in entries:
@@ -105,6 +107,7 @@ def group_tracks(entries: Sequence[Entry]) -> list[Track]:
             judge_class=track.judge_class,
             measure=track.measure,
             tokens=track.tokens,
+            size=track.size,
             placed=tuple(rank(place(entry, by_slug) for entry in group)),
             differences=differing_settings([entry.row for entry in group]),
         )
@@ -116,6 +119,7 @@ def group_tracks(entries: Sequence[Entry]) -> list[Track]:
                 # What says more first
                 item[0].measure != "harm",
                 -(item[0].tokens or 0),
+                item[0].size or "",
             ),
         )
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
@@ -15,8 +15,10 @@ REWARD_MODEL = "Ray2333/gpt2-large-harmless-reward_model"
 
 
 def lvs(
-    model: options.Model,
+    place: options.ModelPlace = None,
+    model: Annotated[Optional[str], option(options.MODEL, default="MODEL")] = None,
     prompts: options.Prompts = PROMPTS,
+    prompt_column: options.PromptColumn = None,
     limit: options.Limit = None,
     layers: Annotated[
         str, option("Decoder blocks: all, or such as 0,3-5; what the first block reads is measured too.")
@@ -54,17 +56,18 @@ def lvs(
     from harness.probes.lvs import lvs as measure
     from harness.progress import progress_line
 
+    named = options.named_model(place, model, "lvs")
     radii = numbers("budgets", budgets, float)
     assert radii is not None
     if min(radii) <= 0:
         raise UserError(f"--budgets {budgets} cannot be used; give numbers above 0, such as 0.001,0.005")
     if max_new_tokens < 1:
         raise UserError(f"--max-new-tokens {max_new_tokens} leaves no answer; give 1 or more")
-    chosen = load_prompts(prompts).first(limit).prompts
+    chosen = load_prompts(prompts, prompt_column).first(limit).prompts
     resolved = preset(protocol)
     reward = RewardModel(reward_model, device=device, allow_pickle=allow_pickle)
     subject = load(
-        model,
+        named,
         dtype=dtype,
         device=device,
         chat_template=chat_template,

@@ -14,8 +14,10 @@ from asabench.core.errors import UserError
 
 
 def probe(
-    model: options.Model,
+    place: options.ModelPlace = None,
+    model: Annotated[Optional[str], option(options.MODEL, default="MODEL")] = None,
     prompts: options.Prompts = PROMPTS,
+    prompt_column: options.PromptColumn = None,
     limit: options.Limit = None,
     layers: options.Layers = LAYERS,
     doses: options.Doses = None,
@@ -40,6 +42,7 @@ def probe(
     allow_pickle: options.AllowPickle = False,
 ) -> None:
     """Probe what a perturbation does before it shows in an answer: NLL rise, KL by position, loss landscape."""
+    named = options.named_model(place, model, "probe")
     needs(*MODEL)
     from asabench.runs.choices import Choices
     from asabench.runs.probe_settings import WHAT, read_probe
@@ -56,6 +59,7 @@ def probe(
         raise UserError(f"unknown probe {unknown[0]!r}; allowed: {', '.join(WHAT)}")
     choices = Choices.of(
         prompts=prompts,
+        prompt_column=prompt_column,
         limit=limit,
         layers=layers,
         doses=doses,
@@ -70,7 +74,7 @@ def probe(
         allow_remote_code=allow_remote_code,
         allow_pickle=allow_pickle,
     )
-    plan = make_plan(model, choices)
+    plan = make_plan(named, choices)
     if everywhere := [name for name in plan.attacks if not has_blocks(name)]:
         raise UserError(f"a probe perturbs one block at a time, and {everywhere[0]} acts on all; name another --attack")
     axis = grid_axis(landscape_points)

@@ -65,6 +65,9 @@ class Comparison:
     eps50: dict[str, tuple[Eps50, Eps50]]
     notes: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return comparison_table(self)
+
 
 def compare(run_a: Run, run_b: Run) -> Comparison:
     """Compares two finished runs over the prompts, attacks and doses that both have, by one judge's verdicts.
@@ -108,6 +111,13 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
         eps50=found,
         notes=(*notes, *_limits(found, shared)),
     )
+
+
+def comparison_json(comparison: Comparison) -> str:
+    """The comparison as JSON, field by field."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Comparison).dump_json(comparison, indent=1).decode()
 
 
 def comparison_table(comparison: Comparison) -> str:

@@ -47,7 +47,8 @@ def estimate(plan: Plan) -> Cost:
     most = plan.max_rows or (ROWS_ON_GPU if subject.device.type == "cuda" else ROWS_ON_CPU)
     rows = min(most, len(plan.cells), rows_that_fit(subject, positions, position_bytes))
     # Of one kind, as a batch is; the first are at one block, or at every one where there are no others
-    own = [cell for cell in plan.cells if kind(cell) == min(map(kind, plan.cells))]
+    first = min(map(kind, plan.cells))
+    own = [cell for cell in plan.cells if kind(cell) == first]
     cells = own[:rows]
     rows = len(cells)
     prompts = list(dict.fromkeys(cell.prompt for cell in cells))

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import torch
 
 from asabench.core.attack_names import has_blocks, is_joint
+from asabench.core.defaults import LAYERS
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import PAPER_CODE, NoiseDevice, Protocol, preset
@@ -75,7 +76,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     protocol = _with_target(protocol, choices)
     protocol = _as_the_paper_code(protocol, choices)
     # Names are checked before the model takes its time to load
-    chosen_layers, choices = _joint(choices)
+    choices = _joint(choices)
     if choices.control:
         choices = replace(choices, attack=tuple(with_controls(choices.attack, protocol)))
     attacks = make_attacks(choices.attack, protocol)
@@ -86,7 +87,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     check_bar(choices.bar)
     judge = make_judge(choices.judge, protocol.labels) if isinstance(choices.judge, str) else choices.judge
     _ = judge.info  # a judge behind a server that is not there says so now
-    prompts = _prompts(choices.prompts).first(limit).with_target(protocol.target)
+    prompts = _prompts(choices.prompts, choices.prompt_column).first(limit).with_target(protocol.target)
     if protocol.prefix_tokens or any(each.needs_targets for each in attacks.values()):
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
@@ -97,7 +98,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     check_prompt_format(subject, protocol, prompts.prompts)
     _require_room(subject, prompts.prompts, protocol)
     _require_suffixes_with_tokens(subject, prompts.prompts, protocol)
-    layers = parse_layers(chosen_layers, subject.n_layers)
+    layers = _layers(choices, protocol, subject.n_layers)
     if protocol.step_layers is not None:
         parse_layers(protocol.step_layers, subject.n_layers)
         layers = protocol.step_layers[:1]
@@ -145,18 +146,18 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     )
 
 
-def _joint(choices: Choices) -> tuple[str | tuple[int, ...], Choices]:
-    """The blocks that were chosen, and the choices with the attacks that `joint` among them stands for: every attack on
-    every block at once, beside one block at a time where blocks are named too."""
+def _joint(choices: Choices) -> Choices:
+    """The choices with the attacks that `joint` among the layers stands for: every attack on every block at once,
+    beside one block at a time where blocks are named too."""
     if not isinstance(choices.layers, str):
-        return choices.layers, choices
+        return choices
     parts = [part.strip() for part in choices.layers.split(",")]
     if "joint" not in parts:
-        return choices.layers, choices
+        return choices
     blocks = ",".join(part for part in parts if part != "joint")
     joint = on_every_block(choices.attack)
     attack = tuple(dict.fromkeys([*(choices.attack if blocks else ()), *joint]))
-    return blocks or "all", replace(choices, attack=attack)
+    return replace(choices, layers=blocks or "all", attack=attack)
 
 
 def _require_engine_for(attacks: Collection[str], choices: Choices, protocol: Protocol) -> None:
@@ -171,6 +172,14 @@ def _require_engine_for(attacks: Collection[str], choices: Choices, protocol: Pr
         raise UserError(
             f"--step-layers names one block a step, and {joint[0]} acts on every block; leave one of them out"
         )
+
+
+def _layers(choices: Choices, protocol: Protocol, n_layers: int) -> tuple[int, ...]:
+    if choices.layers is not None:
+        return parse_layers(choices.layers, n_layers)
+    if choices.size is not None:
+        return published_size(protocol, choices.size).layers(n_layers)
+    return parse_layers(LAYERS, n_layers)
 
 
 def _with_target(protocol: Protocol, choices: Choices) -> Protocol:
@@ -239,8 +248,8 @@ def _engine(model: str | Subject, subject: Subject, protocol: Protocol, choices:
     return RayEngine(task, workers=choices.workers, gpus_per_worker=gpus, address=choices.ray)
 
 
-def _prompts(prompts: str | tuple[Prompt, ...]) -> PromptSet:
-    return load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", prompts)
+def _prompts(prompts: str | tuple[Prompt, ...], column: str | None) -> PromptSet:
+    return load_prompts(prompts, column) if isinstance(prompts, str) else PromptSet("custom", prompts)
 
 
 def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]) -> Subject:
