@@ -45,7 +45,7 @@ PANELS: dict[str, str] = {
     **dict.fromkeys(("model", "config", "chat_template", "defence", "allow_remote_code", "allow_pickle"), "The model"),
     **dict.fromkeys(("prompts", "prompt_column", "limit", "size", "protocol", "max_new_tokens"), "What it is asked"),
     **dict.fromkeys(("attack", "layers", "doses", "seeds", "steps", "step_layers", "target", "targets"), "The attack"),
-    **dict.fromkeys(("paper_code", "noise_device"), "The attack"),
+    **dict.fromkeys(("prefix", "control", "paper_code", "noise_device"), "The attack"),
     **dict.fromkeys(("judge", "bar", "uncertified", "certificate"), "The judge"),
     **dict.fromkeys(("dtype", "device", "device_map", "attention", "engine", "tensor_parallel"), "Where it runs"),
     **dict.fromkeys(("gpu_memory", "shard", "workers", "gpus_per_worker", "ray", "max_rows"), "Where it runs"),
