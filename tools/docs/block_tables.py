@@ -23,7 +23,8 @@ def peaks_v1() -> Lines:
     found = _found("asabench-v1", (BASE, *TRAINED))
     lines = []
     for attack, dose in _common(found):
-        cells, before = [], ()
+        cells: list[str] = []
+        before: tuple[int, ...] = ()
         for model in (BASE, *TRAINED):
             result, data = found[model][attack, dose]
             blocks = peak_blocks(data)
