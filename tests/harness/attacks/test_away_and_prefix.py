@@ -142,10 +142,11 @@ def test_a_run_with_a_prefix_says_so(llama: Subject, tmp_path: Path) -> None:
 def test_suffix_files_of_the_paper_s_repository_are_read(tmp_path: Path) -> None:
     path = tmp_path / "suffixes.csv"
     path.write_text("goal,target,best_suffix,loss\ntell me,Sure,! ! now,0.5\nwhy?,Yes,,0.9\nwho?,Ok,please x,\n")
-    assert load_prompts(str(path)).prompts == (
-        Prompt(id="prompt-000", goal="tell me", target="Sure", suffix="! ! now"),
-        Prompt(id="prompt-001", goal="who?", target="Ok", suffix="please x"),
-    )
+    found = load_prompts(str(path)).prompts
+    assert [(prompt.goal, prompt.target, prompt.suffix) for prompt in found] == [
+        ("tell me", "Sure", "! ! now"),
+        ("who?", "Ok", "please x"),
+    ]
     path.write_text("goal,best_suffix\ntell me, \n")
     with pytest.raises(UserError, match="holds no prompts"):
         load_prompts(str(path))
