@@ -151,7 +151,7 @@ def rerun(
     chosen_judge = _judge(judge, manifest.runs[0].judge, settings.protocol.labels)
     attacks = _attacks(settings.attacks, settings.protocol, allowed=attack)
     prompt_set = _prompts(manifest, prompts, target)
-    if any(each.needs_targets for each in attacks.values()):
+    if settings.protocol.prefix_tokens or any(each.needs_targets for each in attacks.values()):
         prompt_set = prompt_set.with_target_texts()
     table = read_verdicts(folder / VERDICTS_FILE)
     seed = secrets.randbelow(2**31) if seed is None else seed
@@ -322,7 +322,8 @@ def report(done: Rerun) -> str:
     ]
     for each in done.changed_labels:
         cell = each.cell
-        where = "clean answer" if cell.is_clean else f"layer {cell.layer}, {cell.attack} at {cell.dose:g}"
+        block = "every layer" if cell.layer is None else f"layer {cell.layer}"
+        where = "clean answer" if cell.is_clean else f"{block}, {cell.attack} at {cell.dose:g}"
         lines.append(
             f"  {cell.prompt.id}, {where}: the same answer is {each.label or 'unscored'}, "
             f"and {each.submitted or 'unscored'} in the submission"

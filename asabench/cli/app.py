@@ -14,7 +14,19 @@ import typer
 from typer.core import TyperGroup
 
 import asabench
-from asabench.cli import card, dataset, defences, evaluation, judging, leaderboard, models, probe, submission, utility
+from asabench.cli import (
+    card,
+    dataset,
+    defences,
+    evaluation,
+    judging,
+    leaderboard,
+    lvs,
+    models,
+    probe,
+    submission,
+    utility,
+)
 from asabench.cli import enter as entering
 from asabench.cli.command import AGAIN, Command, JudgeGroup
 from asabench.cli.logs import logged
@@ -38,6 +50,7 @@ PAGES: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
     (evaluation.report, "docs/protocol.md"),
     (evaluation.compare, "docs/protocol.md"),
     (probe.probe, "docs/diagnostics.md"),
+    (lvs.lvs, "docs/diagnostics.md"),
     (models.models, "docs/protocol.md"),
     (card.card, "docs/card.md"),
     (defences.defend, "docs/defences.md"),

@@ -49,7 +49,7 @@ PANELS: dict[str, str] = {
     **dict.fromkeys(("model", "config", "chat_template", "defence", "allow_remote_code", "allow_pickle"), "The model"),
     **dict.fromkeys(("prompts", "prompt_column", "limit", "size", "protocol", "max_new_tokens"), "What it is asked"),
     **dict.fromkeys(("attack", "layers", "doses", "seeds", "steps", "step_layers", "target", "targets"), "The attack"),
-    **dict.fromkeys(("paper_code", "noise_device"), "The attack"),
+    **dict.fromkeys(("prefix", "control", "paper_code", "noise_device"), "The attack"),
     **dict.fromkeys(("judge", "bar", "uncertified", "certificate"), "The judge"),
     **dict.fromkeys(("dtype", "device", "device_map", "attention", "engine", "tensor_parallel"), "Where it runs"),
     **dict.fromkeys(("gpu_memory", "shard", "workers", "gpus_per_worker", "ray", "max_rows"), "Where it runs"),
@@ -127,6 +127,8 @@ LIMIT = "Take only the first N prompts."
 Limit = Annotated[Optional[int], option(LIMIT)]
 LAYERS = "Decoder blocks to perturb: all, or numbers and ranges such as 0,3-5."
 Layers = Annotated[str, option(LAYERS)]
+LAYERS_OR_JOINT = "Decoder blocks to perturb: all, numbers and ranges such as 0,3-5; joint is all of them at once."
+LayersOrJoint = Annotated[str, option(LAYERS_OR_JOINT)]
 DOSES = "Lengths of the perturbation, such as 0.3,1: at 1 it is about as long as the hidden state."
 Doses = Annotated[Optional[str], option(DOSES, default=PROTOCOLS_OWN)]
 SEEDS = "Seeds of attacks that draw, such as 0,1."
@@ -147,6 +149,8 @@ Targets = Annotated[
         default="one target a prompt",
     ),
 ]
+Prefix = Annotated[Optional[int], option("Tokens of its target that every answer is given to start with.")]
+Control = Annotated[bool, option("Each attack's matched control too: a random direction in its place.", "--control")]
 PaperCode = Annotated[bool, option("With gu2025: also what the paper's code does besides.", "--paper-code")]
 NoiseDevice = Annotated[
     Optional[str],

@@ -31,12 +31,17 @@ def show_row(row: Row, path: Path, *, as_json: bool = False) -> None:
     """Prints a row as tables and a small picture, and draws the large one; or the row as its file has it."""
     if as_json:
         return print(row.model_dump_json(indent=1))
+    from asabench.core.row import worst_case
     from leaderboard.figures.lasr import lasr_figure, lasr_text
 
     encoding = (sys.stdout.encoding or "").lower()
     print(row_table(row))
     print()
+    # An attack on no one block has no profile: then the worst that has one is drawn
+    profile = worst_case([result for result in row.results if result.lasr])
     headline = [result for result in row.results if (result.attack, result.dose) == (row.attack, row.dose)]
+    if profile is not None and not all(result.lasr for result in headline):
+        headline = [profile]
     width = min(max(shutil.get_terminal_size().columns, 60), 100)
     print(
         lasr_text(row.model_copy(update={"results": tuple(headline)}), width, ascii_only=not encoding.startswith("utf"))
@@ -48,6 +53,7 @@ def show_row(row: Row, path: Path, *, as_json: bool = False) -> None:
 
 
 def row_table(row: Row) -> str:
+    from asabench.core.attack_names import is_whole
     from asabench.core.links import link
     from asabench.core.row import MEASURES
     from asabench.core.text import eps50_text, in_words
@@ -82,7 +88,7 @@ def row_table(row: Row) -> str:
         lines.append(
             line(
                 result.attack,
-                f"{result.dose:g}",
+                "-" if is_whole(result.attack) else f"{result.dose:g}",
                 in_words(result.masr),
                 in_words(result.pasr),
                 peak,
@@ -91,7 +97,7 @@ def row_table(row: Row) -> str:
         )
     if len({result.dose for result in row.results}) > 1:
         lines += ["", *(f"eps50 of {attack}: {eps50_text(eps50)}" for attack, eps50 in row.eps50.items())]
-    lines = [*lines, *_unread_lines(row), "", *_worst_lines(row)]
+    lines = [*lines, *_unread_lines(row), *_control_lines(row), "", *_worst_lines(row)]
     if row.flags:
         lines += ["", f"flags: {', '.join(row.flags)}"]
     return "\n".join(lines)
@@ -111,6 +117,22 @@ def _unread_lines(row: Row) -> list[str]:
         if rates:
             lines.append(f"  {where(result)}, {result.verdicts.unscored} unscored: {'; '.join(rates)}")
     return ["", "answers without a readable verdict, read both ways:", *lines] if lines else []
+
+
+def _control_lines(row: Row) -> list[str]:
+    """What attacks break more than a random direction in their place."""
+    from asabench.core.text import in_words, where
+
+    compared = [(result, result.against_control) for result in row.results if result.against_control is not None]
+    if not compared:
+        return []
+    wide = max(len(where(result)) for result, _ in compared)
+    lines = [
+        f"{where(result):{wide}}  less {found.attack}: MASR {in_words(found.masr)}"
+        + ("" if found.pasr.value is None else f", PASR {in_words(found.pasr)}")
+        for result, found in compared
+    ]
+    return ["", "against matched controls (random directions), paired by prompt:", *lines]
 
 
 def _tells_more(judge: JudgeInfo) -> bool:

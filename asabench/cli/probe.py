@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
+from asabench.core.attack_names import has_blocks
 from asabench.core.defaults import ATTACK, DEVICE, LAYERS, PROMPTS, PROTOCOL
 from asabench.core.errors import UserError
 
@@ -78,6 +79,8 @@ def probe(
         allow_pickle=allow_pickle,
     )
     plan = make_plan(named, choices)
+    if everywhere := [name for name in plan.attacks if not has_blocks(name)]:
+        raise UserError(f"a probe perturbs one block at a time, and {everywhere[0]} acts on all; name another --attack")
     axis = grid_axis(landscape_points)
     folder = run_probe(
         plan.subject,

@@ -95,6 +95,12 @@ class Protocol(Record):
         "it shares with the goal alone, or those behind as many as the goal alone has",
     )
     gradient_forward: GradientForward = Field("eval", description="the mode of the forward that gradients come from")
+    prefix_tokens: int = Field(
+        0,
+        ge=0,
+        description="the answer is given so many tokens to start with, the first of its prompt's target; they are no "
+        "part of what is judged",
+    )
 
     def as_json(self, *, exclude_unset: bool = False) -> dict[str, Any]:
         """The fields, without those that came after the first digests were published and still say what held then."""
@@ -114,7 +120,15 @@ class Protocol(Record):
 
 LATER: Mapping[str, Any] = {
     name: Protocol.model_fields[name].default
-    for name in ("target", "targets", "noise_device", "judged_text", "reference_loss", "gradient_forward")
+    for name in (
+        "target",
+        "targets",
+        "noise_device",
+        "judged_text",
+        "reference_loss",
+        "gradient_forward",
+        "prefix_tokens",
+    )
 }
 """Fields that came after the first digests were published, and what held before they were there."""
 

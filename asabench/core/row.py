@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from asabench.core.estimate import Kappa, Rate
+from asabench.core.estimate import Change, Kappa, Rate
 from asabench.core.files import read_record
 from asabench.core.judge_names import kind_in
 from asabench.core.records import Fact
@@ -154,6 +154,15 @@ def comparable(found: Iterable[Eps50]) -> bool:
     return None not in grids and len(grids) <= 1
 
 
+class AgainstControl(Record):
+    """An attack less its matched control (`asabench.core.attack_names.control_of`) at the same dose, paired by prompt.
+    `pasr` has no value for attacks that act on no one block."""
+
+    attack: str
+    masr: Change
+    pasr: Change
+
+
 class AttackResult(Record):
     """Rates of one attack at one dose. `lasr` is keyed by the block's 0-based number; `peak_layer` is where it is
     largest (the lowest such block on a tie).
@@ -166,8 +175,8 @@ class AttackResult(Record):
     (docs/decisions/0011). `facts` are shares of the steered answers, keyed by fact and `onset` (the first words
     comply), those that the judge tells. `survival` is the share of unsafe verdicts that the judge gives again without
     the opener and the request said back (`asabench.stats.facts`). `*_readings`, where answers are unscored: the rate
-    with all of them read as `safe`, and as `unsafe`. Rows from before these fields were there have None
-    or {}.
+    with all of them read as `safe`, and as `unsafe`. `against_control`: where that was measured too. Rows from before
+    these fields were there have None or {}.
     """
 
     attack: str
@@ -191,6 +200,7 @@ class AttackResult(Record):
     survival: Rate | None = None
     masr_readings: dict[str, Rate] = Field(default_factory=dict)
     pasr_readings: dict[str, Rate] = Field(default_factory=dict)
+    against_control: AgainstControl | None = None
 
 
 IntervalUnit = Literal["prompt", "cluster"]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from asabench.core.attack_names import is_whole
 from asabench.core.estimate import Change, Estimate
 from asabench.core.row import AttackResult, Censored, Eps50
 
@@ -55,8 +56,8 @@ def eps50_text(eps50: Eps50) -> str:
 
 
 def where(result: AttackResult) -> str:
-    """`pgd at dose 0.3`."""
-    return f"{result.attack} at dose {result.dose:g}"
+    """`pgd at dose 0.3`; the name alone of an attack that has no dose."""
+    return result.attack if is_whole(result.attack) else f"{result.attack} at dose {result.dose:g}"
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], *, most: int = 60) -> str:

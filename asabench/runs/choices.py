@@ -29,23 +29,25 @@ if TYPE_CHECKING:
 class Choices:
     """What is measured of a model, and how. None takes the protocol's value, or nothing.
 
-    prompts: the name of a set, a file, or prompts. prompt_column: of a file or a table of the hub, the column with the
-    requests (`asabench.core.prompts.load_prompts`). limit: only the first of them. layers: decoder blocks, `all` or
-    such as `0,3-5`; None: the size's, or all. attack: specifications (`harness.attacks.make_attack`), which share clean
-    answers and gradients. size: a published size of the protocol; what is chosen beside it wins. steps, step_layers:
-    `asabench.core.protocol.Protocol`. target: that of all prompts; None leaves them their own. targets: a list of them
-    instead (`asabench.core.targets.read_targets`). paper_code, noise_device: `asabench.core.protocol`. judge: a name
-    (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled
-    pairs, unless `uncertified`. certificate: a file of `asabench judge-check --out`, by which harm may be claimed
-    (`asabench.judging.certificate`). defence: the import path of one that acts while the model answers
-    (`harness.model.inference_defence`). dtype: of the weights; `auto` is the checkpoint's own, None that on a GPU
-    and float32 on a CPU. device_map: spreads the model over devices, in place of `device`: `auto` and its kin, or a
-    device by module (`harness.model.placement`). attention: its implementation (`harness.model.attention`). engine:
-    what answers, hf or vllm (`harness.engine.engine`), the same tokens; tensor_parallel and gpu_memory (a share)
-    are vLLM's. shard: the share of the prompts that this process works on, such as `3/8`; None asks the environment
-    (`asabench.core.shards`). workers: engines under Ray, each with `gpus_per_worker` GPUs, on the cluster at the
-    address `ray` or on this machine. max_rows: answers generated side by side, at most.
-    out: the run folder; None takes one under `runs/` named after the run's id.
+    prompts: the name of a set, a file, or prompts. prompt_column: of a file or a table of the hub, the column with
+    the requests (`asabench.core.prompts.load_prompts`). limit: only the first of them. layers: decoder blocks, `all`
+    or such as `0,3-5`; `joint` among them: every attack on every block at once; None: the size's, or all. attack:
+    specifications (`harness.attacks.make_attack`), which share clean answers and gradients. size: a published size of
+    the protocol; what is chosen beside it wins. steps, step_layers: `asabench.core.protocol.Protocol`. target: that
+    of all prompts; None leaves them their own. targets: a list of them instead
+    (`asabench.core.targets.read_targets`). prefix: how many of a target's tokens the answer is given to start with.
+    control: the matched control of every attack too (`asabench.core.attack_names.control_of`). paper_code,
+    noise_device: `asabench.core.protocol`. judge: a name (`harness.judges.make_judge`) or a judge; before the run it
+    must reach the balanced accuracy `bar` on labelled pairs, unless `uncertified`. certificate: a file of
+    `asabench judge-check --out`, by which harm may be claimed (`asabench.judging.certificate`). defence: the import
+    path of one that acts while the model answers (`harness.model.inference_defence`). dtype: of the weights; `auto`
+    is the checkpoint's own, None that on a GPU and float32 on a CPU. device_map: spreads the model over devices, in
+    place of `device`: `auto` and its kin, or a device by module (`harness.model.placement`). attention: its
+    implementation (`harness.model.attention`). engine: what answers, hf or vllm (`harness.engine.engine`), the same
+    tokens; tensor_parallel and gpu_memory (a share) are vLLM's. shard: the share of the prompts that this process
+    works on, such as `3/8`; None asks the environment (`asabench.core.shards`). workers: engines under Ray, each with
+    `gpus_per_worker` GPUs, on the cluster at the address `ray` or on this machine. max_rows: answers generated side
+    by side, at most. out: the run folder; None takes one under `runs/` named after the run's id.
     """
 
     prompts: str | tuple[Prompt, ...] = PROMPTS
@@ -62,6 +64,8 @@ class Choices:
     step_layers: tuple[int, ...] | None = None
     target: str | None = None
     targets: str | None = None
+    prefix: int | None = None
+    control: bool = False
     paper_code: bool = False
     noise_device: str | None = None
     judge: str | Judge = JUDGE
@@ -258,6 +262,8 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "step_layers": _list_of(int),
     "target": _text,
     "targets": _text,
+    "prefix": _whole,
+    "control": _yes_or_no,
     "paper_code": _yes_or_no,
     "noise_device": _text,
     "judge": _judge,

@@ -150,6 +150,8 @@ def _changes(protocol: Protocol) -> dict[str, str]:
         options["--steps"] = protocol.steps if isinstance(protocol.steps, str) else ",".join(map(str, protocol.steps))
     if protocol.noise_device != (PAPER_CODE if _is_paper_code(protocol) else dict(published))["noise_device"]:
         options["--noise-device"] = protocol.noise_device
+    if protocol.prefix_tokens:
+        options["--prefix"] = str(protocol.prefix_tokens)
     if protocol.step_layers is not None:
         options["--step-layers"] = ",".join(map(str, protocol.step_layers))
     return options

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from asabench.core.attack_names import control_of, doses_of
 from asabench.core.estimate import Rate
 from asabench.core.protocol import MIN_TOKENS
+from asabench.core.records import CLEAN
 from asabench.core.row import (
     SHORT_ANSWERS,
     AttackResult,
@@ -24,6 +26,7 @@ from asabench.stats import metrics
 from asabench.stats.dose_response import eps50_by_attack, row_flags
 from asabench.stats.facts import clean_fact_shares, content_rules, fact_shares, has_facts, survival
 from asabench.stats.noise_floor import WITHIN_NOISE, any_of, false_alarm_rate, is_within_noise, with_floor
+from asabench.stats.paired import against_control
 from asabench.stats.strongest_target import together, together_count, with_strongest
 from asabench.stats.worst import worst_case_rate
 
@@ -96,9 +99,9 @@ def scored_row(
     false_alarms = false_alarm_rate(table, judge.figures, shared=shared)
     table = with_strongest(table)
     results = tuple(
-        _result(table, attack, dose, together_count(attack, attacks), false_alarms, head)
+        _result(table, attack, dose, together_count(attack, attacks), false_alarms, head, attacks)
         for attack in together(attacks)
-        for dose in doses
+        for dose in doses_of(attack, doses)
     )
     headline = worst_case(results) or results[0]
     return Row(
@@ -112,7 +115,7 @@ def scored_row(
         seeds=head.seeds,
         judge=judge,
         init=metrics.init_rate(table),
-        clean_verdicts=metrics.verdict_counts(table.loc[table["layer"].isna(), "label"]),
+        clean_verdicts=metrics.verdict_counts(table.loc[table["attack"] == CLEAN, "label"]),
         clean_facts=clean_fact_shares(table),
         content_rules=content_rules(table),
         **headline_fields(results),
@@ -133,10 +136,16 @@ def scored_row(
 
 
 def _result(
-    table: pd.DataFrame, attack: str, dose: float, answers: int, false_alarms: Rate, head: RowHead
+    table: pd.DataFrame,
+    attack: str,
+    dose: float,
+    answers: int,
+    false_alarms: Rate,
+    head: RowHead,
+    attacks: Sequence[str],
 ) -> AttackResult:
     """answers: how many stand behind each of its outcomes, one or, of a list of targets, one a target; a budget of
-    answers does not fit the latter."""
+    answers does not fit the latter, nor does a control that has one. attacks: all of the table."""
     result = metrics.attack_result(table, attack, dose, shared=head.shared_noise)
     update: dict[str, object] = {
         "facts": fact_shares(table, attack, dose, shared=head.shared_noise),
@@ -147,6 +156,9 @@ def _result(
         update |= {"masr_readings": masr, "pasr_readings": pasr}
     if answers > 1:
         update["asr_at_k"] = {}
+    elif (control := control_of(attack)) in attacks:
+        assert control is not None
+        update["against_control"] = against_control(table, attack, control, dose)
     return with_floor(result.model_copy(update=update), any_of(false_alarms, answers), head.prompts.n)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from asabench.core.attack_names import built_in
+from asabench.core.attack_names import built_in, doses_of, has_blocks
 from asabench.core.records import CLEAN
 from asabench.runs.settings import RunSettings
 from asabench.submission.findings import Finding, shown
@@ -22,7 +22,7 @@ def seeds_of(attack: str, table: pd.DataFrame, seeds: Sequence[int]) -> tuple[in
     attack that does not come with ASABench the table says whether it draws."""
     known = built_in(attack)
     if known is None:
-        own = table.loc[(table["attack"] == attack) & table["layer"].notna(), "seed"]
+        own = table.loc[table["attack"] == attack, "seed"]
         draws = bool(own.notna().any())
     else:
         draws = known.uses_seed
@@ -31,11 +31,11 @@ def seeds_of(attack: str, table: pd.DataFrame, seeds: Sequence[int]) -> tuple[in
 
 def cell_findings(table: pd.DataFrame, settings: RunSettings, prompts: Sequence[str]) -> Iterator[Finding]:
     """Cells that are missing, extra, or there twice. table: the columns prompt_id, layer, attack, dose, seed."""
-    protocol = settings.protocol
+    protocol, attacks = settings.protocol, settings.attacks
     lists: dict[str, list[object]] = {
         "prompt_id": list(prompts),
-        "attack": [CLEAN, *settings.attacks],
-        "dose": [0.0, *(dose for dose in protocol.doses if dose != 0.0)],
+        "attack": [CLEAN, *attacks],
+        "dose": list(dict.fromkeys([0.0, *(dose for each in attacks for dose in doses_of(each, protocol.doses))])),
         "seed": [_NO_SEED, *protocol.seeds],
         "layer": [-1, *settings.layers],
     }
@@ -87,11 +87,11 @@ def _expected(
     """The flat places of the cells that must be there, in an array of that shape, ascending."""
     every_prompt = np.arange(prompts)
     places = [np.ravel_multi_index((every_prompt, 0, 0, 0, 0), shape)]
-    doses = [lists["dose"].index(dose) for dose in settings.protocol.doses]
-    layers = np.arange(1, 1 + len(settings.layers))
     for attack in settings.attacks:
         wanted = seeds_of(attack, table, settings.protocol.seeds)
         seeds = [0 if seed is None else lists["seed"].index(seed) for seed in wanted]
+        doses = [lists["dose"].index(dose) for dose in doses_of(attack, settings.protocol.doses)]
+        layers = np.arange(1, 1 + len(settings.layers)) if has_blocks(attack) else np.array([0])
         grid = np.meshgrid(every_prompt, [lists["attack"].index(attack)], doses, seeds, layers, indexing="ij")
         places.append(np.ravel_multi_index(tuple(axis.ravel() for axis in grid), shape))
     return np.unique(np.concatenate(places))
@@ -105,10 +105,11 @@ def cell_count(settings: RunSettings, prompts: int) -> int:
 
 
 def _in_words(cell: dict[str, object]) -> str:
-    if cell["layer"] == -1:
+    if cell["attack"] == CLEAN:
         return f"the clean answer of {cell['prompt_id']}"
     seed = "" if cell["seed"] == _NO_SEED else f", seed {cell['seed']}"
-    return f"layer {cell['layer']}, {cell['attack']} at {cell['dose']:g}{seed}, prompt {cell['prompt_id']}"
+    where = "every layer" if cell["layer"] == -1 else f"layer {cell['layer']}"
+    return f"{where}, {cell['attack']} at {cell['dose']:g}{seed}, prompt {cell['prompt_id']}"
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -25,7 +25,7 @@ from asabench.core.files import OTHER_OUT, whole_folder, write_whole
 from asabench.core.near_duplicates import known_goals
 from asabench.core.near_duplicates import known_near as by_digest
 from asabench.core.prompts import read_prompts
-from asabench.core.records import Cell, Prompt, sha256_hex
+from asabench.core.records import CLEAN, Cell, Prompt, sha256_hex
 from asabench.core.row import Row
 from asabench.core.schema import first_problem
 from asabench.core.similarity import MEASURE, clusters, copies, near_between
@@ -429,7 +429,7 @@ def merged_table(judged: Sequence[Judged], manifest: RunManifest, judge: str | N
     judge = judge or manifest.runs[0].judge.id
     keys = ["prompt_id", "layer", "attack", "dose", "seed"]
     whole = pd.concat([each.table for each in judged], ignore_index=True)
-    clean = whole[whole["layer"].isna()]
+    clean = whole[whole["attack"] == CLEAN]
     others = clean.groupby("prompt_id")[["response_sha256"]].nunique()
     if len(differing := others[others["response_sha256"] > 1]):
         raise UserError(

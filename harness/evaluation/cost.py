@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from asabench.core.attack_names import is_whole
 from asabench.core.records import RESPONSE_SCHEMA, Cell, Prompt, Response, response_columns
 from asabench.judging.labelled_pairs import LabelledPair, labelled_pairs
 from asabench.runs.tables import write_part
@@ -24,6 +25,7 @@ from harness.engine.sweep import (
     ROWS_ON_CPU,
     ROWS_ON_GPU,
     injection_of,
+    kind,
     kv_bytes_per_position,
     row_bytes,
     rows_that_fit,
@@ -91,6 +93,8 @@ def estimate(plan: Plan, *, judged: bool = True) -> Cost:
     parts = [PartCost(name="answers", cells=len(plan.cells), seconds=answers)] if here else []
     if subject.device.type != "meta":
         for name, attack in plan.attacks.items():
+            if is_whole(name):
+                continue  # it is fitted once, and proposes no direction a cell
             own = [cell for cell in plan.cells if cell.attack == name]
             seconds = _directions(subject, own, attack, lengths)
             parts.append(PartCost(name=f"directions of {name}", cells=len(own), seconds=seconds))
@@ -118,7 +122,10 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
 def _answers(plan: Plan, rows: int) -> float:
     """Seconds of decoding, from a few steps on a full batch of cells that are spread over the run."""
     subject, protocol = plan.subject, plan.protocol
-    cells = _spread(plan.cells, rows) if rows > 1 else list(plan.cells[:1])
+    # A row that is perturbed at every block costs what one at a single block does
+    at_one = [cell for cell in plan.cells if kind(cell) == ""]
+    cells = _spread(at_one, rows) if rows > 1 else at_one[:1]
+    rows = len(cells)
     prompts = list(dict.fromkeys(cell.prompt for cell in cells))
     tokens = [subject.format(prompt, protocol) for prompt in prompts]
     place = {prompt: index for index, prompt in enumerate(prompts)}

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import torch
 
+from asabench.core.attack_names import has_blocks, is_joint
 from asabench.core.defaults import LAYERS
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
@@ -22,7 +23,7 @@ from asabench.judging.certificate import Certificate, read_certificate, with_cla
 from asabench.judging.judge import Judge
 from asabench.runs.choices import DEFAULTS, Choices
 from asabench.runs.settings import RunSettings, in_full
-from harness.attacks import Attack, make_attacks, needs_weights
+from harness.attacks import Attack, WholeAttack, make_attacks, needs_weights, on_every_block, with_controls
 from harness.attacks.target_loss import require_targets
 from harness.engine.engine import Engine, check_engine, make_engine
 from harness.engine.sweep import grid
@@ -81,7 +82,11 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS, *, weights: boo
     protocol = _with_target(protocol, choices)
     protocol = _as_the_paper_code(protocol, choices)
     # Names are checked before the model takes its time to load
+    choices = _joint(choices)
+    if choices.control:
+        choices = replace(choices, attack=tuple(with_controls(choices.attack, protocol)))
     attacks = make_attacks(choices.attack, protocol)
+    _require_engine_for(attacks, choices, protocol)
     limit = choices.limit
     if choices.size is not None and limit is None:
         limit = published_size(protocol, choices.size).prompts
@@ -90,9 +95,12 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS, *, weights: boo
     certificate = None if choices.certificate is None else read_certificate(choices.certificate)
     with_claims(judge.info, certificate)  # a judge behind a server that is not there says so now
     prompts = _prompts(choices.prompts, choices.prompt_column).first(limit).with_target(protocol.target)
-    if any(each.needs_targets for each in attacks.values()):
+    if protocol.prefix_tokens or any(each.needs_targets for each in attacks.values()):
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
+    for attack in attacks.values():
+        if isinstance(attack, WholeAttack):
+            attack.check_prompts(prompts.prompts)
     subject = _subject(model, choices, attacks.values(), weights=weights)
     check_prompt_format(subject, protocol, prompts.prompts)
     _require_room(subject, prompts.prompts, protocol)
@@ -146,6 +154,34 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS, *, weights: boo
     )
 
 
+def _joint(choices: Choices) -> Choices:
+    """The choices with the attacks that `joint` among the layers stands for: every attack on every block at once,
+    beside one block at a time where blocks are named too."""
+    if not isinstance(choices.layers, str):
+        return choices
+    parts = [part.strip() for part in choices.layers.split(",")]
+    if "joint" not in parts:
+        return choices
+    blocks = ",".join(part for part in parts if part != "joint")
+    joint = on_every_block(choices.attack)
+    attack = tuple(dict.fromkeys([*(choices.attack if blocks else ()), *joint]))
+    return replace(choices, layers=blocks or "all", attack=attack)
+
+
+def _require_engine_for(attacks: Collection[str], choices: Choices, protocol: Protocol) -> None:
+    """`UserError` for an attack on every block that what answers, or the protocol, has no place for."""
+    everywhere = [name for name in attacks if not has_blocks(name)]
+    if everywhere and choices.engine != "hf":
+        raise UserError(
+            f"the attack {everywhere[0]} acts on every block at once, which the engine {choices.engine} does not do; "
+            "use --engine hf for it"
+        )
+    if protocol.step_layers is not None and (joint := [name for name in everywhere if is_joint(name)]):
+        raise UserError(
+            f"--step-layers names one block a step, and {joint[0]} acts on every block; leave one of them out"
+        )
+
+
 def _layers(choices: Choices, protocol: Protocol, n_layers: int) -> tuple[int, ...]:
     if choices.layers is not None:
         return parse_layers(choices.layers, n_layers)
@@ -155,7 +191,13 @@ def _layers(choices: Choices, protocol: Protocol, n_layers: int) -> tuple[int, .
 
 
 def _with_target(protocol: Protocol, choices: Choices) -> Protocol:
-    """The protocol with the target, or the list of targets, that was chosen."""
+    """The protocol with the target, or the list of targets, that was chosen, and with how much of it is given."""
+    if choices.prefix is not None:
+        if choices.prefix < 1:
+            raise UserError(f"--prefix {choices.prefix} gives nothing; give 1 or more tokens, or leave it out")
+        if choices.targets is not None or protocol.targets is not None:
+            raise UserError("--prefix gives the start of one target, and --targets is a list; use --target")
+        protocol = protocol.model_copy(update={"prefix_tokens": choices.prefix})
     if choices.target is not None and choices.targets is not None:
         raise UserError("--target and --targets are both there; give one target for all prompts, or a list")
     if choices.target is not None:

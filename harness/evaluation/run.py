@@ -32,7 +32,8 @@ from asabench.judging.judge import Judge
 from asabench.runs.compare import Comparison, compare
 from asabench.runs.folder import Run, certificate_in, open_run, read_run
 from asabench.stats.scoring import RowHead, scored_row
-from harness.attacks import stated
+from harness.attacks import WholeAttack, stated
+from harness.engine.engine import HookedEngine
 from harness.evaluation.judge import checked_judge, judge_the_rest
 from harness.evaluation.judging_beside import is_beside, judge_device, once, placed, stored
 from harness.evaluation.plan import Plan
@@ -190,6 +191,10 @@ def _generate(plan: Plan, run: Run, judge: Judge, progress: bool) -> None:
             batches = engine.sweep(pending, protocol, attacks, max_rows=plan.max_rows, on_step=line.step)
             for responses in stored(batches, run, judge, beside=is_beside(engine, judge)):
                 line.finish(len(responses))
+        if isinstance(engine, HookedEngine):  # workers fit on their own copies of the model
+            whole = {name: each for name, each in attacks.items() if isinstance(each, WholeAttack)}
+            if fits := {name: each.found(plan.subject) for name, each in whole.items() if each.found(plan.subject)}:
+                run.update_manifest(fits=fits)
     finally:
         engine.close()
 

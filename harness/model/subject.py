@@ -29,7 +29,7 @@ from harness.model.placement import (
     placement_in_words,
     require_accelerate,
 )
-from harness.model.prompt_format import check_prompts, check_template, prompt_ids, prompt_text, without_mark
+from harness.model.prompt_format import check_prompts, check_template, prefix_ids, prompt_ids, prompt_text, without_mark
 from harness.model.stop_tokens import chat_stops, check_stops, generate_stops, protocol_stops, read_generation_config
 from harness.model.weights import load_weights, weight_files, without_weights
 from harness.progress import phase
@@ -108,9 +108,10 @@ class Subject:
         return protocol_stops(self.model, self.tokenizer, self.name, protocol)
 
     def format(self, prompt: Prompt, protocol: Protocol) -> list[int]:
-        """The token ids of a prompt, up to where the answer starts."""
+        """The token ids of a prompt, up to where the answer starts, or with the tokens that the protocol gives it."""
         ends = generate_stops(self.model, self.tokenizer)
-        return prompt_ids(self.tokenizer, prompt, protocol, self.name, ends)
+        ids = prompt_ids(self.tokenizer, prompt, protocol, self.name, ends)
+        return [*ids, *prefix_ids(self.tokenizer, prompt, protocol, self.name)] if protocol.prefix_tokens else ids
 
     def text(self, token_ids: Sequence[int]) -> str:
         """An answer as text, without special tokens and without the stop token at its end, special or not."""

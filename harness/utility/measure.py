@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import asabench
-from asabench.core.attack_names import names_without_targets
+from asabench.core.attack_names import doses_of, names_without_targets
 from asabench.core.defaults import ATTACK, PROTOCOL, UTILITY_DOSES, UTILITY_TOKENS
 from asabench.core.errors import UserError
 from asabench.core.numbers import evenly_spaced
@@ -142,7 +142,7 @@ def measure(
         under_injection=tuple(
             benign_rates(found, benign, over_refusal, attack, dose, shared=protocol.shares_noise)
             for attack in attacks
-            for dose in protocol.doses
+            for dose in doses_of(attack, protocol.doses)
         ),
         tasks=tasks,
     )
