@@ -152,5 +152,6 @@ def _row(plan: Plan, run: Run, judge: JudgeInfo) -> Row:
         seeds=plan.protocol.seeds,
         shared_noise=plan.protocol.shares_noise,
         max_new_tokens=plan.protocol.max_new_tokens,
+        suite=plan.settings.suite,
     )
     return scored_row(head, run.judged(judge.id), list(plan.attacks), plan.protocol.doses, judge)
