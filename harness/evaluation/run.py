@@ -16,6 +16,7 @@ from asabench.core.prompts import has_published_target, target_digest
 from asabench.core.records import Prompt, Response, Verdict
 from asabench.core.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Row
 from asabench.core.shards import Shard
+from asabench.core.suite import Suite
 from asabench.judging.judge import Judge
 from asabench.runs.folder import Run, open_run
 from asabench.stats.scoring import RowHead, scored_row
@@ -23,6 +24,7 @@ from harness.attacks import stated
 from harness.evaluation.judge import checked_judge, judge_the_rest
 from harness.evaluation.plan import Plan
 from harness.evaluation.provenance import now, provenance
+from harness.evaluation.suite import Asking, search_radii
 from harness.judges.readings import read
 from harness.progress import progress_line
 
@@ -66,7 +68,10 @@ def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
         **({} if plan.shard is None else {"shard": str(plan.shard)}),
     }
     with open_run(plan.path, plan.settings, context, prompts) as run:
-        _generate(plan, run, judge, progress)
+        if plan.suite is None:
+            _generate(plan, run, judge, progress)
+        else:
+            search_radii(_asking(plan, plan.suite), run, judge, progress=progress)
         judge_the_rest(run, judge, progress=progress)
         row = None if plan.shard is not None else _row(plan, run, info)
         if row is not None:
@@ -86,6 +91,20 @@ def _prompt_columns(prompt: Prompt) -> dict[str, str | None]:
         "target_sha256": target_digest(prompt),
         "suffix": prompt.suffix,
     }
+
+
+def _asking(plan: Plan, suite: Suite) -> Asking:
+    return Asking(
+        subject=plan.subject,
+        protocol=plan.protocol,
+        suite=suite,
+        prompts=tuple(dict.fromkeys(cell.prompt for cell in plan.cells)),
+        layers=plan.layers,
+        attacks=plan.attacks,
+        cells=plan.cells,
+        engine=plan.engine,
+        max_rows=plan.max_rows,
+    )
 
 
 def _generate(plan: Plan, run: Run, judge: Judge, progress: bool) -> None:
