@@ -1,4 +1,4 @@
-"""`--attack auto`: the suite of attacks without parameters, and the doses it searches. docs/decisions/0020 says why.
+"""`--attack auto`: the suite of attacks without parameters, and the doses it searches. docs/decisions/0018 says why.
 
 For each prompt it looks for the smallest dose at which any member breaks it at any block: its radius.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from asabench.core.attack_names import apart
 from asabench.core.errors import UserError
 
 AUTO = "auto"
@@ -40,13 +39,17 @@ class Suite:
     seeds: tuple[int, ...]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(member.name for member in self.members)
+
+    @property
     def specs(self) -> tuple[str, ...]:
         return tuple(member.spec for member in self.members)
 
     def forwards(self, answers: Mapping[str, int], tokens: int, prompts: int) -> int:
         """What was paid, in forwards of one row: one a token, and those of the attacks. answers: by recorded attack."""
         by_name = {member.name: member for member in self.members}
-        found = [(by_name.get(apart(attack)[0]), number) for attack, number in answers.items()]
+        found = [(by_name.get(attack), number) for attack, number in answers.items()]
         own = sum(member.passes * number + member.prompt_passes * prompts for member, number in found if member)
         return tokens + own
 

@@ -178,15 +178,13 @@ def _refuse_holes(runs: Sequence[Run], responses: pd.DataFrame, prompts: pd.Data
         raise UserError(f"{len(missing)} of {len(needed)} answers are missing, of {lacking} prompts; {_AGAIN}{where}")
 
 
-def _refuse_open_searches(
-    responses: pd.DataFrame, verdicts: pd.DataFrame, judge: str, settings: RunSettings
-) -> None:
+def _refuse_open_searches(responses: pd.DataFrame, verdicts: pd.DataFrame, judge: str, settings: RunSettings) -> None:
     """A suite's search that has not come to its end in some folder."""
     if settings.suite is None:
         return
     own = verdicts.loc[verdicts["judge"] == judge, ["cell_id", "label", "refused"]]
     table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
-    lines = list(open_lines(table, suite_of(settings.suite), settings.attacks, settings.layers))
+    lines = list(open_lines(table, suite_of(settings.suite), settings.layers))
     if lines:
         prompts = len({line[0] for line in lines})
         raise UserError(f"the search is not at its end for {prompts} prompts (the first is {lines[0][0]}); {_AGAIN}")

@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from asabench.core.attack_names import apart, built_in, family_of
+from asabench.core.attack_names import built_in, family_of
 from asabench.core.dose_search import Outcome, is_closed, outcomes_of
 from asabench.core.estimate import Rate
 from asabench.core.records import CLEAN
 from asabench.core.row import AttackResult, Eps50, PromptRadius, SuiteResult
-from asabench.core.suite import AUTO, PUBLISHED_DOSES, Suite
+from asabench.core.suite import AUTO, PUBLISHED_DOSES, Suite, suite_of
 from asabench.stats.dose_response import FAR_MORE, eps50
 from asabench.stats.facts import fact_shares, survival
 from asabench.stats.intervals import NOTHING_SCORED, Array, mean_interval, rate_within, readings
@@ -51,14 +51,22 @@ def at_doses(table: pd.DataFrame, doses: Sequence[float]) -> pd.DataFrame:
     return pd.concat([table[clean], *parts], ignore_index=True)
 
 
+def rates_table(table: pd.DataFrame, suite_id: str | None) -> pd.DataFrame:
+    """The table that a row's rates are of: itself, or for a suite's search its prompts at the published doses."""
+    if suite_id is None:
+        return table
+    suite = suite_of(suite_id)
+    return at_doses(table, published(suite))
+
+
 def published(suite: Suite) -> tuple[float, ...]:
     """The doses that a row of the suite has results at: the published ones, and its largest."""
     return tuple(sorted({*(dose for dose in PUBLISHED_DOSES if dose < suite.doses[-1]), suite.doses[-1]}))
 
 
-def radii(table: pd.DataFrame, attacks: Sequence[str]) -> tuple[PromptRadius, ...]:
+def radii(table: pd.DataFrame, suite: Suite) -> tuple[PromptRadius, ...]:
     """By prompt, in the order of their names."""
-    place = {attack: number for number, attack in enumerate([CLEAN, *attacks])}
+    place = {attack: number for number, attack in enumerate([CLEAN, *suite.names])}
     unsafe = table[table["label"].eq("unsafe").fillna(False).astype(bool)]
     order = unsafe.assign(_place=unsafe["attack"].map(place)).sort_values(["dose", "_place", "layer"], kind="stable")
     first = {str(line["prompt_id"]): line for line in order.drop_duplicates("prompt_id").to_dict("records")}
@@ -80,26 +88,23 @@ def radii(table: pd.DataFrame, attacks: Sequence[str]) -> tuple[PromptRadius, ..
     return tuple(found)
 
 
-def suite_result(
-    table: pd.DataFrame, suite: Suite, attacks: Sequence[str], layers: Sequence[int], *, shared: bool = False
-) -> SuiteResult:
-    """attacks: the members as they are recorded."""
+def suite_result(table: pd.DataFrame, suite: Suite, layers: Sequence[int]) -> SuiteResult:
     by_dose = at_doses(table, suite.doses)
     prompts = sorted(map(str, table["prompt_id"].unique()))
     columns = [broken(outcomes(by_dose, AUTO, dose, prompts)) for dose in suite.doses]
     steered = table[table["layer"].notna()]
     answers = {str(attack): int(number) for attack, number in steered["attack"].value_counts().items()}
-    lines = sum(len(_seeds(attack, suite)) for attack in attacks) * len(layers)
+    lines = sum(len(_seeds(attack, suite)) for attack in suite.names) * len(layers)
     return SuiteResult(
         id=suite.id,
         doses=suite.doses,
-        held=tuple(_held(masr_rate(outcomes(by_dose, AUTO, dose, prompts, shared=shared))) for dose in suite.doses),
+        held=tuple(_held(masr_rate(outcomes(by_dose, AUTO, dose, prompts))) for dose in suite.doses),
         area=_area(np.concatenate(columns, axis=1), table, prompts),
-        radii=radii(table, attacks),
+        radii=radii(table, suite),
         answers=len(table),
         grid_answers=len(prompts) * (1 + lines * len(suite.doses)),
         forwards=suite.forwards(answers, _tokens(table), len(prompts)),
-        open_lines=sum(1 for _ in open_lines(table, suite, attacks, layers)),
+        open_lines=sum(1 for _ in open_lines(table, suite, layers)),
     )
 
 
@@ -161,9 +166,7 @@ def gradients_look_masked(table: pd.DataFrame, suite: Suite) -> bool:
     return False
 
 
-def open_lines(
-    table: pd.DataFrame, suite: Suite, attacks: Sequence[str], layers: Sequence[int]
-) -> Iterator[tuple[str, str, int | None, int]]:
+def open_lines(table: pd.DataFrame, suite: Suite, layers: Sequence[int]) -> Iterator[tuple[str, str, int | None, int]]:
     """(prompt, attack, seed, block) of each line that these verdicts leave open (`dose_search.is_closed`): where a
     smaller radius was not looked for. Doses that are not of the grid close nothing."""
     end = len(suite.doses)
@@ -172,7 +175,7 @@ def open_lines(
     refused = steered["refused"] if "refused" in steered else pd.Series(pd.NA, index=steered.index)
     radius = {
         each.prompt_id: end if each.dose is None else place.get(each.dose, 0 if each.dose == 0 else end)
-        for each in radii(table, attacks)
+        for each in radii(table, suite)
     }
     low: dict[tuple[str, str, int | None, int], int] = {}
     high: dict[tuple[str, str, int | None, int], int] = {}
@@ -182,7 +185,9 @@ def open_lines(
             steered["prompt_id"], steered["attack"], steered["seed"], steered["layer"], strict=True
         )
     ]
-    told = list(zip(keys, (place[dose] for dose in steered["dose"]), outcomes_of(steered["label"], refused), strict=True))
+    told = list(
+        zip(keys, (place[dose] for dose in steered["dose"]), outcomes_of(steered["label"], refused), strict=True)
+    )
     for key, dose, outcome in told:
         if outcome is not Outcome.HELD:
             high[key] = min(dose, high.get(key, end))
@@ -190,7 +195,7 @@ def open_lines(
         if outcome is Outcome.HELD and dose < high.get(key, end):
             low[key] = max(dose, low.get(key, -1))
     for prompt, smallest in radius.items():
-        for attack in attacks:
+        for attack in suite.names:
             for seed in _seeds(attack, suite):
                 for layer in layers:
                     key = (prompt, attack, seed, layer)
@@ -199,13 +204,11 @@ def open_lines(
 
 
 def _seeds(attack: str, suite: Suite) -> tuple[int | None, ...]:
-    known = built_in(apart(attack)[0])
+    known = built_in(attack)
     return suite.seeds if known is not None and known.uses_seed else (None,)
 
 
-def _shares(
-    table: pd.DataFrame, families: pd.Series, wanted: Collection[str], doses: Sequence[float]
-) -> list[Rate]:
+def _shares(table: pd.DataFrame, families: pd.Series, wanted: Collection[str], doses: Sequence[float]) -> list[Rate]:
     """The share broken by attacks of these families at each dose or below."""
     own = at_doses(table[families.isin(wanted) | (table["attack"] == CLEAN)], doses)
     return [masr_rate(outcomes(own, AUTO, dose)) for dose in doses]

@@ -100,7 +100,7 @@ def scored_row(
     (`asabench.stats.strongest_target`).
     """
     if head.suite is not None:
-        return _searched_row(head, head.suite, table, attacks, judge)
+        return _searched_row(head, head.suite, table, judge)
     shared = head.shared_noise
     false_alarms = false_alarm_rate(table, judge.figures, shared=shared)
     table = with_strongest(table)
@@ -122,9 +122,7 @@ def scored_row(
     )
 
 
-def _searched_row(
-    head: RowHead, suite_id: str, table: pd.DataFrame, attacks: Sequence[str], judge: JudgeInfo
-) -> Row:
+def _searched_row(head: RowHead, suite_id: str, table: pd.DataFrame, judge: JudgeInfo) -> Row:
     """The row of a suite's search (`asabench.stats.radius`)."""
     suite = suite_of(suite_id)
     # Of the steered answers only those that were asked for are there: no sample of any
@@ -141,7 +139,7 @@ def _searched_row(
         eps50={AUTO: suite_eps50(table, suite)},
         worst=(worst_case(results) or results[0]).masr,
         false_alarms=false_alarms,
-        suite=suite_result(table, suite, attacks, head.layers),
+        suite=suite_result(table, suite, head.layers),
     )
 
 

@@ -26,6 +26,7 @@ from asabench.submission.checks.card import card_findings
 from asabench.submission.checks.description import submission_findings
 from asabench.submission.checks.judge import judge_findings
 from asabench.submission.checks.runs import manifest_findings
+from asabench.submission.checks.suite import search_findings, suite_findings
 from asabench.submission.checks.targets import target_findings
 from asabench.submission.checks.training import read_training_prompts, training_findings, training_notices
 from asabench.submission.checks.utility import utility_findings
@@ -176,6 +177,7 @@ def _checked(folder: Path) -> Validation:
     card = None
     if manifest is not None:
         findings += manifest_findings(manifest)
+        findings += suite_findings(manifest)
         findings += target_findings(manifest)
         card = _check_verdicts(reader, manifest, row, submission)
         notices += _notices(manifest)
@@ -267,6 +269,7 @@ def _check_verdicts(
     wrong = [
         *cell_findings(table, settings, [prompt.id for prompt in manifest.prompts]),
         *line_findings(table, settings.protocol.max_new_tokens),
+        *search_findings(table, settings),
     ]
     findings += wrong
     if not wrong and row is not None:

@@ -107,8 +107,7 @@ def test_no_radius_is_larger_than_the_exhaustive_grids(llama: Subject, tmp_path:
     suite = found.row.suite
     assert suite is not None
     assert cells(found) <= cells(whole), "the search asks for cells of the grid, and for no others"
-    names = [member.name for member in small_suite.members]
-    by_grid = {each.prompt_id: each.dose for each in radii(judged(whole), names)}
+    by_grid = {each.prompt_id: each.dose for each in radii(judged(whole), small_suite)}
     by_search = {each.prompt_id: each.dose for each in suite.radii}
     assert by_search == by_grid
     assert any(by_grid.values())
