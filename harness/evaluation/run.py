@@ -24,7 +24,7 @@ from harness.attacks import stated
 from harness.evaluation.judge import checked_judge, judge_the_rest
 from harness.evaluation.plan import Plan
 from harness.evaluation.provenance import now, provenance
-from harness.evaluation.suite import Asking, search_radii
+from harness.evaluation.search import Asking, search_radii
 from harness.judges.readings import read
 from harness.progress import progress_line
 

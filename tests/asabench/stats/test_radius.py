@@ -71,7 +71,8 @@ def test_curve_area_and_rates_by_hand() -> None:
     found = suite_result(told, SUITE, layers=(0, 1))
     assert [rate.value for rate in found.held] == [1.0, 0.75, 0.75, 0.5]
     assert found.area.value == pytest.approx(0.75)
-    assert found.area.low is not None and found.area.high is not None
+    assert found.area.low is not None
+    assert found.area.high is not None
     assert found.area.low < 0.75 < found.area.high
     assert found.answers == 6
     assert found.grid_answers == 4 * (1 + 3 * 2 * 4)
