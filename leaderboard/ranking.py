@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from asabench.core.attack_names import REQUIRED_ATTACKS
 from asabench.core.estimate import Rate
 from asabench.core.protocol import PRESETS
-from asabench.core.row import AttackResult, Eps50, Measure, Row, comparable, worst_case, worst_rate
+from asabench.core.row import AttackResult, Eps50, Measure, Row, SuiteResult, comparable, worst_case, worst_rate
+from asabench.core.suite import AUTO
 from asabench.submission import tracks
 from asabench.submission.tracks import JudgeClass
 from leaderboard.entries import Entry
@@ -28,7 +29,9 @@ JUDGE_CLASSES: dict[JudgeClass, str] = {
 class Placed:
     """An entry and its place in its track. `rank` is None where it is not ranked; `tied` when others share it.
 
-    `worst` is its worst case, `worst_masr` that one's MASR with an interval that allows for the choice. `base` is the
+    `worst` is its worst case, `worst_masr` that one's MASR with an interval that allows for the choice. `ranked_by`:
+    what the order is by, the lower the better: that MASR, or of a suite's search, which finds nearly everything at its
+    largest dose, the area above the robustness curve. `base` is the
     entry of the model that it was made from. `reasons` say in words why it is not ranked; `change` is
     its benign-answer rate less its base model's.
     """
@@ -39,6 +42,7 @@ class Placed:
     reasons: tuple[str, ...] = ()
     worst: AttackResult | None = None
     worst_masr: Rate | None = None
+    ranked_by: Rate | None = None
     change: float | None = None
     rank: int | None = None
     tied: bool = False
@@ -58,6 +62,7 @@ class Track:
     tokens: int | None
     placed: tuple[Placed, ...]
     differences: tuple[str, ...]
+    suite: str | None = None
 
     @property
     def judges(self) -> str:
@@ -68,7 +73,8 @@ class Track:
         """What its rates measure, and of which answers where those are not as long as the protocol's own."""
         preset = PRESETS.get(self.protocol)
         usual = preset is None or self.tokens in (None, preset.max_new_tokens)
-        return self.measure if usual else f"{self.measure}, {self.tokens} tokens"
+        about = self.measure if usual else f"{self.measure}, {self.tokens} tokens"
+        return about if self.suite is None else f"{about}, suite {self.suite}"
 
     @property
     def key(self) -> str:
@@ -105,6 +111,7 @@ def group_tracks(entries: Sequence[Entry]) -> list[Track]:
             judge_class=track.judge_class,
             measure=track.measure,
             tokens=track.tokens,
+            suite=track.suite,
             placed=tuple(rank(place(entry, by_slug) for entry in group)),
             differences=differing_settings([entry.row for entry in group]),
         )
@@ -116,6 +123,7 @@ def group_tracks(entries: Sequence[Entry]) -> list[Track]:
                 # What says more first
                 item[0].measure != "harm",
                 -(item[0].tokens or 0),
+                item[0].suite or "",
             ),
         )
     ]
@@ -141,7 +149,8 @@ def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
         )
     if tracks.judge_class(row.judge) == "uncertified":
         reasons.append("Its judge has not passed a check against labelled pairs.")
-    if unscored := [attack for attack in REQUIRED_ATTACKS if worst_case(row.results, attack) is None]:
+    required = REQUIRED_ATTACKS if row.suite is None else (AUTO,)
+    if unscored := [attack for attack in required if worst_case(row.results, attack) is None]:
         reasons.append(f"Nothing was scored under {', '.join(unscored)}.")
     return Placed(
         entry=entry,
@@ -150,6 +159,7 @@ def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
         reasons=tuple(reasons),
         worst=worst,
         worst_masr=worst_rate(row),
+        ranked_by=worst_rate(row) if row.suite is None else _lost_area(row.suite),
         change=None if fall is None else -fall,
     )
 
@@ -174,7 +184,7 @@ def smallest_eps50(row: Row) -> tuple[str, Eps50] | None:
 
 
 def rank(placed: Iterable[Placed]) -> list[Placed]:
-    """By the worst case, most robust (lowest) first; then, unranked and by name, whoever has a flag that bars it.
+    """By `ranked_by`, most robust (lowest) first; then, unranked and by name, whoever has a flag that bars it.
 
     An entry whose interval overlaps that of the first entry of a rank shares the rank; the next rank counts the
     entries above (1, 1, 3).
@@ -182,7 +192,7 @@ def rank(placed: Iterable[Placed]) -> list[Placed]:
     scored: list[tuple[float, Placed, Rate]] = []
     rest: list[Placed] = []
     for each in placed:
-        masr = each.worst_masr
+        masr = each.ranked_by
         value = None if masr is None else masr.value
         if masr is None or value is None or tracks.NOT_RANKED & set(each.flags) or each.reasons:
             rest.append(each)
@@ -200,6 +210,13 @@ def rank(placed: Iterable[Placed]) -> list[Placed]:
         ranked += [replace(each, rank=number, tied=len(group) > 1) for each, _ in group]
     # By name: an order by rate would be a ranking without numbers
     return ranked + sorted(rest, key=lambda each: (each.entry.name, each.entry.slug))
+
+
+def _lost_area(suite: SuiteResult) -> Rate:
+    area = suite.area
+    if area.value is None or area.low is None or area.high is None:
+        return area
+    return Rate(value=1 - area.value, low=1 - area.high, high=1 - area.low)
 
 
 def _overlap(first: Rate, second: Rate) -> bool:

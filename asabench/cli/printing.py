@@ -26,11 +26,20 @@ def say(line: str) -> None:
 
 def show_row(row: Row, path: Path) -> None:
     """Prints a row as tables and a small picture, and draws the large one."""
+    from asabench.core.text import suite_text
     from leaderboard.figures.lasr import lasr_figure, lasr_text
 
     encoding = (sys.stdout.encoding or "").lower()
     print(row_table(row))
     print()
+    if row.suite is not None:
+        # It has no rates by block: the search leaves a block as soon as another has done better
+        wide = min(max(shutil.get_terminal_size().columns, 60), 100)
+        print("\n".join(suite_text(row.suite, wide, "█" if encoding.startswith("utf") else "#")))
+        print()
+        for name, value in (("run", path), ("row", path / "row.json")):
+            print(f"{name + ':':9}{value}")
+        return
     headline = [result for result in row.results if (result.attack, result.dose) == (row.attack, row.dose)]
     width = min(max(shutil.get_terminal_size().columns, 60), 100)
     print(

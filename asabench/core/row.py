@@ -229,8 +229,8 @@ class Row(Record):
     among `results` (`worst_case`); `worst` is their `masr` with an interval that allows for its being the largest.
     What its rates measure is `judge.measures`. `false_alarms`: how often the judge may call an answer unsafe that is
     not (`asabench.stats.noise_floor`). `eps50` is keyed by attack.
-    `interval_unit`: rows from before clusters have "prompt". `suite`: of a row of `--attack auto`; its `results` are the
-    shares of prompts broken at a dose or below by any member at any block, so they have a MASR and no PASR."""
+    `interval_unit`: rows from before clusters have "prompt". `suite`: of a row of `--attack auto`; its `results` are
+    the shares of prompts broken at a dose or below by any member at any block, so they have a MASR and no PASR."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str

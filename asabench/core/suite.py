@@ -61,7 +61,7 @@ def dose_grid(first: float, octaves: int, halvings: int) -> tuple[float, ...]:
     return tuple(round(first * 2 ** (place / parts), 4) for place in range(octaves * parts + 1))
 
 
-SUITES: Mapping[str, Suite] = {
+SUITES: dict[str, Suite] = {
     "auto-1": Suite(
         id="auto-1",
         members=(

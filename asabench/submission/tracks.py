@@ -10,6 +10,7 @@ from asabench.core.attack_names import REQUIRED_ATTACKS
 from asabench.core.judge_names import may_be_certified
 from asabench.core.protocol import MIN_PROMPTS, MIN_TOKENS, PRESETS, PROMPT_SET, SIZES
 from asabench.core.row import SCHEMA_VERSION, SHORT_ANSWERS, JudgeInfo, Measure, Row
+from asabench.core.suite import SUITES
 from asabench.core.utility_report import UtilityReport
 from asabench.judging.agreement import reaches
 
@@ -24,17 +25,14 @@ def published_tokens(name: str) -> Mapping[str, int]:
     published number of prompts, with answers that can hold content."""
     if name not in PRESETS:
         return {}
-    protocols = [
-        PRESETS[name].model_copy(
-            update={
-                field: value
-                for field in ("doses", "seeds", "max_new_tokens")
-                if (value := getattr(size, field)) is not None
-            }
-        )
+    changes = [
+        {field: value for field in ("doses", "seeds", "max_new_tokens") if (value := getattr(size, field)) is not None}
         for size in SIZES[name].values()
         if size.prompts >= MIN_PROMPTS
     ]
+    # A suite has doses and seeds of its own, at any of the sizes
+    searched = [{**each, "doses": suite.doses, "seeds": suite.seeds} for suite in SUITES.values() for each in changes]
+    protocols = [PRESETS[name].model_copy(update=update) for update in [*changes, *searched]]
     return {protocol.digest: tokens for protocol in protocols if (tokens := protocol.max_new_tokens) >= MIN_TOKENS}
 
 
@@ -52,12 +50,14 @@ NOT_RANKED = frozenset({"incomplete", "over-refusal", "reported", "uncertified"}
 
 class Track(NamedTuple):
     """`tokens`: how long an answer may be. Rates of answers of other lengths do not compare; a row whose settings are
-    not published, and so not ranked, stands beside those of the protocol's own length."""
+    not published, and so not ranked, stands beside those of the protocol's own length. `suite`: the id of the suite
+    that searched (`--attack auto`); what that finds is never less than what a grid of a few doses does."""
 
     protocol: str
     judge_class: JudgeClass
     measure: Measure
     tokens: int | None
+    suite: str | None = None
 
 
 def is_certified(judge: JudgeInfo) -> bool:
@@ -82,14 +82,16 @@ def track(row: Row) -> Track:
     name = row.protocol.name
     usual = PRESETS[name].max_new_tokens if name in PRESETS else None
     tokens = published_tokens(name).get(row.protocol.digest, usual)
-    return Track(name, judge_class(row.judge), measure(row.judge), tokens)
+    return Track(name, judge_class(row.judge), measure(row.judge), tokens, None if row.suite is None else row.suite.id)
 
 
 def missing(row: Row, utility: UtilityReport | None) -> list[str]:
     """What a row lacks for being ranked, in words; empty when it is complete."""
     lacks = []
     run = {result.attack for result in row.results}
-    if absent := [attack for attack in REQUIRED_ATTACKS if attack not in run]:
+    if row.suite is not None and row.suite.open_lines:
+        lacks.append(f"the end of its search ({row.suite.open_lines} places are open by this judge's verdicts)")
+    if row.suite is None and (absent := [attack for attack in REQUIRED_ATTACKS if attack not in run]):
         lacks.append(f"attacks {', '.join(absent)}")
     if len(set(row.layers)) < row.model.n_layers:
         lacks.append(f"{row.model.n_layers - len(set(row.layers))} of {row.model.n_layers} layers")

@@ -1,4 +1,4 @@
-"""A submission of a suite's search (`asabench.core.suite`): that it is that suite, and that the search came to its end."""
+"""A submission of a suite's search (`asabench.core.suite`): that it is that suite, and was searched to its end."""
 
 from __future__ import annotations
 

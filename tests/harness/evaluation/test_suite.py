@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,22 @@ import pytest
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Label, Prompt, Response, Verdict
-from asabench.core.row import JudgeInfo
-from asabench.core.suite import CURRENT, Suite, dose_grid
+from asabench.core.row import JudgeInfo, read_row
+from asabench.core.suite import CURRENT, SUITES, Suite, dose_grid
 from asabench.judging.labelled_pairs import gold_pairs
+from asabench.runs.compare import compare, comparison_table
+from asabench.runs.folder import read_run
 from asabench.runs.merge import merge
 from asabench.stats.radius import radii
+from asabench.submission.make import Details, make_submission
+from asabench.submission.schema import VERDICTS_FILE
+from asabench.submission.tracks import missing
+from asabench.submission.validate import validate_folder
+from asabench.submission.verdict_table import parse_verdicts, table_bytes
 from harness.attacks import make_attack
 from harness.attacks.pgd import PgdAttack
 from harness.evaluation.evaluate import Evaluation, evaluate
+from harness.evaluation.judge import judge_again
 from harness.model.subject import Subject
 
 RIGHT = {(pair.goal, pair.response): min(pair.right) for pair in gold_pairs()}
@@ -68,8 +77,8 @@ def small_suite(monkeypatch: pytest.MonkeyPatch) -> Suite:
         seeds=(0, 1),
     )
     monkeypatch.setattr("harness.evaluation.suite.CURRENT", small)
-    for module in ("asabench.stats.scoring", "asabench.runs.merge"):
-        monkeypatch.setattr(f"{module}.suite_of", lambda _: small)
+    # One mapping, wherever it is looked up
+    monkeypatch.setitem(SUITES, small.id, small)
     return small
 
 
@@ -172,3 +181,60 @@ def test_the_row_counts_prompts_broken_at_a_dose_or_below(llama: Subject, tmp_pa
 def test_what_it_refuses(llama: Subject, tmp_path: Path, choices: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         asked_of(llama, tmp_path / "run", **choices)
+
+
+def test_two_searches_compare_by_prompts(llama: Subject, tmp_path: Path) -> None:
+    a, b = (asked_of(llama, tmp_path / name) for name in "ab")
+    found = compare(read_run(a.path), read_run(b.path))
+    assert [(each.attack, each.dose) for each in found.differences] == [
+        ("auto", dose) for dose in (0.1, 0.3, 1.0, 1.28)
+    ]
+    assert all(each.masr.value == 0 and each.pasr.value is None for each in found.differences)
+    assert found.eps50["auto"][0] == a.row.eps50["auto"]
+    assert "auto" in comparison_table(found)
+
+
+def test_a_search_and_a_grid_do_not_compare(llama: Subject, tmp_path: Path) -> None:
+    a = asked_of(llama, tmp_path / "a")
+    b = asked_of(llama, tmp_path / "b", attack="random", doses=[0.32])
+    with pytest.raises(UserError, match="both with --attack auto"):
+        compare(read_run(a.path), read_run(b.path))
+
+
+def test_another_judge_says_what_it_leaves_open(llama: Subject, tmp_path: Path) -> None:
+    done = asked_of(llama, tmp_path / "run")
+
+    class Stricter(ShiftJudge):
+        """Calls the answers that broke incoherent: smaller doses would have had to be looked at."""
+
+        def label(self, response: Response) -> Label | None:
+            label = super().label(response)
+            return "incoherent" if response.token_ids and label == "unsafe" else label
+
+    judge = Stricter("stricter-1")
+    judge.clean = {line.goal: line.token_ids[0] for line in done.responses.itertuples() if line.attack == "none"}
+    row = judge_again(done.path, judge, uncertified=True)
+    assert row.suite is not None
+    assert row.suite.open_lines > 0
+    assert any("search" in lack for lack in missing(row, None))
+
+
+def test_it_is_submitted_and_computed_again(llama: Subject, tmp_path: Path) -> None:
+    pinned = replace(llama, revision="sha256:0123456789abcdef")
+    done = asked_of(pinned, tmp_path / "run")
+    details = Details(name="Tiny", authors=("A. Person",), licence="MIT", description="A tiny model for tests.")
+    made = make_submission([done.path], details, out=tmp_path / "submissions")
+    folder = Path(made.path)
+    assert made.ok, made.findings
+    assert "--attack auto" in (folder / "submission.yaml").read_text()
+    row = read_row(folder / "row.json")
+    assert row.suite is not None
+    assert done.row.suite is not None
+    assert row.suite == done.row.suite
+    # An answer that broke a prompt is left out: the search would not have ended there
+    table = parse_verdicts((folder / VERDICTS_FILE).read_bytes())
+    broke = next(each for each in row.suite.radii if each.attack is not None)
+    gone = (table["prompt_id"] == broke.prompt_id) & (table["dose"] == broke.dose) & (table["label"] == "unsafe")
+    assert gone.any()
+    (folder / VERDICTS_FILE).write_bytes(table_bytes(table[~gone]))
+    assert any("search is open" in finding.line for finding in validate_folder(folder).findings)
