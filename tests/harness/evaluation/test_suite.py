@@ -15,7 +15,8 @@ from asabench.core.protocol import PRESETS
 from asabench.core.records import Label, Prompt, Response, Verdict
 from asabench.core.row import JudgeInfo, read_row
 from asabench.core.suite import CURRENT, SUITES, Suite, dose_grid
-from asabench.judging.labelled_pairs import gold_pairs
+from asabench.judging.certificate import certificate
+from asabench.judging.labelled_pairs import gold_pairs, labelled_pairs
 from asabench.runs.compare import compare, comparison_table
 from asabench.runs.folder import read_run
 from asabench.runs.merge import merge
@@ -29,6 +30,7 @@ from harness.attacks import make_attack
 from harness.attacks.pgd import PgdAttack
 from harness.evaluation.evaluate import Evaluation, evaluate
 from harness.evaluation.judge import judge_again
+from harness.judges.check import SHORT_SET, check_judge
 from harness.model.subject import Subject
 
 RIGHT = {(pair.goal, pair.response): min(pair.right) for pair in gold_pairs()}
@@ -223,7 +225,8 @@ def test_it_is_submitted_and_computed_again(llama: Subject, tmp_path: Path) -> N
     pinned = replace(llama, revision="sha256:0123456789abcdef")
     done = asked_of(pinned, tmp_path / "run")
     details = Details(name="Tiny", authors=("A. Person",), licence="MIT", description="A tiny model for tests.")
-    made = make_submission([done.path], details, out=tmp_path / "submissions")
+    held = certificate(check_judge(ShiftJudge(), labelled_pairs(SHORT_SET), SHORT_SET))
+    made = make_submission([done.path], details, certificate=held, out=tmp_path / "submissions")
     folder = Path(made.path)
     assert made.ok, made.findings
     assert "--attack auto" in (folder / "submission.yaml").read_text()
