@@ -77,8 +77,8 @@ SUITES: dict[str, Suite] = {
         seeds=(0, 1, 2),
     )
 }
-CURRENT = SUITES["auto-1"]
-"""What `--attack auto` is today."""
+CURRENT = "auto-1"
+"""The suite that `--attack auto` is today."""
 
 
 def suite_of(suite_id: str) -> Suite:

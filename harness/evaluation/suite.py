@@ -9,7 +9,7 @@ from asabench.core.dose_search import Line
 from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, Prompt
-from asabench.core.suite import AUTO, CURRENT, Suite
+from asabench.core.suite import AUTO, CURRENT, Suite, suite_of
 from asabench.runs.choices import Choices
 from harness.attacks import Attack
 
@@ -38,7 +38,7 @@ def chosen_suite(choices: Choices, protocol: Protocol) -> Suite | None:
             f"--attack auto tells refused from incoherent answers, and protocol {protocol.name} does not; "
             "use --protocol asabench-v1"
         )
-    return CURRENT
+    return suite_of(CURRENT)
 
 
 def asked(choices: Choices, protocol: Protocol) -> tuple[Choices, Protocol]:

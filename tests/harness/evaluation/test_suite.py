@@ -34,6 +34,7 @@ from harness.judges.check import SHORT_SET, check_judge
 from harness.model.subject import Subject
 
 RIGHT = {(pair.goal, pair.response): min(pair.right) for pair in gold_pairs()}
+WHOLE = SUITES[CURRENT]
 PROMPTS = [Prompt(id=f"p{n}", goal="count to " + "nine " * n, target="one two") for n in range(1, 5)]
 
 
@@ -73,12 +74,11 @@ def asked_of(subject: Subject, out: Path, **choices: Any) -> Evaluation:
 def small_suite(monkeypatch: pytest.MonkeyPatch) -> Suite:
     """A suite of which the whole grid can be run; the one of today in all but its length."""
     small = Suite(
-        id=CURRENT.id,
-        members=(*CURRENT.members[:2], CURRENT.members[3], CURRENT.members[4]),
+        id=CURRENT,
+        members=(*WHOLE.members[:2], WHOLE.members[3], WHOLE.members[4]),
         doses=dose_grid(0.02, octaves=6, halvings=1),
         seeds=(0, 1),
     )
-    monkeypatch.setattr("harness.evaluation.suite.CURRENT", small)
     # One mapping, wherever it is looked up
     monkeypatch.setitem(SUITES, small.id, small)
     return small
@@ -93,7 +93,7 @@ def cells(done: Evaluation) -> set[str]:
 
 
 def test_members_are_the_attacks_they_say_they_are() -> None:
-    for member in CURRENT.members:
+    for member in WHOLE.members:
         attack = make_attack(member.spec, PRESETS["asabench-v1"])
         assert attack.name == member.name
         passes = attack.starts * (attack.steps + 1) if isinstance(attack, PgdAttack) else 0
@@ -103,7 +103,7 @@ def test_members_are_the_attacks_they_say_they_are() -> None:
 
 def test_the_grid_of_doses() -> None:
     assert dose_grid(0.02, octaves=2, halvings=1) == (0.02, 0.0283, 0.04, 0.0566, 0.08)
-    assert CURRENT.doses[::4] == (0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
+    assert WHOLE.doses[::4] == (0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
 
 
 def test_no_radius_is_larger_than_the_exhaustive_grids(llama: Subject, tmp_path: Path, small_suite: Suite) -> None:
@@ -227,7 +227,7 @@ def test_it_is_submitted_and_computed_again(llama: Subject, tmp_path: Path) -> N
     details = Details(name="Tiny", authors=("A. Person",), licence="MIT", description="A tiny model for tests.")
     held = certificate(check_judge(ShiftJudge(), labelled_pairs(SHORT_SET), SHORT_SET))
     made = make_submission([done.path], details, certificate=held, out=tmp_path / "submissions")
-    folder = Path(made.path)
+    folder = tmp_path / "submissions" / "tiny-asabench-v1"
     assert made.ok, made.findings
     assert "--attack auto" in (folder / "submission.yaml").read_text()
     row = read_row(folder / "row.json")
