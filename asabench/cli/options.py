@@ -82,7 +82,7 @@ DOSES = "Lengths of the perturbation, such as 0.3,1: at 1 it is about as long as
 Doses = Annotated[Optional[str], option(DOSES, default=PROTOCOLS_OWN)]
 SEEDS = "Seeds of attacks that draw, such as 0,1."
 Seeds = Annotated[Optional[str], option(SEEDS, default=PROTOCOLS_OWN)]
-ATTACK = f"Attacks between commas: {', '.join(BUILT_IN)}, package.module:Name; options as gradient:direction=descend."
+ATTACK = f"Attacks between commas: {', '.join(BUILT_IN)}, package.module:Name; options as gradient:direction=descend; or auto."
 ATTACK_WITHOUT_TARGET = f"Attacks between commas: {', '.join(names_without_targets())}, package.module:Name, or none."
 Attack = Annotated[str, option(ATTACK)]
 TARGET = "The start of compliance that directed attacks work towards, for all prompts."

@@ -200,7 +200,7 @@ class PromptRadius(Record):
 
 
 class SuiteResult(Record):
-    """What a suite found (`asabench.core.suite`; the method, section 7).
+    """What a suite found (`asabench.core.suite`, docs/decisions/0018).
 
     held: the robustness curve: the share of prompts with a larger radius than each of `doses`, with an interval. area:
     its mean over the doses, which lie evenly in log dose: 1 where nothing broke, 0 where every prompt broke at the

@@ -34,9 +34,7 @@ def main() -> None:
     parser.add_argument("--prompts", default="quickstart")
     parser.add_argument("--limit", type=int, default=4)
     parser.add_argument("--layers", default="4,13,22")
-    parser.add_argument(
-        "--members", type=int, default=len(SUITES[CURRENT].members), help="the first so many of the suite"
-    )
+    parser.add_argument("--members", type=int, default=len(SUITES[CURRENT].members), help="so many, from the first")
     parser.add_argument("--max-new-tokens", type=int, default=24)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
