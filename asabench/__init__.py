@@ -2,8 +2,10 @@
 
     import asabench
     evaluation = asabench.evaluate("smollm2-135m", layers="0,10,20", limit=4)  # needs asabench[eval]
-    evaluation.responses, evaluation.verdicts        # pandas tables
-    evaluation.row                                   # asabench.Row
+    evaluation                                       # a line; in a notebook, a table
+    evaluation.worst, evaluation.rates, evaluation.row
+    evaluation.frame                                 # answers and verdicts, a pandas table
+    evaluation.plot(); evaluation.compare(other)
     asabench.read_run("runs/...")                    # a run on disk
     asabench.load_benchmark("Llama-31-8B-Instruct")  # the published instances as a pandas table
 
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
     from asabench.core.row import Row
     from asabench.dataset.load import load_benchmark
     from asabench.runs.folder import read_run
-    from harness.evaluation.evaluate import evaluate
+    from harness.evaluation.evaluate import Evaluation, evaluate
 
 __version__ = "0.1.0"
 
-__all__ = ["Protocol", "Row", "evaluate", "load_benchmark", "read_run"]
+__all__ = ["Evaluation", "Protocol", "Row", "evaluate", "load_benchmark", "read_run"]
 
 _HOMES = {
+    "Evaluation": "harness.evaluation.evaluate",
     "Protocol": "asabench.core.protocol",
     "Row": "asabench.core.row",
     "evaluate": "harness.evaluation.evaluate",

@@ -29,9 +29,7 @@ JUDGE_CLASSES: dict[JudgeClass, str] = {
 class Placed:
     """An entry and its place in its track. `rank` is None where it is not ranked; `tied` when others share it.
 
-    `worst` is its worst case, `worst_masr` that one's MASR with an interval that allows for the choice. `ranked_by`:
-    what the order is by, the lower the better: that MASR, or of a suite's search, which finds nearly everything at its
-    largest dose, the area above the robustness curve. `base` is the
+    `worst` is its worst case, `worst_masr` that one's MASR with an interval that allows for the choice.  `base` is the
     entry of the model that it was made from. `reasons` say in words why it is not ranked; `change` is
     its benign-answer rate less its base model's.
     """
@@ -42,16 +40,22 @@ class Placed:
     reasons: tuple[str, ...] = ()
     worst: AttackResult | None = None
     worst_masr: Rate | None = None
-    ranked_by: Rate | None = None
     change: float | None = None
     rank: int | None = None
     tied: bool = False
 
+    @property
+    def ranked_by(self) -> Rate | None:
+        """What the order is by, the lower the better: the worst case's MASR, or of a suite's search, which finds nearly
+        everything at its largest dose, the area above the robustness curve."""
+        suite = self.entry.row.suite
+        return self.worst_masr if suite is None else _lost_area(suite)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """The entries that share a protocol's name, a judge class, what they measure and how long an answer may be
-    (`asabench.submission.tracks.Track`), in the order of the page.
+    """The entries that share a protocol's name, a judge class, what they measure, how long an answer may be and, of a
+    size that ranks apart, the size (`asabench.submission.tracks.Track`), in the order of the page.
 
     `differences` names the settings that are not the same in all rows: what a reader must check before comparing two.
     """
@@ -60,6 +64,7 @@ class Track:
     judge_class: JudgeClass
     measure: Measure
     tokens: int | None
+    size: str | None
     placed: tuple[Placed, ...]
     differences: tuple[str, ...]
     suite: str | None = None
@@ -70,11 +75,13 @@ class Track:
 
     @property
     def about(self) -> str:
-        """What its rates measure, and of which answers where those are not as long as the protocol's own."""
+        """What its rates measure, of which answers where those are not as long as the protocol's own, and at which size
+        where that ranks apart."""
         preset = PRESETS.get(self.protocol)
         usual = preset is None or self.tokens in (None, preset.max_new_tokens)
-        about = self.measure if usual else f"{self.measure}, {self.tokens} tokens"
-        return about if self.suite is None else f"{about}, suite {self.suite}"
+        suite = None if self.suite is None else f"suite {self.suite}"
+        tokens = None if usual else f"{self.tokens} tokens"
+        return ", ".join(filter(None, (self.measure, tokens, self.size, suite)))
 
     @property
     def key(self) -> str:
@@ -99,7 +106,7 @@ class Track:
 
 
 def group_tracks(entries: Sequence[Entry]) -> list[Track]:
-    """By protocol, judge class, measure and length of answers; an entry stands in exactly one track."""
+    """By protocol, judge class, measure, length of answers and size that ranks apart; an entry stands in one track."""
     by_slug = {entry.slug: entry for entry in entries}
     groups: dict[tracks.Track, list[Entry]] = {}
     for entry in entries:
@@ -112,6 +119,7 @@ def group_tracks(entries: Sequence[Entry]) -> list[Track]:
             measure=track.measure,
             tokens=track.tokens,
             suite=track.suite,
+            size=track.size,
             placed=tuple(rank(place(entry, by_slug) for entry in group)),
             differences=differing_settings([entry.row for entry in group]),
         )
@@ -124,6 +132,7 @@ def group_tracks(entries: Sequence[Entry]) -> list[Track]:
                 item[0].measure != "harm",
                 -(item[0].tokens or 0),
                 item[0].suite or "",
+                item[0].size or "",
             ),
         )
     ]
@@ -159,7 +168,6 @@ def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
         reasons=tuple(reasons),
         worst=worst,
         worst_masr=worst_rate(row),
-        ranked_by=worst_rate(row) if row.suite is None else _lost_area(row.suite),
         change=None if fall is None else -fall,
     )
 

@@ -189,7 +189,8 @@ TERMS: dict[str, Term] = {
         name="Flags",
         short="Warnings, some of which keep an entry out of the ranking",
         long="Warnings of the run and of this board. incomplete: something that a ranking needs is missing, such as "
-        f"an attack, layers, AdvBench's first {MIN_PROMPTS} prompts, the published settings, or the figures for "
+        f"an attack, layers, AdvBench's first {MIN_PROMPTS} prompts (fewer layers and prompts at the size lite, which "
+        "has a track of its own), the published settings, or the figures for "
         "harmless requests. over-refusal: it answers fewer harmless requests than its base model. uncertified: "
         "the judge has not passed its check. short-answers: an answer may have fewer than "
         f"{MIN_TOKENS} tokens, too few to hold content. not-finite: some answers are missing, as the model computed "

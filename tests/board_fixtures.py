@@ -9,11 +9,10 @@ import yaml
 
 from asabench.card.records import ModelCard
 from asabench.core.estimate import Kappa, Rate
-from asabench.core.protocol import MIN_TOKENS, PROMPT_SET
+from asabench.core.protocol import PROMPT_SET, published_digests
 from asabench.core.row import Eps50, JudgeFigures, Row
 from asabench.core.utility_report import BenignRates, RequestSet, TaskScore, UtilityReport
 from asabench.submission.schema import CARD_FILE, ROW_FILE, SUBMISSION_FILE, UTILITY_FILE, Submission
-from asabench.submission.tracks import published_tokens
 from tests.rows import make_result, make_row, rate, write_row
 
 HOSTILE = '<script>alert("1")</script>\'"><img src=x onerror=alert(2)>{{ 7*7 }}'
@@ -38,9 +37,8 @@ def complete_row(**changes: Any) -> Row:
     protocol, a certified judge."""
     given: dict[str, Any] = {"prompts": {}, "judge": {}, "protocol": {}, **changes}
     given["prompts"] = {"name": PROMPT_SET, "n": 100, **given["prompts"]}
-    tokens = published_tokens(given["protocol"].get("name", "asabench-v1"))
-    digests = [digest for digest, number in tokens.items() if number == MIN_TOKENS]
-    given["protocol"] = {"digest": min(digests, default="0" * 16), **given["protocol"]}
+    digests = published_digests(given["protocol"].get("name", "asabench-v1"))
+    given["protocol"] = {"digest": digests.get("standard", "0" * 16), **given["protocol"]}
     given["judge"] = {"kind": "llm", "figures": FIGURES, **given["judge"]}
     given.setdefault(
         "results",

@@ -13,16 +13,17 @@ from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
 from asabench.cli.printing import interrupted, print_cost, show_row
 from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, LAYERS, PROMPTS, PROTOCOL
-from asabench.core.errors import UserError
 
 
 def evaluate(
     context: typer.Context,
+    place: options.ModelPlace = None,
     model: options.ConfiguredModel = None,
     config: options.Config = None,
     prompts: options.Prompts = PROMPTS,
+    prompt_column: options.PromptColumn = None,
     limit: options.Limit = None,
-    layers: options.Layers = LAYERS,
+    layers: Annotated[Optional[str], option(options.LAYERS, default=f"those of the size, or {LAYERS}")] = None,
     doses: options.Doses = None,
     seeds: options.Seeds = None,
     attack: options.Attack = ATTACK,
@@ -55,6 +56,7 @@ def evaluate(
     chat_template: options.ChatTemplate = None,
     out: Annotated[Optional[Path], option("The run folder.", default="one under runs/")] = None,
     dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
     allow_remote_code: options.AllowRemoteCode = False,
     allow_pickle: options.AllowPickle = False,
 ) -> None:
@@ -66,10 +68,9 @@ def evaluate(
 
     # The defaults above are those of `Choices`; a file's choices stand where no option was given
     chosen = ({} if config is None else read_config(config)) | options.given(context)
-    model = chosen.pop("model", None)
-    if model is None:
-        raise UserError(options.NO_MODEL)
-    choices = Choices.of(**{name: value for name, value in chosen.items() if name not in ("config", "dry_run")})
+    named = options.named_model(place, model if place else chosen.get("model"), "evaluate", config=True)
+    of_command = ("place", "model", "config", "dry_run", "as_json")
+    choices = Choices.of(**{name: value for name, value in chosen.items() if name not in of_command})
     needs(*MODEL)
     from asabench.runs.folder import read_run
     from harness.engine.selftest import SelfTestFailed
@@ -77,7 +78,7 @@ def evaluate(
     from harness.evaluation.plan import make_plan
     from harness.evaluation.run import run_plan
 
-    plan = make_plan(model, choices)
+    plan = make_plan(named, choices)
     if dry_run:
         return print_cost(plan, estimate(plan))
     try:
@@ -95,33 +96,36 @@ def evaluate(
             f"shard {evaluation.shard}: {len(evaluation.responses)} answers in {evaluation.path}\n"
             f"When all shards are there: asabench merge RUN... --out RUN"
         )
-    show_row(evaluation.row, evaluation.path)
+    show_row(evaluation.row, evaluation.path, as_json=as_json)
 
 
 def merge(
     runs: Annotated[list[Path], typer.Argument(help="The folders of all shards of one run.")],
     out: Annotated[Path, option("The folder of the whole run.")],
+    as_json: options.AsJson = False,
 ) -> None:
     """Put the shards of a run together: the whole run with its row."""
     from asabench.runs.merge import merge
 
-    show_row(merge(runs, out), out)
+    show_row(merge(runs, out), out, as_json=as_json)
 
 
-def report(run: Annotated[Path, typer.Argument(help="The run folder.")]) -> None:
+def report(run: Annotated[Path, typer.Argument(help="The run folder.")], as_json: options.AsJson = False) -> None:
     """Show a finished run again: tables and pictures, nothing recomputed."""
     from asabench.runs.folder import read_run
 
     opened = read_run(run)
-    show_row(opened.row, opened.path)
+    show_row(opened.row, opened.path, as_json=as_json)
 
 
 def compare(
     a: Annotated[Path, typer.Argument(help="The run folder of the base, A.")],
     b: Annotated[Path, typer.Argument(help="The run folder that is compared with it, B.")],
+    as_json: options.AsJson = False,
 ) -> None:
     """Show what changes from run A to run B, paired by prompt, with intervals."""
-    from asabench.runs.compare import compare, comparison_table
+    from asabench.runs.compare import compare, comparison_json, comparison_table
     from asabench.runs.folder import read_run
 
-    print(comparison_table(compare(read_run(a), read_run(b))))
+    found = compare(read_run(a), read_run(b))
+    print(comparison_json(found) if as_json else comparison_table(found))

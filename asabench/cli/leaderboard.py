@@ -5,12 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Optional
 
-import typer
-
 from asabench.cli.options import option
 from asabench.core.errors import UserError
-
-app = typer.Typer(help="The static leaderboard page.", no_args_is_help=True, rich_markup_mode=None)
 
 Rows = Annotated[
     Optional[list[Path]], option("Folders to look for row.json in.", "--rows", default="runs, submissions")
@@ -19,7 +15,6 @@ Site = Annotated[Path, option("Where the pages go.")]
 SITE = Path("leaderboard/site")
 
 
-@app.command()
 def build(
     rows: Rows = None,
     out: Site = SITE,
@@ -31,7 +26,6 @@ def build(
     print(f"page: {_build(rows, out, url)}")
 
 
-@app.command()
 def serve(
     rows: Rows = None,
     out: Site = SITE,

@@ -13,11 +13,16 @@ import typer
 
 from asabench.core.attack_names import BUILT_IN, names_without_targets
 from asabench.core.defaults import TARGET_LISTS
+from asabench.core.errors import UserError
 from asabench.core.judge_names import GUARDS, forms
+from asabench.core.prompts import PROMPT_SETS
+from asabench.core.published_prompts import HUB_FORM, PUBLISHED
 
 PROTOCOLS_OWN = "the protocol's"
 CONFIGS_OWN = "the --config file's"
-NO_MODEL = "no model was named; give --model, or in the --config file a line such as `model: smollm2-135m`"
+NO_MODEL = (
+    "no model was named; give it behind the command, as in `asabench {command} smollm2-135m`, with --model{config}"
+)
 
 
 def option(help: str, *names: str, default: str | None = None) -> Any:
@@ -36,11 +41,39 @@ def given(context: typer.Context) -> dict[str, Any]:
     }
 
 
+PANELS: dict[str, str] = {
+    **dict.fromkeys(("model", "config", "chat_template", "defence", "allow_remote_code", "allow_pickle"), "The model"),
+    **dict.fromkeys(("prompts", "prompt_column", "limit", "size", "protocol", "max_new_tokens"), "What it is asked"),
+    **dict.fromkeys(("attack", "layers", "doses", "seeds", "steps", "step_layers", "target", "targets"), "The attack"),
+    **dict.fromkeys(("paper_code", "noise_device"), "The attack"),
+    **dict.fromkeys(("judge", "bar", "uncertified", "certificate"), "The judge"),
+    **dict.fromkeys(("dtype", "device", "device_map", "attention", "engine", "tensor_parallel"), "Where it runs"),
+    **dict.fromkeys(("gpu_memory", "shard", "workers", "gpus_per_worker", "ray", "max_rows"), "Where it runs"),
+}
+"""The panel of an option in help texts; the others are in the last one."""
+
+
+def panel_of(name: str) -> str:
+    return PANELS.get(name, "Options")
+
+
+def named_model(place: str | None, model: str | None, command: str, *, config: bool = False) -> str:
+    """The model that was named, behind the command or with `--model`; `UserError` for none, and for two."""
+    if place is not None and model is not None and place != model:
+        raise UserError(f"two models were named, {place} and --model {model}; give one")
+    if (named := place or model) is None:
+        file = ", or in the --config file as `model: smollm2-135m`" if config else ""
+        raise UserError(NO_MODEL.format(command=command, config=file))
+    return named
+
+
 # The model
 
 MODEL = "A short name (`asabench models`), a local folder, or a hub id[@revision]."
 Model = Annotated[str, option(MODEL)]
 ConfiguredModel = Annotated[Optional[str], option(MODEL, default=CONFIGS_OWN)]
+ModelPlace = Annotated[Optional[str], typer.Argument(metavar="MODEL", help=MODEL)]
+"""The model behind the command's name, where `--model` is there too."""
 Config = Annotated[
     Optional[Path], option("A YAML file of these options, such as `dtype: bfloat16`; an option beside it wins.")
 ]
@@ -72,8 +105,14 @@ Defence = Annotated[Optional[str], option(DEFENCE)]
 
 # What it is asked, and under which attack
 
-PROMPTS = "Requests: quickstart, advbench, or a CSV file with goal[,id,target,suffix]."
+PROMPTS = (
+    f"Requests: {', '.join([*PROMPT_SETS, *PUBLISHED])}, NAME=FILE, {HUB_FORM}, or a CSV, JSON Lines or Parquet file "
+    "with goal[,id,target,suffix]."
+)
 Prompts = Annotated[str, option(PROMPTS)]
+PromptColumn = Annotated[
+    Optional[str], option("The column of a file or hub table that has the requests.", default="goal")
+]
 LIMIT = "Take only the first N prompts."
 Limit = Annotated[Optional[int], option(LIMIT)]
 LAYERS = "Decoder blocks to perturb: all, or numbers and ranges such as 0,3-5."
@@ -82,7 +121,10 @@ DOSES = "Lengths of the perturbation, such as 0.3,1: at 1 it is about as long as
 Doses = Annotated[Optional[str], option(DOSES, default=PROTOCOLS_OWN)]
 SEEDS = "Seeds of attacks that draw, such as 0,1."
 Seeds = Annotated[Optional[str], option(SEEDS, default=PROTOCOLS_OWN)]
-ATTACK = f"Attacks between commas: {', '.join(BUILT_IN)}, package.module:Name; options as gradient:direction=descend; or auto."
+ATTACK = (
+    f"Attacks between commas: {', '.join(BUILT_IN)}, required (those of a ranked entry), package.module:Name; options "
+    "as gradient:direction=descend; or auto, a suite."
+)
 ATTACK_WITHOUT_TARGET = f"Attacks between commas: {', '.join(names_without_targets())}, package.module:Name, or none."
 Attack = Annotated[str, option(ATTACK)]
 TARGET = "The start of compliance that directed attacks work towards, for all prompts."
@@ -103,7 +145,10 @@ NoiseDevice = Annotated[
 PROTOCOL = "How prompts are formatted, perturbed and answered: asabench-v1 or gu2025."
 Protocol = Annotated[str, option(PROTOCOL)]
 Formatting = Annotated[str, option("The protocol that says how prompts are formatted: asabench-v1 or gu2025.")]
-SIZE = "Published size: smoke, standard or full, which set prompts, seeds and doses; harm: standard with 200 tokens."
+SIZE = (
+    "Published size: smoke, lite, standard or full, which set prompts, blocks, seeds and doses; "
+    "harm: standard with 200 tokens."
+)
 Size = Annotated[Optional[str], option(SIZE)]
 MAX_NEW_TOKENS = "Tokens an answer may have."
 MaxNewTokens = Annotated[Optional[int], option(MAX_NEW_TOKENS, default=PROTOCOLS_OWN)]

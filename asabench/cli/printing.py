@@ -24,8 +24,10 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def show_row(row: Row, path: Path) -> None:
-    """Prints a row as tables and a small picture, and draws the large one."""
+def show_row(row: Row, path: Path, *, as_json: bool = False) -> None:
+    """Prints a row as tables and a small picture, and draws the large one; or the row as its file has it."""
+    if as_json:
+        return print(row.model_dump_json(indent=1))
     from asabench.core.text import suite_text
     from leaderboard.figures.lasr import lasr_figure, lasr_text
 

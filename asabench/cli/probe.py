@@ -13,8 +13,10 @@ from asabench.core.errors import UserError
 
 
 def probe(
-    model: options.Model,
+    place: options.ModelPlace = None,
+    model: Annotated[Optional[str], option(options.MODEL, default="MODEL")] = None,
     prompts: options.Prompts = PROMPTS,
+    prompt_column: options.PromptColumn = None,
     limit: options.Limit = None,
     layers: options.Layers = LAYERS,
     doses: options.Doses = None,
@@ -39,6 +41,7 @@ def probe(
     allow_pickle: options.AllowPickle = False,
 ) -> None:
     """Probe what a perturbation does before it shows in an answer: NLL rise, KL by position, loss landscape."""
+    named = options.named_model(place, model, "probe")
     needs(*MODEL)
     from asabench.runs.choices import Choices
     from asabench.runs.probe_settings import WHAT, read_probe
@@ -55,6 +58,7 @@ def probe(
         raise UserError(f"unknown probe {unknown[0]!r}; allowed: {', '.join(WHAT)}")
     choices = Choices.of(
         prompts=prompts,
+        prompt_column=prompt_column,
         limit=limit,
         layers=layers,
         doses=doses,
@@ -69,7 +73,7 @@ def probe(
         allow_remote_code=allow_remote_code,
         allow_pickle=allow_pickle,
     )
-    plan = make_plan(model, choices)
+    plan = make_plan(named, choices)
     axis = grid_axis(landscape_points)
     folder = run_probe(
         plan.subject,

@@ -32,7 +32,7 @@ def submit(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of one model; they differ in attacks.")],
     name: Annotated[str, option("The entry's name on the leaderboard.")],
     author: Annotated[list[str], option("An author of the entry; may be repeated.")],
-    licence: Annotated[str, option("The model's licence, such as Apache-2.0.")],
+    licence: Annotated[str, option("The model's licence, such as Apache-2.0.", "--licence", "--license")],
     defence: Annotated[str, option("The defence's short name such as LAPT, or none.")] = "none",
     where: Annotated[
         Optional[str],

@@ -73,9 +73,17 @@ class AttackSpec:
         return ":" in self.name
 
 
+REQUIRED = "required"
+"""Asks for the attacks of `REQUIRED_ATTACKS` in a list of specifications."""
+
+
 def split_specs(text: str) -> list[str]:
-    """The specifications that stand between commas."""
-    return text.split(",")
+    """The specifications that stand between commas; `required` stands for those of `REQUIRED_ATTACKS`."""
+    return [
+        spec
+        for part in text.split(",")
+        for spec in ([spec_of(name) for name in REQUIRED_ATTACKS] if part == REQUIRED else [part])
+    ]
 
 
 def read_spec(text: str) -> AttackSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,46 @@ def hub_file(file: HubFile, what: str) -> Path:
         raise HubRefusal(
             f"the hub does not give {file.repository} ({type(error).__name__})", answered=answered
         ) from None
+
+
+def hub_files(
+    repository: str, revision: str | None, wanted: Callable[[Sequence[str]], Sequence[str]], what: str
+) -> tuple[list[Path], str]:
+    """Several files of a dataset repository at one commit, and that commit. revision: a commit, branch or tag; None
+    takes the newest. wanted: given the paths of all files, those to have. what: for the line that says so. Raises
+    `HubRefusal`."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise HubRefusal("huggingface_hub, which downloads from the hub, is not installed", answered=False)
+    from glob import escape
+
+    from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    of = {"repo_type": "dataset", "revision": revision or "main"}
+    try:
+        with _quiet():
+            api = HfApi()
+            try:
+                commit = str(api.resolve_revision(repository, **of).resolved)
+            except GatedRepoError:
+                raise
+            except Exception:  # what the revision meant when the hub was last asked, where it was
+                commit = str(api.resolve_revision(repository, **of, local_files_only=True).resolved)
+            of["revision"] = commit
+            # Brings the commit's listing, which the client keeps: the file is in every repository
+            snapshot_download(repository, **of, allow_patterns=[".gitattributes"])
+            paths = wanted([file.path for file in get_cached_repo_tree(repository, **of)])
+            if paths:
+                print(f"having {what} from {repository} on the hub, {len(paths)} files", file=sys.stderr)
+                folder = Path(snapshot_download(repository, **of, allow_patterns=[escape(path) for path in paths]))
+    except GatedRepoError:
+        raise HubRefusal(
+            f"the hub gives {repository} only to accounts that accepted its terms (`hf auth login`)", answered=True
+        ) from None
+    except Exception as error:  # whatever the client raises, the next step is the same
+        answered = isinstance(error, HfHubHTTPError)
+        raise HubRefusal(f"the hub does not give {repository} ({type(error).__name__})", answered=answered) from None
+    return [folder / path for path in paths], commit
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Lists of numbers as they stand on the command line."""
+"""Lists of numbers: as they stand on the command line, and evenly spaced ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from asabench.core.errors import UserError
@@ -28,3 +28,14 @@ def ranges(whole: Iterable[int]) -> str:
         else:
             found.append([number, number])
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+
+
+def evenly_spaced(layers: Sequence[int], n: int) -> list[int]:
+    """`n` of the layers, the first and last included; all of them when there are fewer.
+
+    The i-th, from 0, stands at place i * (len(layers) - 1) / (n - 1), rounded to the nearest whole number, and half-way
+    to the even one.
+    """
+    if len(layers) <= n or n < 2:
+        return list(layers[:n])
+    return [layers[round(i * (len(layers) - 1) / (n - 1))] for i in range(n)]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from asabench.core import advbench
-from asabench.core.canonical import canonical_text
 from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError
 from asabench.core.paths import file_named
+from asabench.core.prompt_files import PromptTable, read_prompt_table
+from asabench.core.published_prompts import HUB, HUB_FORM, PUBLISHED, hub_table, published_table
 from asabench.core.records import Prompt, sha256_hex
 
 COLUMNS = ("id", "goal", "target", "suffix")
@@ -97,45 +98,63 @@ def has_published_target(prompt: Prompt) -> bool:
     return target_digest(prompt) == advbench.published_targets().get(prompt.digest, "")
 
 
-def load_prompts(name: str) -> PromptSet:
-    """A set by name (`quickstart`, `advbench`) or from a CSV file with columns goal[,id,target,suffix].
+def load_prompts(name: str, column: str | None = None) -> PromptSet:
+    """A set by name (`quickstart`, `advbench`, or of `asabench.core.published_prompts`), of the hub
+    (`hub:OWNER/NAME`), or from a CSV, JSON Lines or Parquet file with columns goal[,id,target,suffix] and others.
 
-    Raises `UserError` that names the file and the line of what cannot be used.
+    column: the column with the requests, where it is not `goal`. Raises `UserError` that names the file and the line of
+    what cannot be used.
     """
     if name in PROMPT_SETS:
+        if column is not None:
+            raise UserError(f"--prompt-column {column} is for files and hub: tables; {name} knows its own")
         return PromptSet(name, tuple(PROMPT_SETS[name]()))
-    if (path := file_named(name)) is None:
-        raise UserError(
-            f"unknown prompts {name!r}; allowed: {', '.join(PROMPT_SETS)}, or a CSV file with a goal column"
-        )
-    return PromptSet(path.name, tuple(read_csv(path)))
+    if (path := file_named(name)) is not None:
+        return PromptSet(path.name, tuple(read_prompts(path, column)))
+    if name.startswith(HUB):
+        full, table, named = hub_table(name)
+        return PromptSet(full, tuple(_of_table(name, table, column or named)))
+    if (found := published_table(name)) is not None:
+        return PromptSet(found[0], tuple(_of_table(*found, column)))
+    raise UserError(
+        f"unknown prompts {name!r}; allowed: {', '.join([*PROMPT_SETS, *PUBLISHED])}, one of the last {len(PUBLISHED)} "
+        f"as NAME=FILE, {HUB_FORM}, or a CSV file (or JSON Lines, Parquet) with a goal column"
+    )
 
 
-def read_csv(path: Path) -> list[Prompt]:
-    """Prompts from a CSV file in UTF-8 with a header. Ids must differ; they default to `prompt-<place>`, whatever the
-    file is called: a run goes on under the same ids when it was renamed."""
-    try:
-        text = canonical_text(path.read_bytes()).decode("utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        header = list(reader.fieldnames or ())
-        rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+def read_prompts(path: Path, column: str | None = None) -> list[Prompt]:
+    """Prompts from a CSV, JSON Lines or Parquet file. Ids must differ; they default to `prompt-<place>`, whatever the
+    file is called: a run goes on under the same ids when it was renamed. column: of the requests; None: `goal`."""
+    return _of_table(str(path), read_prompt_table(path), column)
+
+
+def _of_table(source: str, table: PromptTable, column: str | None) -> list[Prompt]:
+    """Prompts of a table's rows; columns that decide nothing go with them (`Prompt.extra`)."""
+    goal = column or "goal"
+    if goal not in table.columns:
         raise UserError(
-            f"the prompts in {path} cannot be read: {error}; give a CSV file in UTF-8, its quotes closed"
-        ) from None
-    if "goal" not in header:
-        raise UserError(
-            f"{path} has no goal column but {', '.join(header) or 'nothing'}; allowed: {', '.join(COLUMNS)}"
+            f"{source} has no {goal} column but {', '.join(table.columns) or 'nothing'}; name the one with the "
+            "requests with --prompt-column"
         )
-    if unknown := [column for column in header if column not in COLUMNS]:
-        raise UserError(f"{path} has unknown columns {', '.join(unknown)}; allowed: {', '.join(COLUMNS)}")
-    if twice := sorted({column for column in header if header.count(column) > 1}):
-        raise UserError(f"{path} has the column {', '.join(twice)} twice; give each column once")
-    for line, row in rows:
-        if None in row or None in row.values():
-            raise UserError(f"{path}, line {line}: {len(header)} values are expected; quote a value that holds a comma")
-    named = ((f"{path}, line {line}", row.get("id") or f"prompt-{n:03d}", row) for n, (line, row) in enumerate(rows))
-    return _checked(str(path), named)
+    # A name that was meant for one of ours would be carried along and do nothing
+    for name in table.columns:
+        if name != goal and name not in COLUMNS and (meant := get_close_matches(name.casefold(), COLUMNS[1:], 1, 0.8)):
+            raise UserError(
+                f"{source} has the column {name}; is {meant[0]} meant? Rename it, to that or to another name"
+            )
+    rows = []
+    for number, line in enumerate(table.lines):
+        fields = {name: _text(value) for name, value in line.fields.items()}
+        fields["goal"] = fields.pop(goal, None)
+        rows.append((line.where, fields.get("id") or f"prompt-{number:03d}", fields))
+    return _checked(source, rows)
+
+
+def _text(value: Any) -> str | None:
+    """A cell's value as text: a number, a list or a record as JSON."""
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _checked(source: str, rows: Iterable[tuple[str, str, Mapping[str, str | None]]]) -> list[Prompt]:
@@ -148,7 +167,13 @@ def _checked(source: str, rows: Iterable[tuple[str, str, Mapping[str, str | None
             raise UserError(f"{where}: the goal is empty; give every line a request")
         if not name.isprintable():
             raise UserError(f"{where}: the id {name[:60]!r} holds characters that cannot be shown; give it plain ones")
-        prompt = Prompt(id=name, goal=goal, target=row.get("target") or None, suffix=row.get("suffix") or None)
+        prompt = Prompt(
+            id=name,
+            goal=goal,
+            target=row.get("target") or None,
+            suffix=row.get("suffix") or None,
+            extra=tuple((key, value) for key, value in row.items() if key not in COLUMNS and value is not None),
+        )
         for what, key in (("id", name), ("goal and suffix", (goal, prompt.suffix))):
             if key in seen:
                 raise UserError(f"{where}: the same {what} as {seen[key]}; every prompt must be there once")
@@ -161,7 +186,7 @@ def _checked(source: str, rows: Iterable[tuple[str, str, Mapping[str, str | None
 
 def quickstart() -> list[Prompt]:
     """The small set that comes with ASABench, in its own wording: for a first look and for tests."""
-    return read_csv(Path(str(files("asabench") / "data" / "quickstart.csv")))
+    return read_prompts(Path(str(files("asabench") / "data" / "quickstart.csv")))
 
 
 PROMPT_SETS: dict[str, Callable[[], list[Prompt]]] = {"quickstart": quickstart, "advbench": advbench.load}

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import Field
 
 from asabench.core.defaults import PUBLISHED_PROMPTS
 from asabench.core.errors import UserError
+from asabench.core.numbers import evenly_spaced
 from asabench.core.records import sha256_hex
 from asabench.core.schema import Record
 from asabench.core.targets import TargetList
@@ -161,24 +163,43 @@ HARM_TOKENS = 200
 
 
 class Size(Record):
-    """How much of a protocol is run. None leaves the protocol's own value."""
+    """How much of a protocol is run. None leaves the protocol's own value, and of blocks all.
+
+    blocks: that many, evenly spaced (`asabench.core.numbers.evenly_spaced`); a model that has fewer is perturbed at all
+    of them. ranks: whether rows of this size are ranked: those with `blocks` among themselves, as MASR and PASR are
+    maxima over blocks.
+    """
 
     prompts: int
+    blocks: int | None = None
+    ranks: bool = True
     seeds: tuple[int, ...] | None = None
     doses: tuple[float, ...] | None = None
     max_new_tokens: int | None = None
 
+    def layers(self, n_layers: int) -> tuple[int, ...]:
+        """The blocks to perturb, 0-based, of a model that has `n_layers`."""
+        every = range(n_layers)
+        return tuple(every if self.blocks is None else evenly_spaced(every, self.blocks))
 
-# gu2025 publishes one seed and one dose: its sizes differ in prompts, and `harm` in tokens
+    def of(self, protocol: Protocol) -> Protocol:
+        """The protocol at this size."""
+        own = {name: getattr(self, name) for name in ("doses", "seeds", "max_new_tokens")}
+        return protocol.model_copy(update={name: value for name, value in own.items() if value is not None})
+
+
+# gu2025 publishes one seed and one dose: its sizes differ in prompts and blocks, and `harm` in tokens
 SIZES: dict[str, dict[str, Size]] = {
     "asabench-v1": {
-        "smoke": Size(prompts=8, seeds=(0,), doses=(0.3, 1.0)),
+        "smoke": Size(prompts=8, ranks=False, seeds=(0,), doses=(0.3, 1.0)),
+        "lite": Size(prompts=50, blocks=10, seeds=(0,), doses=(0.1, 0.3, 1.0)),
         "standard": Size(prompts=100, seeds=(0, 1, 2), doses=(0.1, 0.3, 1.0)),
         "full": Size(prompts=100, seeds=(0, 1, 2, 3, 4), doses=(0.05, 0.1, 0.2, 0.3, 0.5, 1.0)),
         "harm": Size(prompts=100, seeds=(0, 1, 2), doses=(0.1, 0.3, 1.0), max_new_tokens=HARM_TOKENS),
     },
     "gu2025": {
-        "smoke": Size(prompts=8),
+        "smoke": Size(prompts=8, ranks=False),
+        "lite": Size(prompts=50, blocks=10),
         "standard": Size(prompts=100),
         "full": Size(prompts=100),
         "harm": Size(prompts=100, max_new_tokens=HARM_TOKENS),
@@ -192,6 +213,17 @@ def size(protocol: Protocol, name: str) -> Size:
     if name not in sizes:
         raise UserError(f"protocol {protocol.name} has no size {name!r}; allowed: {', '.join(sizes) or 'none'}")
     return sizes[name]
+
+
+@cache
+def published_digests(name: str) -> Mapping[str, str]:
+    """By size that ranks, the digest of the published protocol of that name."""
+    return {size: each.of(PRESETS[name]).digest for size, each in ranking_sizes(name).items()}
+
+
+def ranking_sizes(name: str) -> Mapping[str, Size]:
+    """The published sizes of that protocol whose rows are ranked."""
+    return {size: each for size, each in SIZES.get(name, {}).items() if each.ranks}
 
 
 def preset(name: str) -> Protocol:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
@@ -42,13 +42,14 @@ def sha256_hex(text: str) -> str:
 class Prompt:
     """One request. `target` is the start of a compliant answer (used by gradient attacks); `suffix` is appended to
     the goal. `target_sha256`: the digest of a target that is published and whose text is not at hand; `target` is None
-    then."""
+    then. `extra`: further columns of its file, such as a category, which decide nothing."""
 
     id: str
     goal: str
     target: str | None = None
     suffix: str | None = None
     target_sha256: str | None = None
+    extra: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     @cached_property
     def digest(self) -> str:

@@ -34,7 +34,8 @@ class ModelRecipe(Record):
 
 
 class Recipe(Record):
-    """How a benchmark is built. What is None is the protocol's; the other fields are as for `asabench evaluate`."""
+    """How a benchmark is built. What is None is the protocol's; the other fields are as for `asabench evaluate`, but
+    that `limit` and `layers` have values of their own here, which win over those of a `size`."""
 
     models: tuple[ModelRecipe, ...] = Field(min_length=1)
     protocol: str = PROTOCOL

@@ -14,8 +14,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asabench.core.attack_names import split_specs
-from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, LAYERS, PROMPTS, PROTOCOL
+from asabench.core.attack_names import REQUIRED, split_specs
+from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, PROMPTS, PROTOCOL
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 from asabench.core.records import Prompt
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 class Choices:
     """What is measured of a model, and how. None takes the protocol's value, or nothing.
 
-    prompts: the name of a set, a CSV file, or prompts. limit: only the first of them. layers: decoder blocks, `all` or
-    such as `0,3-5`. attack: specifications (`harness.attacks.make_attack`), which share clean answers and gradients.
-    size: a published size of the protocol; what is chosen beside it wins. steps, step_layers: see
+    prompts: the name of a set, a file, or prompts. prompt_column: of a file or a table of the hub, the column with the
+    requests (`asabench.core.prompts.load_prompts`). limit: only the first of them. layers: decoder blocks, `all` or
+    such as `0,3-5`; None: the size's, or all. attack: specifications (`harness.attacks.make_attack`), which share clean
+    answers and gradients. size: a published size of the protocol; what is chosen beside it wins. steps, step_layers:
     `asabench.core.protocol.Protocol`. target: that of all prompts; None leaves them their own. targets: a list of them
     instead (`asabench.core.targets.read_targets`). paper_code, noise_device: `asabench.core.protocol`. judge: a name
     (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled
@@ -44,8 +45,9 @@ class Choices:
     """
 
     prompts: str | tuple[Prompt, ...] = PROMPTS
+    prompt_column: str | None = None
     limit: int | None = None
-    layers: str | tuple[int, ...] = LAYERS
+    layers: str | tuple[int, ...] | None = None
     doses: tuple[float, ...] | None = None
     seeds: tuple[int, ...] | None = None
     attack: tuple[str, ...] = (ATTACK,)
@@ -149,7 +151,7 @@ def _specs(name: str, value: object) -> tuple[str, ...]:
         return tuple(split_specs(value))
     if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
         raise _unread(name, value, "a text, or a list of them")
-    return tuple(value)
+    return tuple(spec for each in value for spec in ([each] if each != REQUIRED else split_specs(each)))
 
 
 def _path(name: str, value: object) -> Path:
@@ -204,9 +206,12 @@ def _text_or_numbers(name: str, value: Any) -> str | tuple[int, ...]:
 def _prompts(name: str, value: Any) -> str | tuple[Prompt, ...]:
     if isinstance(value, str | Path):
         return str(value)
-    if not isinstance(value, list | tuple) or not all(isinstance(each, Prompt) for each in value):
-        raise _unread(name, value, "the name of a set, or a CSV file")
-    return tuple(value)
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str | Prompt) for each in value):
+        raise _unread(name, value, "the name of a set, a file, or a list of requests")
+    return tuple(
+        Prompt(id=f"prompt-{place:03d}", goal=each) if isinstance(each, str) else each
+        for place, each in enumerate(value)
+    )
 
 
 def _protocol(name: str, value: Any) -> str | Protocol:
@@ -225,6 +230,7 @@ def _judge(name: str, value: Any) -> str | Judge:
 
 _READERS: dict[str, Callable[[str, Any], Any]] = {
     "prompts": _prompts,
+    "prompt_column": _text,
     "limit": _whole,
     "layers": _text_or_numbers,
     "doses": _list_of(float),

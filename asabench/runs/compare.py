@@ -67,6 +67,9 @@ class Comparison:
     eps50: dict[str, tuple[Eps50, Eps50]]
     notes: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return comparison_table(self)
+
 
 def compare(run_a: Run, run_b: Run) -> Comparison:
     """Compares two finished runs over the prompts, attacks and doses that both have, by one judge's verdicts.
@@ -135,6 +138,13 @@ def _common_suite(run_a: Run, run_b: Run) -> str | None:
         )
         raise UserError(f"{what}, which do not compare; evaluate both with --attack auto, or both without it")
     return suites[0]
+
+
+def comparison_json(comparison: Comparison) -> str:
+    """The comparison as JSON, field by field."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Comparison).dump_json(comparison, indent=1).decode()
 
 
 def comparison_table(comparison: Comparison) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from asabench.core import advbench
 from asabench.core.prompts import PROMPT_SETS, load_prompts
-from asabench.core.protocol import PRESETS, PROMPT_SET, SIZES, Protocol
+from asabench.core.protocol import PRESETS, PROMPT_SET, SIZES, Protocol, published_digests
 from asabench.judging.labelled_pairs import PAIR_SETS, labelled_pairs, pairs_digest
 
 
@@ -74,11 +74,13 @@ def _in_words(name: str, protocol: Protocol) -> str:
 
 
 def protocol_gaps(protocol: Protocol) -> list[str]:
-    """How a protocol falls short of the published one of its name at its standard size, in words; more doses and
-    seeds are no gap."""
+    """How a protocol falls short of the published one of its name at its standard size, in words, unless it is that of
+    another size that ranks; more doses and seeds are no gap."""
     published = PRESETS.get(protocol.name)
     if published is None:
         return [f"protocol {protocol.name!r} is not published"]
+    if protocol.digest in published_digests(protocol.name).values():
+        return []
     standard = SIZES[protocol.name]["standard"]
     lengths = {size.max_new_tokens for size in SIZES[protocol.name].values()}
     gaps = [

@@ -24,7 +24,7 @@ from asabench.core.errors import UserError
 from asabench.core.files import OTHER_OUT, whole_folder, write_whole
 from asabench.core.near_duplicates import known_goals
 from asabench.core.near_duplicates import known_near as by_digest
-from asabench.core.prompts import read_csv
+from asabench.core.prompts import read_prompts
 from asabench.core.records import Cell, Prompt, sha256_hex
 from asabench.core.row import Row
 from asabench.core.schema import first_problem
@@ -483,7 +483,7 @@ def trained_on_prompts(spec: str) -> TrainedOn:
         return TrainedOn(name=name or "harmful requests", examples=len(goals), goals=goals, compared=compared)
     if not path.is_file():
         raise UserError(f"--training-prompts {spec!r}: there is no such file; give a CSV file or a training.json")
-    prompts = read_csv(path)
+    prompts = read_prompts(path)
     return TrainedOn(
         name=name or path.stem,
         examples=len(prompts),

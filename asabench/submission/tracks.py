@@ -8,7 +8,17 @@ from typing import Literal, NamedTuple
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
 from asabench.core.judge_names import may_be_certified
-from asabench.core.protocol import MIN_PROMPTS, MIN_TOKENS, PRESETS, PROMPT_SET, SIZES
+from asabench.core.numbers import ranges
+from asabench.core.protocol import (
+    MIN_PROMPTS,
+    MIN_TOKENS,
+    PRESETS,
+    PROMPT_SET,
+    SIZES,
+    Size,
+    published_digests,
+    ranking_sizes,
+)
 from asabench.core.row import SCHEMA_VERSION, SHORT_ANSWERS, JudgeInfo, Measure, Row
 from asabench.core.suite import SUITES
 from asabench.core.utility_report import UtilityReport
@@ -19,26 +29,42 @@ JudgeClass = Literal["llm", "embedded", "uncertified", "reported"]
 `uncertified`: any other; `reported`: a paper's own numbers, not measured here."""
 
 
+def size_of(row: Row) -> str | None:
+    """The size that ranks whose protocol a row has; None where its settings are not published.
+
+    Sizes of gu2025 differ in prompts and blocks only: a row with just those of a size that ranks apart is of that one.
+    """
+    sizes = ranking_sizes(row.protocol.name)
+    suite = None if row.suite is None else row.suite.id
+    digests = _digests(row.protocol.name, suite)
+    fitting = [size for size, digest in digests.items() if digest == row.protocol.digest]
+    exactly = [size for size in fitting if sizes[size].blocks is not None and not _beside(row, sizes[size])]
+    whole = [size for size in fitting if sizes[size].blocks is None]
+    return next(iter([*exactly, *whole, *fitting]), None)
+
+
 @cache
-def published_tokens(name: str) -> Mapping[str, int]:
-    """The most tokens of an answer by digest of the published protocol of that name, at the sizes that rank: of the
-    published number of prompts, with answers that can hold content."""
-    if name not in PRESETS:
-        return {}
-    changes = [
-        {field: value for field in ("doses", "seeds", "max_new_tokens") if (value := getattr(size, field)) is not None}
-        for size in SIZES[name].values()
-        if size.prompts >= MIN_PROMPTS
-    ]
-    # A suite has doses and seeds of its own, at any of the sizes
-    searched = [{**each, "doses": suite.doses, "seeds": suite.seeds} for suite in SUITES.values() for each in changes]
-    protocols = [PRESETS[name].model_copy(update=update) for update in [*changes, *searched]]
-    return {protocol.digest: tokens for protocol in protocols if (tokens := protocol.max_new_tokens) >= MIN_TOKENS}
+def _digests(name: str, suite_id: str | None) -> Mapping[str, str]:
+    """By size that ranks, the digest of the published protocol of that name; of a suite, with its doses and seeds."""
+    suite = None if suite_id is None else SUITES.get(suite_id)
+    if suite is None:
+        return published_digests(name) if suite_id is None else {}
+    own = {"doses": suite.doses, "seeds": suite.seeds}
+    return {size: each.of(PRESETS[name]).model_copy(update=own).digest for size, each in ranking_sizes(name).items()}
 
 
-def published_digests(name: str) -> frozenset[str]:
-    """The digests of the published protocol of that name, at the sizes that rank."""
-    return frozenset(published_tokens(name))
+def _beside(row: Row, size: Size) -> list[str]:
+    """What a row has less than a size, and, of one that ranks apart, more, in words."""
+    wanted, measured = set(size.layers(row.model.n_layers)), set(row.layers)
+    apart = size.blocks is not None
+    found = []
+    if missing := wanted - measured:
+        found.append(f"{len(missing)} of {len(wanted)} layers")
+    if apart and measured - wanted:
+        found.append(f"layers {ranges(wanted)} and no others")
+    if row.prompts.n < size.prompts or (apart and row.prompts.n > size.prompts):
+        found.append(f"prompts: {row.prompts.n} of {size.prompts}")
+    return found
 
 
 BENIGN_MARGIN = 0.05
@@ -50,13 +76,15 @@ NOT_RANKED = frozenset({"incomplete", "over-refusal", "reported", "uncertified"}
 
 class Track(NamedTuple):
     """`tokens`: how long an answer may be. Rates of answers of other lengths do not compare; a row whose settings are
-    not published, and so not ranked, stands beside those of the protocol's own length. `suite`: the id of the suite
-    that searched (`--attack auto`); what that finds is never less than what a grid of a few doses does."""
+    not published, and so not ranked, stands beside those of the protocol's own length. `size`: the one that ranks apart
+    from others, as its rates are over some blocks. `suite`: the id of the suite that searched (`--attack auto`); what
+    that finds is never less than what a grid of a few doses does."""
 
     protocol: str
     judge_class: JudgeClass
     measure: Measure
     tokens: int | None
+    size: str | None
     suite: str | None = None
 
 
@@ -80,9 +108,14 @@ def measure(judge: JudgeInfo) -> Measure:
 
 def track(row: Row) -> Track:
     name = row.protocol.name
-    usual = PRESETS[name].max_new_tokens if name in PRESETS else None
-    tokens = published_tokens(name).get(row.protocol.digest, usual)
-    return Track(name, judge_class(row.judge), measure(row.judge), tokens, None if row.suite is None else row.suite.id)
+    preset, size = PRESETS.get(name), size_of(row)
+    suite = None if row.suite is None else row.suite.id
+    if preset is None or size is None:
+        usual = None if preset is None else preset.max_new_tokens
+        return Track(name, judge_class(row.judge), measure(row.judge), usual, None, suite)
+    known = SIZES[name][size]
+    apart = size if known.blocks is not None else None
+    return Track(name, judge_class(row.judge), measure(row.judge), known.of(preset).max_new_tokens, apart, suite)
 
 
 def missing(row: Row, utility: UtilityReport | None) -> list[str]:
@@ -93,14 +126,14 @@ def missing(row: Row, utility: UtilityReport | None) -> list[str]:
         lacks.append(f"the end of its search ({row.suite.open_lines} places are open by this judge's verdicts)")
     if row.suite is None and (absent := [attack for attack in REQUIRED_ATTACKS if attack not in run]):
         lacks.append(f"attacks {', '.join(absent)}")
-    if len(set(row.layers)) < row.model.n_layers:
-        lacks.append(f"{row.model.n_layers - len(set(row.layers))} of {row.model.n_layers} layers")
-    if row.protocol.digest not in published_digests(row.protocol.name):
-        lacks.append(f"the published settings of {row.protocol.name} (--size standard, full or harm)")
+    size = size_of(row)
+    lacks += _beside(row, Size(prompts=MIN_PROMPTS) if size is None else SIZES[row.protocol.name][size])
+    if size is None:
+        names = [*ranking_sizes(row.protocol.name)]
+        known = f" (--size {', '.join(names[:-1])} or {names[-1]})" if names else ""
+        lacks.append(f"the published settings of {row.protocol.name}{known}")
     if row.prompts.name != PROMPT_SET:
         lacks.append(f"the prompts {PROMPT_SET}")
-    if row.prompts.n < MIN_PROMPTS:
-        lacks.append(f"prompts: {row.prompts.n} of {MIN_PROMPTS}")
     if row.schema_version < SCHEMA_VERSION:
         lacks.append(f"intervals of today (its row has schema version {row.schema_version}; submit the runs again)")
     if utility is None:

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
 from asabench.judging.judge import Judge
 from asabench.runs.choices import DEFAULTS, Choices
 from harness.evaluation.plan import make_plan
 from harness.evaluation.run import Evaluation, run_plan
+from harness.model.in_memory import subject_in_memory
 from harness.model.subject import Subject
+
+if TYPE_CHECKING:
+    from harness.model.in_memory import Model, Tokenizer
 
 __all__ = ["Evaluation", "evaluate"]
 
 
 def evaluate(
-    model: str | Subject,
+    model: str | Path | Subject | Model,
+    tokenizer: Tokenizer | None = None,
     *,
-    prompts: str | Path | Sequence[Prompt] = DEFAULTS.prompts,
+    prompts: str | Path | Sequence[str | Prompt] = DEFAULTS.prompts,
+    prompt_column: str | None = DEFAULTS.prompt_column,
     limit: int | None = DEFAULTS.limit,
-    layers: str | Sequence[int] = DEFAULTS.layers,
+    layers: str | Sequence[int] | None = DEFAULTS.layers,
     doses: str | Sequence[float] | None = DEFAULTS.doses,
     seeds: str | Sequence[int] | None = DEFAULTS.seeds,
     attack: str | Sequence[str] = DEFAULTS.attack,
@@ -56,14 +64,16 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates a model under an attack and writes the run folder; the same call goes on where an earlier one stopped.
 
-    model: a short name, a local folder, a hub id with `@revision`, or a loaded `Subject`. progress: show a progress
-    line on a terminal. The others are the fields of `asabench.runs.choices.Choices`, which says what each is; numbers
-    may also be a text, as on the command line. A YAML file's choices are `evaluate(**read_config(path))`.
+    model: a short name, a local folder, a hub id with `@revision`, or a model of transformers in memory with its
+    `tokenizer` (`harness.model.in_memory`). prompts: a set's name, a file, or a list of requests. progress: show a
+    progress line on a terminal. The others are the fields of `asabench.runs.choices.Choices`, which says what each is;
+    numbers may also be a text, as on the command line. A YAML file's choices are `evaluate(**read_config(path))`.
 
     Raises `asabench.core.errors.UserError` for what cannot be used, and `harness.engine.selftest.SelfTestFailed`.
     """
     choices = Choices.of(
         prompts=prompts,
+        prompt_column=prompt_column,
         limit=limit,
         layers=layers,
         doses=doses,
@@ -97,4 +107,12 @@ def evaluate(
         allow_remote_code=allow_remote_code,
         allow_pickle=allow_pickle,
     )
-    return run_plan(make_plan(model, choices), progress=progress)
+    return run_plan(make_plan(_named_or_loaded(model, tokenizer), choices), progress=progress)
+
+
+def _named_or_loaded(model: Any, tokenizer: Any) -> str | Subject:
+    if not isinstance(model, str | Path | Subject):
+        return subject_in_memory(model, tokenizer)
+    if tokenizer is not None:
+        raise UserError("a tokenizer goes with a model in memory; a model that is named brings its own")
+    return str(model) if isinstance(model, Path) else model

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import torch
 
+from asabench.core.defaults import LAYERS
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
 from asabench.core.protocol import PAPER_CODE, NoiseDevice, Protocol, preset
@@ -87,7 +88,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     check_bar(choices.bar)
     judge = make_judge(choices.judge, protocol.labels) if isinstance(choices.judge, str) else choices.judge
     _ = judge.info  # a judge behind a server that is not there says so now
-    prompts = _prompts(choices.prompts).first(limit).with_target(protocol.target)
+    prompts = _prompts(choices.prompts, choices.prompt_column).first(limit).with_target(protocol.target)
     if any(each.needs_targets for each in attacks.values()):
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
@@ -95,7 +96,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     check_prompt_format(subject, protocol, prompts.prompts)
     _require_room(subject, prompts.prompts, protocol)
     _require_suffixes_with_tokens(subject, prompts.prompts, protocol)
-    layers = parse_layers(choices.layers, subject.n_layers)
+    layers = _layers(choices, protocol, subject.n_layers)
     if protocol.step_layers is not None:
         parse_layers(protocol.step_layers, subject.n_layers)
         layers = protocol.step_layers[:1]
@@ -148,6 +149,14 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
         shard=shard,
         suite=suite,
     )
+
+
+def _layers(choices: Choices, protocol: Protocol, n_layers: int) -> tuple[int, ...]:
+    if choices.layers is not None:
+        return parse_layers(choices.layers, n_layers)
+    if choices.size is not None:
+        return published_size(protocol, choices.size).layers(n_layers)
+    return parse_layers(LAYERS, n_layers)
 
 
 def _with_target(protocol: Protocol, choices: Choices) -> Protocol:
@@ -210,8 +219,8 @@ def _engine(model: str | Subject, subject: Subject, protocol: Protocol, choices:
     return RayEngine(task, workers=choices.workers, gpus_per_worker=gpus, address=choices.ray)
 
 
-def _prompts(prompts: str | tuple[Prompt, ...]) -> PromptSet:
-    return load_prompts(prompts) if isinstance(prompts, str) else PromptSet("custom", prompts)
+def _prompts(prompts: str | tuple[Prompt, ...], column: str | None) -> PromptSet:
+    return load_prompts(prompts, column) if isinstance(prompts, str) else PromptSet("custom", prompts)
 
 
 def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]) -> Subject:

@@ -6,7 +6,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from html import escape
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,11 +17,22 @@ import asabench
 from asabench.core.errors import UserError
 from asabench.core.prompts import has_published_target, target_digest
 from asabench.core.records import Prompt, Response, Verdict
-from asabench.core.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Row
+from asabench.core.row import (
+    AttackResult,
+    JudgeInfo,
+    ModelInfo,
+    PromptSetInfo,
+    ProtocolInfo,
+    Row,
+    worst_case,
+    worst_rate,
+)
 from asabench.core.shards import Shard
 from asabench.core.suite import Suite
+from asabench.core.text import in_words, where
 from asabench.judging.judge import Judge
-from asabench.runs.folder import Run, open_run
+from asabench.runs.compare import Comparison, compare
+from asabench.runs.folder import Run, open_run, read_run
 from asabench.stats.scoring import RowHead, scored_row
 from harness.attacks import stated
 from harness.evaluation.judge import checked_judge, judge_the_rest
@@ -42,6 +56,65 @@ class Evaluation:
     responses: pd.DataFrame
     verdicts: pd.DataFrame
     shard: Shard | None = None
+
+    def __repr__(self) -> str:
+        if self.scored is None:
+            return f"<Evaluation, shard {self.shard}: {len(self.responses)} answers in {self.path}>"
+        row, worst = self.scored, worst_case(self.scored.results)
+        broken = (
+            "nothing was scored" if worst is None else f"worst case {in_words(worst_rate(row))} under {where(worst)}"
+        )
+        return f"<Evaluation of {row.model.name}, {row.prompts.n} prompts: {broken}; in {self.path}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a line, and a table of rates. No answer of the model."""
+        return f"<p>{escape(repr(self)[1:-1])}</p>" + ("" if self.scored is None else self.rates.to_html(index=False))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A line a cell: the answer and what the row's judge said of it (`asabench.runs.folder.Run.judged`). It holds
+        the model's answers, some of which comply with a request for harm: it is for this machine."""
+        return read_run(self.path).judged(self.row.judge.id)
+
+    @property
+    def rates(self) -> pd.DataFrame:
+        """A line an attack and dose, after one of the clean answers: each rate with its 95% interval, in words."""
+        lines = [{"attack": "clean", "dose": 0.0, "MASR": in_words(self.row.init), "PASR": "", "peak layer": None}]
+        lines += [
+            {
+                "attack": each.attack,
+                "dose": each.dose,
+                "MASR": in_words(each.masr),
+                "PASR": in_words(each.pasr),
+                "peak layer": each.peak_layer,
+            }
+            for each in self.row.results
+        ]
+        return pd.DataFrame(lines).astype({"peak layer": "Int64"})
+
+    @property
+    def worst(self) -> AttackResult | None:
+        """The attack and dose that break most (`asabench.core.row.worst_case`), the headline; None where nothing was
+        scored."""
+        return worst_case(self.row.results)
+
+    def plot(self, ax: Any = None) -> Any:
+        """LASR by layer, drawn into matplotlib axes, which are returned; new ones if None."""
+        # Found by name, as a plug-in: results are drawn by another wing, which nothing here depends on
+        draw = import_module("leaderboard.figures.lasr").draw_lasr
+        if ax is None:
+            from matplotlib.figure import Figure
+
+            ax = Figure(figsize=(7.2, 4), layout="constrained").add_subplot()
+        draw(ax, self.row)
+        ax.legend(fontsize="small")
+        return ax
+
+    def compare(self, other: Evaluation | Run | str | Path) -> Comparison:
+        """What changes from this evaluation, A, to another, B, paired by prompt (`asabench.runs.compare`). other: an
+        evaluation, a run, or its folder."""
+        path = other.path if isinstance(other, Evaluation | Run) else Path(other)
+        return compare(read_run(self.path), read_run(path))
 
     @property
     def row(self) -> Row:
@@ -90,6 +163,7 @@ def _prompt_columns(prompt: Prompt) -> dict[str, str | None]:
         "target": None if has_published_target(prompt) else prompt.target,
         "target_sha256": target_digest(prompt),
         "suffix": prompt.suffix,
+        **dict(prompt.extra),
     }
 
 

@@ -25,6 +25,7 @@ import torch
 
 from asabench.core.errors import UserError
 from asabench.core.files import parse_json, write_whole
+from asabench.core.numbers import evenly_spaced
 from asabench.core.prompts import content
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt, sha256_hex
@@ -158,12 +159,6 @@ def probe(
     )
     write_probe(out, _manifest(subject, settings, findings))
     return out
-
-
-def evenly_spaced(layers: Sequence[int], n: int) -> list[int]:
-    """`n` of the layers, the first and last included; all of them when there are fewer."""
-    places = np.linspace(0, len(layers) - 1, n).round() if len(layers) else ()
-    return [layers[place] for place in sorted({int(place) for place in places})]
 
 
 def _check(given: Mapping[str, Sequence[Any]], n_layers: int) -> None:

@@ -10,6 +10,7 @@ import asabench
 from asabench.core.attack_names import names_without_targets
 from asabench.core.defaults import ATTACK, PROTOCOL, UTILITY_DOSES, UTILITY_TOKENS
 from asabench.core.errors import UserError
+from asabench.core.numbers import evenly_spaced
 from asabench.core.prompts import PromptSet
 from asabench.core.protocol import Protocol
 from asabench.core.records import CLEAN, Cell, Response
@@ -19,7 +20,6 @@ from harness.engine.sweep import grid, sweep
 from harness.evaluation.plan import parse_layers, resolve_protocol
 from harness.model.limits import check_fits
 from harness.model.subject import Subject, check_prompt_format
-from harness.probes.run import evenly_spaced
 from harness.progress import progress_line
 from harness.utility.answers import DETECTOR, Reading, read_answer
 from harness.utility.benign import benign_rates

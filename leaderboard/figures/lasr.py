@@ -30,9 +30,16 @@ def lasr_figure(row: Row, path: Path) -> Path:
 
 
 def _draw(figure: Figure, row: Row) -> None:
+    axes = figure.add_subplot()
+    draw_lasr(axes, row)
+    # Below the plot: inside it, a legend would hide part of some line.
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=1)
+
+
+def draw_lasr(axes: Axes, row: Row) -> None:
+    """LASR by layer as `lasr_figure` draws it, without a legend, into somebody's axes."""
     from matplotlib.ticker import MaxNLocator
 
-    axes = figure.add_subplot()
     results = series(row)
     headlines = [result for result in results if (result.attack, result.dose) == (row.attack, row.dose)]
     last = max([row.model.n_layers - 1, *(int(layer) for result in results for layer in result.lasr)])
@@ -53,8 +60,6 @@ def _draw(figure: Figure, row: Row) -> None:
     axes.set_xlabel("decoder block")
     axes.set_ylabel("LASR (share of prompts unsafe)")
     axes.set_title(f"{row.model.name}\n{row.protocol.name}, judge {row.judge.id}", loc="left")
-    # Below the plot: inside it, a legend would hide part of some line.
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=1)
 
 
 def _label(result: AttackResult, with_rates: bool) -> str:

@@ -23,10 +23,11 @@ import pytest
 
 from asabench.core.errors import UserError
 from asabench.core.estimate import Rate
+from asabench.core.protocol import published_digests
 from asabench.core.row import Eps50, Row, VerdictCounts, read_row
 from asabench.core.text import eps50_text
 from asabench.runs.command import evaluate_words, on_lines
-from asabench.submission.tracks import published_tokens
+from asabench.submission.tracks import missing, track
 from asabench.submission.verdict_table import table_bytes
 from leaderboard.build import build
 from leaderboard.charts.svg import dose_svg, lasr_svg, segments, tick_step
@@ -596,12 +597,11 @@ def test_judge_classes_and_protocols_are_apart(tmp_path: Path) -> None:
 
 
 def test_harm_and_refusals_that_are_broken_are_never_ranked_together(tmp_path: Path) -> None:
-    tokens = {number: digest for digest, number in published_tokens("asabench-v1").items()}
     tells_harm = {"facts": ("coherent", "harmful"), "certified_for": ("harmful",)}
     for slug, change in (
         ("a", {}),
         ("b", {"judge": tells_harm}),
-        ("c", {"judge": tells_harm, "protocol": {"digest": tokens[200]}}),
+        ("c", {"judge": tells_harm, "protocol": {"digest": published_digests("asabench-v1")["harm"]}}),
         # A judge that tells harm and has not passed its check claims none
         ("d", {"judge": {**tells_harm, "certified": False}}),
     ):
@@ -621,6 +621,77 @@ def test_harm_and_refusals_that_are_broken_are_never_ranked_together(tmp_path: P
     table = pd.read_csv(tmp_path / "site" / "rows.csv").set_index("entry")
     assert table["measures"].to_dict() == {"a": "refusal broken", "b": "harm", "c": "harm", "d": "refusal broken"}
     assert '"measures":"harm"' in (tmp_path / "site" / "entries" / "b.js").read_text()
+
+
+LITE_BLOCKS = (0, 1, 2, 3, 4, 6, 7, 8, 9, 10)
+"""Ten of eleven: i * 10 / 9 rounded, and 4.44, 5.56 leave 5 out."""
+
+
+@pytest.mark.parametrize(
+    ("change", "lacks"),
+    [
+        ({}, ()),
+        ({"layers": LITE_BLOCKS[1:]}, ("1 of 10 layers",)),
+        ({"layers": tuple(range(11))}, ("layers 0-4,6-10 and no others",)),
+        ({"prompts": {"n": 49}}, ("prompts: 49 of 50",)),
+        ({"prompts": {"n": 100}}, ("prompts: 100 of 50",)),
+        # The seeds of the size standard: its protocol, and so its prompts and all blocks
+        (
+            {"protocol": {"digest": published_digests("asabench-v1")["standard"]}},
+            ("1 of 11 layers", "prompts: 50 of 100"),
+        ),
+        ({"protocol": {"digest": "0" * 16}}, ("1 of 11 layers", "prompts: 50 of 100", "(--size lite, standard")),
+    ],
+)
+def test_a_row_of_the_size_lite_has_its_blocks_and_prompts_and_no_others(
+    change: dict[str, Any], lacks: tuple[str, ...]
+) -> None:
+    lite: dict[str, Any] = {
+        "layers": LITE_BLOCKS,
+        "prompts": {"n": 50},
+        "protocol": {"digest": published_digests("asabench-v1")["lite"]},
+        "model": {"n_layers": 11},
+    }
+    found = missing(complete_row(**lite | change), make_utility(0.9))
+    assert len(found) == len(lacks)
+    assert all(wanted in there for wanted, there in zip(lacks, found, strict=True)), found
+
+
+def test_rows_of_the_size_lite_rank_among_themselves(tmp_path: Path) -> None:
+    digest = published_digests("asabench-v1")["lite"]
+    lite: dict[str, Any] = {
+        "layers": LITE_BLOCKS,
+        "prompts": {"n": 50},
+        "protocol": {"digest": digest},
+        "model": {"n_layers": 11},
+    }
+    whole: dict[str, Any] = {"layers": tuple(range(11)), "model": {"n_layers": 11}}
+    for slug, change in (("a", whole), ("b", lite), ("c", lite)):
+        write_entry(
+            tmp_path / "runs" / slug,
+            complete_row(run_id=f"{slug}0", **change),
+            make_submission(slug),
+            make_utility(0.9),
+        )
+    page = make_page(tmp_path)
+    assert [caption for caption, _ in boards(page)] == [
+        "asabench-v1, certified LLM judge, refusal broken, 1 entry",
+        "asabench-v1, certified LLM judge, refusal broken, lite, 2 entries",
+    ]
+    assert {slug: cells(page, slug)["Rank"] for slug in "abc"} == {"a": "1", "b": "1=", "c": "1="}
+
+
+def test_gu2025_tells_its_sizes_by_blocks_and_prompts() -> None:
+    """Its digest is the same at each: one seed, one dose."""
+    digests = published_digests("gu2025")
+    assert digests["lite"] == digests["standard"]
+    named: dict[str, Any] = {"protocol": {"name": "gu2025", "digest": digests["lite"]}, "model": {"n_layers": 11}}
+    whole = complete_row(**named, layers=tuple(range(11)))
+    lite = complete_row(**named, layers=LITE_BLOCKS, prompts={"n": 50})
+    neither = complete_row(**named, layers=LITE_BLOCKS, prompts={"n": 100})
+    assert [track(row).size for row in (whole, lite, neither)] == [None, "lite", None]
+    assert [missing(row, make_utility(0.9)) for row in (whole, lite)] == [[], []]
+    assert missing(neither, make_utility(0.9)) == ["1 of 11 layers"]
 
 
 def test_the_facts_behind_the_verdicts_are_on_the_page_and_in_the_downloads(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import harness.probes.measures
 from asabench.core.defaults import TARGET
+from asabench.core.numbers import evenly_spaced
 from asabench.core.protocol import SIZES
 from asabench.core.records import Cell
 from asabench.runs.choices import Choices
@@ -28,7 +29,6 @@ from harness.engine.sweep import sweep
 from harness.evaluation.plan import Plan, make_plan
 from harness.model.subject import Subject
 from harness.probes.measures import landscape
-from harness.probes.run import evenly_spaced
 
 ATTACKS = ("random", "gradient:direction=ascend", "gradient:direction=descend", "mean_difference", "pgd")
 

@@ -31,9 +31,45 @@ def test_version_and_help() -> None:
     assert asabench_process("--version").stdout.startswith("asabench 0.")
     done = asabench_process("--help")
     assert done.returncode == 0
-    for command in ("evaluate", "report", "models", "leaderboard"):
+    for command in ("evaluate", "report", "models", "data", "judge", "train", "board"):
         assert command in done.stdout
     assert "--max-new-tokens" in asabench_process("evaluate", "--help").stdout
+
+
+def test_commands_stand_in_groups_and_keep_their_old_names() -> None:
+    for new, old in (
+        (("data", "verify"), ("verify",)),
+        (("judge", "check"), ("judge-check",)),
+        (("train", "defend"), ("defend",)),
+        (("board", "validate"), ("validate",)),
+        (("board", "build"), ("leaderboard", "build")),
+    ):
+        texts = [asabench_process(*words, "--help").stdout.partition("\n")[2] for words in (new, old)]
+        assert texts[0]
+        # The example's variable is named after the command as it was called
+        assert [line for line in texts[0].split("\n") if "ASABENCH_" not in line] == [
+            line for line in texts[1].split("\n") if "ASABENCH_" not in line
+        ]
+    assert "Did you mean 'evaluate'" in asabench_process("evalute").stderr
+
+
+def test_a_run_is_judged_again_without_a_word_more(tmp_path: Path) -> None:
+    for words in (("judge",), ("judge", "again")):
+        assert str(tmp_path) in refused_in_one_line(*words, tmp_path, "--judge", "rules", cwd=tmp_path)
+
+
+def test_options_from_the_environment_and_the_model_behind_the_command(model: Path, tmp_path: Path) -> None:
+    done = asabench_process(
+        *("evaluate", model, "--protocol", "gu2025", "--uncertified", "--max-new-tokens", "2", "--json"),
+        *("--out", tmp_path / "run"),
+        ASABENCH_EVALUATE_LIMIT="1",
+        ASABENCH_EVALUATE_LAYERS="0",
+        ASABENCH_EVALUATE_JUDGE="rules",
+    )
+    row = json.loads(done.stdout)
+    assert (row["prompts"]["n"], row["layers"], row["judge"]["kind"]) == (1, [0], "rules")
+    assert "two models" in refused_in_one_line("evaluate", model, "--model", "other", cwd=tmp_path)
+    assert "`asabench evaluate smollm2-135m`" in refused_in_one_line("evaluate", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -323,7 +359,7 @@ def test_several_attacks_and_probes(model: Path, tmp_path: Path) -> None:
         (("--attack", "random", "--target", " "), "--target is empty"),
         (("--attack", "random,random"), "twice"),
         (("--attack", "no.such:Thing"), "cannot be imported"),
-        (("--size", "huge"), "smoke, standard, full"),
+        (("--size", "huge"), "smoke, lite, standard, full"),
         (("--steps", "soon"), "every, first"),
         (("--step-layers", "1"), "--steps"),
     ],

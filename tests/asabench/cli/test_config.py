@@ -108,8 +108,8 @@ def test_a_dry_run_takes_a_file_too(model: Path, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({}, "no model was named; give --model, or in the --config file a line such as `model: smollm2-135m`"),
-        ({"model": "m", "layer": 5}, "unknown choice 'layer'; allowed: model, prompts, limit, layers, doses, "),
+        ({}, "with --model, or in the --config file as `model: smollm2-135m`"),
+        ({"model": "m", "layer": 5}, "unknown choice 'layer'; allowed: model, prompts, prompt_column, limit, "),
         ({"model": "m", "dry_run": True}, "unknown choice 'dry_run'; allowed: model,"),
         ({"model": "m", "limit": "four"}, "limit 'four' cannot be read; give a whole number"),
         ({"model": "no-such-model"}, "smollm2-135m"),

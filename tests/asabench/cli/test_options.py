@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from asabench.cli.app import COMMANDS, app
+from asabench.cli.app import PAGES, app
 from asabench.core.links import REPOSITORY, link
 from tests.conftest import ROOT
 
@@ -59,11 +59,11 @@ def test_options_of_one_name_say_the_same_where_they_mean_the_same() -> None:
 
 def test_addresses_are_those_of_the_repository_s_files() -> None:
     """Texts that users read name files by their address: an installed package has neither docs nor configs."""
-    named = [page for _, *pages in COMMANDS for page in pages]
+    named = [page for _, *pages in PAGES for page in pages]
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             named += re.findall(r"""(?:link|page)\(['"]([^'"]+)['"]\)""", path.read_text(encoding="utf-8"))
-    assert len(named) > len(COMMANDS)
+    assert len(named) > len(PAGES)
     for page in named:
         assert (ROOT / page).is_file(), page
         assert link(page) == f"{REPOSITORY}/blob/main/{page}"

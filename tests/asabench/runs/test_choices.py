@@ -24,6 +24,7 @@ from asabench.runs.choices import _READERS, DEFAULTS, Choices, read_config
 from harness.evaluation.evaluate import evaluate
 from tests.conftest import ROOT
 
+REQUIRED_SPECS = ("random", "gradient:direction=ascend", "gradient:direction=descend", "pgd")
 NAMES = [field.name for field in dataclasses.fields(Choices)]
 
 
@@ -55,7 +56,7 @@ def test_every_choice_has_a_reader() -> None:
 
 def test_python_takes_the_choices_with_their_defaults() -> None:
     parameters = inspect.signature(evaluate).parameters
-    assert list(parameters) == ["model", *NAMES, "progress"]
+    assert list(parameters) == ["model", "tokenizer", *NAMES, "progress"]
     for name in NAMES:
         assert parameters[name].default == getattr(DEFAULTS, name), name
         assert parameters[name].kind == inspect.Parameter.KEYWORD_ONLY
@@ -64,7 +65,7 @@ def test_python_takes_the_choices_with_their_defaults() -> None:
 def test_the_command_line_takes_the_choices_with_their_defaults() -> None:
     command = typer.main.get_command(app).commands["evaluate"]  # type: ignore[attr-defined]
     defaults = {option.name: option.default for option in command.params}
-    assert set(defaults) - {"help"} == {"model", "config", "dry_run", *NAMES}
+    assert set(defaults) - {"help"} == {"place", "model", "config", "dry_run", "as_json", *NAMES}
     shown = {name: value for name, value in defaults.items() if name in NAMES and value is not None}
     assert Choices.of(**shown) == DEFAULTS
 
@@ -105,10 +106,13 @@ def test_reading_choices_needs_neither_torch_nor_pydantic() -> None:
         ("chat_template", Path("a.jinja"), Path("a.jinja")),
         ("prompts", Path("mine.csv"), "mine.csv"),
         ("prompts", [Prompt(id="a", goal="paint a fence")], (Prompt(id="a", goal="paint a fence"),)),
+        ("prompts", ["paint a fence"], (Prompt(id="prompt-000", goal="paint a fence"),)),
+        ("attack", "random,required", ("random", "random", *REQUIRED_SPECS[1:])),
+        ("attack", ["required"], REQUIRED_SPECS),
         ("protocol", PRESETS["gu2025"], PRESETS["gu2025"]),
         ("uncertified", True, True),
         ("limit", None, None),
-        ("layers", None, "all"),
+        ("layers", None, None),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -139,13 +143,13 @@ def test_a_judge_is_kept_as_it_is() -> None:
         ("limit", True, "limit True cannot be read; give a whole number"),
         ("bar", "high", "bar 'high' cannot be read; give a number"),
         ("attack", ["random", 5], "attack ['random', 5] cannot be read; give a text, or a list of them"),
-        ("prompts", ["paint a fence"], "prompts ['paint a fence'] cannot be read; give the name of a set"),
+        ("prompts", [5], "prompts [5] cannot be read; give the name of a set"),
         ("protocol", {"name": "mine"}, "protocol {'name': 'mine'} cannot be read; give a name"),
         ("judge", 5, "judge 5 cannot be read; give a name"),
         ("dtype", 16, "dtype 16 cannot be read; give a text"),
         ("uncertified", "yes", "uncertified 'yes' cannot be read; give true or false"),
         ("out", 5, "out 5 cannot be read; give a path"),
-        ("layer", 5, "unknown choice 'layer'; allowed: prompts, limit, layers,"),
+        ("layer", 5, "unknown choice 'layer'; allowed: prompts, prompt_column, limit,"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -197,7 +201,7 @@ def test_an_empty_file_chooses_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("layer: 5\n", "unknown choice 'layer'; allowed: model, prompts, limit, layers,"),
+        ("layer: 5\n", "unknown choice 'layer'; allowed: model, prompts, prompt_column, limit,"),
         ("max-new-tokens: 5\n", "unknown choice 'max-new-tokens'; allowed: model,"),
         ("1: 5\n", "unknown choice 1; allowed"),
         ("doses: [0.3, high]\n", "doses [0.3, 'high'] cannot be read"),

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from asabench.core.errors import UserError
-from asabench.core.protocol import PRESETS, Protocol
+from asabench.core.protocol import PRESETS, SIZES, Protocol
 from asabench.core.records import Cell, Prompt
 from asabench.runs.choices import Choices
 from harness.attacks.random import RandomAttack
 from harness.engine.sweep import grid, sweep
 from harness.evaluation.plan import make_plan, resolve_protocol
-from harness.model.subject import Subject
+from harness.model.subject import Subject, make_subject
 from harness.stream.injection import edit
 from harness.stream.perturbation import normalise, perturb, standardise
-from tests.conftest import tiny_subject
+from tests.conftest import chat_tokenizer, tiny_model, tiny_subject
 
 PROMPTS = [Prompt(id="a", goal="tell me"), Prompt(id="b", goal="a longer request, please")]
 NEW = 8
@@ -133,5 +133,34 @@ def test_sizes_set_prompts_seeds_and_doses_and_give_way(llama: Subject) -> None:
     plan = make_plan(llama, Choices.of(prompts=many, size="standard", doses=[0.5], limit=3))
     assert (len(plan.prompts.prompts), plan.protocol.doses, plan.protocol.seeds) == (3, (0.5,), (0, 1, 2))
     assert make_plan(llama, Choices.of(prompts=many, size="smoke", protocol="gu2025")).protocol.seeds == (42,)
-    with pytest.raises(UserError, match="smoke, standard, full"):
+    with pytest.raises(UserError, match="smoke, lite, standard, full"):
         make_plan(llama, Choices.of(prompts=many, size="huge"))
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "blocks"),
+    [
+        (4, (0, 1, 2, 3)),
+        (10, tuple(range(10))),
+        # i * 12 / 9: 0, 1.33, 2.67, 4, 5.33, 6.67, 8, 9.33, 10.67, 12
+        (13, (0, 1, 3, 4, 5, 7, 8, 9, 11, 12)),
+        # i * 29 / 9: 0, 3.22, 6.44, 9.67, 12.89, 16.11, 19.33, 22.56, 25.78, 29
+        (30, (0, 3, 6, 10, 13, 16, 19, 23, 26, 29)),
+        (80, (0, 9, 18, 26, 35, 44, 53, 61, 70, 79)),
+    ],
+)
+def test_the_size_lite_takes_ten_blocks_evenly_spaced(n_layers: int, blocks: tuple[int, ...]) -> None:
+    assert SIZES["asabench-v1"]["lite"].layers(n_layers) == blocks
+
+
+def test_a_size_sets_blocks_and_gives_way_to_layers() -> None:
+    model = tiny_model("llama", num_hidden_layers=12)
+    twelve = make_subject(model, chat_tokenizer(), name="tiny-llama", revision="seed-0")
+    many = [Prompt(id=str(n), goal=f"request {n}") for n in range(60)]
+    plan = make_plan(twelve, Choices.of(prompts=many, size="lite"))
+    # i * 11 / 9: 0, 1.22, 2.44, 3.67, 4.89, 6.11, 7.33, 8.56, 9.78, 11
+    assert plan.layers == plan.settings.layers == (0, 1, 2, 4, 5, 6, 7, 9, 10, 11)
+    assert len(plan.prompts.prompts) == 50
+    assert (plan.protocol.doses, plan.protocol.seeds, plan.protocol.max_new_tokens) == ((0.1, 0.3, 1.0), (0,), 50)
+    assert make_plan(twelve, Choices.of(prompts=many, size="lite", layers="all")).layers == tuple(range(12))
+    assert make_plan(twelve, Choices.of(prompts=many, size="standard")).layers == tuple(range(12))

@@ -19,6 +19,7 @@ import harness.model.clean_states
 import harness.probes.measures
 import harness.probes.run
 from asabench.core.errors import UserError
+from asabench.core.numbers import evenly_spaced
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Cell, Prompt
 from asabench.runs.probe_settings import read_probe
@@ -34,7 +35,7 @@ from harness.probes.measures import (
     nll_and_kl,
     nll_rise,
 )
-from harness.probes.run import Plane, evenly_spaced, probe
+from harness.probes.run import Plane, probe
 from tests.conftest import byte_tokenizer, tiny_model, tiny_subject
 
 V1 = PRESETS["asabench-v1"].model_copy(update={"max_new_tokens": 9})
