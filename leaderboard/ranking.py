@@ -29,7 +29,7 @@ JUDGE_CLASSES: dict[JudgeClass, str] = {
 class Placed:
     """An entry and its place in its track. `rank` is None where it is not ranked; `tied` when others share it.
 
-    `worst` is its worst case, `worst_masr` that one's MASR with an interval that allows for the choice.  `base` is the
+    `worst` is its worst case, `worst_masr` that one's MASR with an interval that allows for the choice. `base` is the
     entry of the model that it was made from. `reasons` say in words why it is not ranked; `change` is
     its benign-answer rate less its base model's.
     """
