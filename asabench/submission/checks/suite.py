@@ -19,11 +19,8 @@ def suite_findings(manifest: RunManifest) -> Iterator[Finding]:
     """Attacks, doses and seeds are the suite's own."""
     for number, run in enumerate(manifest.runs):
         settings, where = run.settings, f"runs.{number}.settings"
-        if settings.suite is None:
-            continue
-        suite = SUITES.get(settings.suite)
+        suite = None if settings.suite is None else SUITES.get(settings.suite)
         if suite is None:
-            yield Finding(MANIFEST_FILE, f"{where}.suite", shown(settings.suite), f"one of {', '.join(SUITES)}")
             continue
         for name, found, own in (
             ("attacks", settings.attacks, suite.names),
@@ -42,9 +39,12 @@ def suite_findings(manifest: RunManifest) -> Iterator[Finding]:
 
 def search_findings(table: pd.DataFrame, settings: RunSettings) -> Iterator[Finding]:
     """A line that is left open could hide a smaller radius: an answer was left out, or the judge is not the one that
-    led the search."""
-    suite = None if settings.suite is None else SUITES.get(settings.suite)
+    led the search. Nothing follows from the search of a suite that is not known."""
+    if settings.suite is None:
+        return
+    suite = SUITES.get(settings.suite)
     if suite is None:
+        yield Finding(MANIFEST_FILE, "runs.0.settings.suite", shown(settings.suite), f"one of {', '.join(SUITES)}")
         return
     lines = list(open_lines(table, suite, settings.layers))
     if not lines:

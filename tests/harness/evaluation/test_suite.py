@@ -241,3 +241,7 @@ def test_it_is_submitted_and_computed_again(llama: Subject, tmp_path: Path) -> N
     assert gone.any()
     (folder / VERDICTS_FILE).write_bytes(table_bytes(table[~gone]))
     assert any("search is open" in finding.line for finding in validate_folder(folder).findings)
+    # Whatever a stranger's file says, it is a finding and no error
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace('"auto-1"', '"auto-77"'), encoding="utf-8")
+    assert any("auto-77" in finding.line for finding in validate_folder(folder).findings)
