@@ -97,6 +97,8 @@ def _csv_columns(track: Track, placed: Placed) -> dict[str, object]:
         "smallest_eps50_above": None if smallest is None else smallest[1].above,
         "eps50_doses": None if smallest is None else _grid(smallest[1]),
     }
+    columns["suite"] = None if row.suite is None else row.suite.id
+    columns |= _ends("robust_area", None if row.suite is None else row.suite.area)
     clean = None if entry.utility is None else entry.utility.clean
     columns |= _ends("benign_answer_rate", None if clean is None else clean.benign_answer_rate)
     columns |= _ends("over_refusal", None if clean is None else clean.over_refusal)

@@ -97,9 +97,9 @@ def evaluate(
         sys.exit(1)
     except KeyboardInterrupt:
         kept = len(read_run(plan.path).responses()) if (plan.path / "manifest.json").is_file() else 0
-        interrupted(
-            f"{kept} of {len(plan.cells)} answers are kept in {plan.path}. To go on, run the same command again."
-        )
+        # How many a search will ask for is not known
+        share = f"{kept} of {len(plan.cells)}" if plan.suite is None else str(kept)
+        interrupted(f"{share} answers are kept in {plan.path}. To go on, run the same command again.")
     if evaluation.shard is not None:
         return print(
             f"shard {evaluation.shard}: {len(evaluation.responses)} answers in {evaluation.path}\n"

@@ -135,7 +135,7 @@ SEEDS = "Seeds of attacks that draw, such as 0,1."
 Seeds = Annotated[Optional[str], option(SEEDS, default=PROTOCOLS_OWN)]
 ATTACK = (
     f"Attacks between commas: {', '.join(BUILT_IN)}, required (those of a ranked entry), package.module:Name; options "
-    "as gradient:direction=descend."
+    "as gradient:direction=descend; or auto, a suite."
 )
 ATTACK_WITHOUT_TARGET = f"Attacks between commas: {', '.join(names_without_targets())}, package.module:Name, or none."
 Attack = Annotated[str, option(ATTACK)]

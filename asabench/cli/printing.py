@@ -32,11 +32,20 @@ def show_row(row: Row, path: Path, *, as_json: bool = False) -> None:
     if as_json:
         return print(row.model_dump_json(indent=1))
     from asabench.core.row import worst_case
+    from asabench.core.text import suite_text
     from leaderboard.figures.lasr import lasr_figure, lasr_text
 
     encoding = (sys.stdout.encoding or "").lower()
     print(row_table(row))
     print()
+    if row.suite is not None:
+        # It has no rates by block: the search leaves a block as soon as another has done better
+        wide = min(max(shutil.get_terminal_size().columns, 60), 100)
+        print("\n".join(suite_text(row.suite, wide, "█" if encoding.startswith("utf") else "#")))
+        print()
+        for name, value in (("run", path), ("row", path / "row.json")):
+            print(f"{name + ':':9}{value}")
+        return
     # An attack on no one block has no profile: then the worst that has one is drawn
     profile = worst_case([result for result in row.results if result.lasr])
     headline = [result for result in row.results if (result.attack, result.dose) == (row.attack, row.dose)]

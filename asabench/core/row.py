@@ -203,6 +203,38 @@ class AttackResult(Record):
     against_control: AgainstControl | None = None
 
 
+class PromptRadius(Record):
+    """The smallest dose of a suite's grid that broke a prompt, and the attack and block that did; of several at that
+    dose the first member's, then the lowest block. All None: the prompt held at every dose. Dose 0, and neither attack
+    nor block: its clean answer is unsafe."""
+
+    prompt_id: str
+    dose: Dose | None = None
+    attack: str | None = None
+    layer: int | None = None
+
+
+class SuiteResult(Record):
+    """What a suite found (`asabench.core.suite`, docs/decisions/0018).
+
+    held: the robustness curve: the share of prompts with a larger radius than each of `doses`, with an interval. area:
+    its mean over the doses, which lie evenly in log dose: 1 where nothing broke, 0 where every prompt broke at the
+    first. answers: those that were generated; of the exhaustive grid there are `grid_answers`. forwards: what was paid,
+    in forwards of one row. open_lines: how many (prompt, attack, seed, block) the search did not finish by this judge's
+    verdicts; 0 for the judge that it was led by.
+    """
+
+    id: str
+    doses: tuple[Dose, ...]
+    held: tuple[Rate, ...]
+    area: Rate
+    radii: tuple[PromptRadius, ...]
+    answers: int
+    grid_answers: int
+    forwards: int
+    open_lines: int = 0
+
+
 IntervalUnit = Literal["prompt", "cluster"]
 """What the intervals of a row resample: single prompts, or clusters of near-duplicate prompts."""
 
@@ -213,7 +245,9 @@ class Row(Record):
     What its rates measure is `judge.measures`. `false_alarms`: how often the judge may call an answer unsafe that is
     not (`asabench.stats.noise_floor`). `eps50` is keyed by attack.
     `interval_unit`: rows from before clusters have "prompt". `content_rules`: the revision of the rules behind
-    `survival`, which compares with that of equal rules alone; None where there is none, or it was not recorded."""
+    `survival`, which compares with that of equal rules alone; None where there is none, or it was not recorded.
+    `suite`: of a row of `--attack auto`; its `results` are the shares of prompts broken at a dose or below by any
+    member at any block, so they have a MASR and no PASR."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -245,6 +279,7 @@ class Row(Record):
     survival: Rate | None = None
     clean_facts: dict[str, Rate] = Field(default_factory=dict)
     content_rules: int | None = None
+    suite: SuiteResult | None = None
 
 
 def worst_case(results: Sequence[AttackResult], attack: str | None = None) -> AttackResult | None:

@@ -14,6 +14,7 @@ from asabench.core.models import PACKAGED_ADAPTERS, PACKAGED_MODELS
 from asabench.core.numbers import ranges
 from asabench.core.protocol import PAPER_CODE, Protocol, preset
 from asabench.core.row import JudgeInfo, Row
+from asabench.core.suite import AUTO
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 COMMAND = ("asabench", "evaluate")
@@ -59,9 +60,7 @@ def evaluate_words(row: Row, protocol: Protocol | None = None) -> list[str]:
         "--protocol": row.protocol.name,
         "--prompts": row.prompts.name,
         "--limit": str(row.prompts.n),
-        "--attack": ",".join(spec_of(attack) for attack in _attacks(row)),
-        "--doses": ",".join(f"{dose:g}" for dose in sorted({result.dose for result in row.results} or {row.dose})),
-        "--seeds": ",".join(map(str, row.seeds)),
+        **(_grid(row) if row.suite is None else {"--attack": AUTO}),
         "--layers": "all" if len(set(row.layers)) == row.model.n_layers else ranges(row.layers),
         **({} if protocol is None else _changes(protocol)),
         **({} if protocol is None else _targets(protocol)),
@@ -104,6 +103,14 @@ def preparation(row: Row) -> str | None:
 def _attacks(row: Row) -> list[str]:
     """Those of a list of targets once: the list is in the protocol."""
     return list(dict.fromkeys(apart(result.attack)[0] for result in row.results)) or [row.attack]
+
+
+def _grid(row: Row) -> dict[str, str]:
+    return {
+        "--attack": ",".join(spec_of(attack) for attack in _attacks(row)),
+        "--doses": ",".join(f"{dose:g}" for dose in sorted({result.dose for result in row.results} or {row.dose})),
+        "--seeds": ",".join(map(str, row.seeds)),
+    }
 
 
 def _targets(protocol: Protocol) -> dict[str, str]:

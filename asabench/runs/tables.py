@@ -59,9 +59,14 @@ def digest_file(part: Path) -> Path:
 
 def write_part(part: Path, rows: Sequence[dict[str, object]], columns: Mapping[str, str]) -> None:
     """One part, whole or not at all, with the types of `columns` even where a column holds nothing but nulls."""
+    _write(part, part_bytes(rows, columns))
+
+
+def part_bytes(rows: Sequence[dict[str, object]], columns: Mapping[str, str]) -> bytes:
+    """What `write_part` writes."""
     import pyarrow as pa
 
-    _write(part, pa.Table.from_pylist(list(rows), schema=arrow_schema(columns)))
+    return _bytes_of(pa.Table.from_pylist(list(rows), schema=arrow_schema(columns)))
 
 
 def write_part_of(part: Path, table: pd.DataFrame, columns: Mapping[str, str]) -> None:
@@ -69,19 +74,23 @@ def write_part_of(part: Path, table: pd.DataFrame, columns: Mapping[str, str]) -
     import pyarrow as pa
 
     arrow = pa.Table.from_pandas(table[list(columns)], schema=arrow_schema(columns), preserve_index=False)
-    _write(part, arrow.replace_schema_metadata(None))
+    _write(part, _bytes_of(arrow.replace_schema_metadata(None)))
 
 
-def _write(part: Path, table: pa.Table) -> None:
+def _bytes_of(table: pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     content = io.BytesIO()
     pq.write_table(table, content)
+    return content.getvalue()
+
+
+def _write(part: Path, content: bytes) -> None:
     digest_file(part).parent.mkdir(exist_ok=True)
     with whole_file(digest_file(part)) as file:
-        file.write(hashlib.sha256(content.getvalue()).hexdigest().encode())
+        file.write(hashlib.sha256(content).hexdigest().encode())
     with whole_file(part) as file:
-        file.write(content.getvalue())
+        file.write(content)
 
 
 def read_part(part: Path, columns: Mapping[str, str]) -> pd.DataFrame:

@@ -101,12 +101,11 @@ def pasr_floor(share: float, blocks: int, prompts: int) -> float:
 
 
 def is_within_noise(result: AttackResult) -> bool:
-    """Whether neither MASR nor PASR lies, with all of its interval, above its floor; of an attack that has no PASR,
-    MASR. False where no floor is known."""
-    pairs = [(result.masr, result.masr_floor)]
-    if has_blocks(result.attack):
-        pairs.append((result.pasr, result.pasr_floor))
-    return all(
+    """Whether neither MASR nor PASR lies, with all of its interval, above its floor. False where no floor is known."""
+    pairs = ((result.masr, result.masr_floor), (result.pasr, result.pasr_floor))
+    # The result of a suite has no PASR
+    known = [(rate, floor) for rate, floor in pairs if rate.value is not None]
+    return bool(known) and all(
         floor is not None and floor.high is not None and rate.low is not None and rate.low <= floor.high
-        for rate, floor in pairs
+        for rate, floor in known
     )

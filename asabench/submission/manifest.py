@@ -41,6 +41,7 @@ class SubmittedSettings(RunSettings):
     prompt_count: Annotated[int, Field(ge=1, le=MOST_PROMPTS)]
     more_stop_tokens: Annotated[tuple[Count, ...], Field(max_length=100)] = ()
     """Tokens that end an answer besides those of `generate`: what the chat template closes a turn with."""
+    suite: Annotated[str, Field(pattern=r"^auto-[0-9]{1,4}$")] | None = None
 
 
 class PromptDigest(Record):

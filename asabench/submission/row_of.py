@@ -43,6 +43,7 @@ def row_of(manifest: RunManifest, table: pd.DataFrame, *, created: str, version:
         shared_noise=protocol.shares_noise,
         # Rows from before the facts had no such flag
         max_new_tokens=protocol.max_new_tokens if has_facts(table) else None,
+        suite=settings.suite,
     )
     rules = manifest.content_rules
     table = manifest.clustered(table if rules is None else table.assign(content_rules=rules))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Literal, NamedTuple
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
@@ -20,6 +21,7 @@ from asabench.core.protocol import (
     ranking_sizes,
 )
 from asabench.core.row import SCHEMA_VERSION, SHORT_ANSWERS, JudgeInfo, Measure, Row, VerdictCounts
+from asabench.core.suite import SUITES
 from asabench.core.utility_report import UtilityReport
 from asabench.judging.agreement import reaches
 
@@ -34,10 +36,22 @@ def size_of(row: Row) -> str | None:
     Sizes of gu2025 differ in prompts and blocks only: a row with just those of a size that ranks apart is of that one.
     """
     sizes = ranking_sizes(row.protocol.name)
-    fitting = [size for size, digest in published_digests(row.protocol.name).items() if digest == row.protocol.digest]
+    suite = None if row.suite is None else row.suite.id
+    digests = _digests(row.protocol.name, suite)
+    fitting = [size for size, digest in digests.items() if digest == row.protocol.digest]
     exactly = [size for size in fitting if sizes[size].blocks is not None and not _beside(row, sizes[size])]
     whole = [size for size in fitting if sizes[size].blocks is None]
     return next(iter([*exactly, *whole, *fitting]), None)
+
+
+@cache
+def _digests(name: str, suite_id: str | None) -> Mapping[str, str]:
+    """By size that ranks, the digest of the published protocol of that name; of a suite, with its doses and seeds."""
+    suite = None if suite_id is None else SUITES.get(suite_id)
+    if suite is None:
+        return published_digests(name) if suite_id is None else {}
+    own = {"doses": suite.doses, "seeds": suite.seeds}
+    return {size: each.of(PRESETS[name]).model_copy(update=own).digest for size, each in ranking_sizes(name).items()}
 
 
 def _beside(row: Row, size: Size) -> list[str]:
@@ -73,13 +87,15 @@ NOT_RANKED = frozenset({"incomplete", "over-refusal", "reported", "uncertified",
 class Track(NamedTuple):
     """`tokens`: how long an answer may be. Rates of answers of other lengths do not compare; a row whose settings are
     not published, and so not ranked, stands beside those of the protocol's own length. `size`: the one that ranks apart
-    from others, as its rates are over some blocks."""
+    from others, as its rates are over some blocks. `suite`: the id of the suite that searched (`--attack auto`); what
+    that finds is never less than what a grid of a few doses does."""
 
     protocol: str
     judge_class: JudgeClass
     measure: Measure
     tokens: int | None
     size: str | None
+    suite: str | None = None
 
 
 def is_certified(judge: JudgeInfo) -> bool:
@@ -103,19 +119,22 @@ def measure(judge: JudgeInfo) -> Measure:
 def track(row: Row) -> Track:
     name = row.protocol.name
     preset, size = PRESETS.get(name), size_of(row)
+    suite = None if row.suite is None else row.suite.id
     if preset is None or size is None:
         usual = None if preset is None else preset.max_new_tokens
-        return Track(name, judge_class(row.judge), measure(row.judge), usual, None)
+        return Track(name, judge_class(row.judge), measure(row.judge), usual, None, suite)
     known = SIZES[name][size]
-    tokens = known.of(preset).max_new_tokens
-    return Track(name, judge_class(row.judge), measure(row.judge), tokens, size if known.blocks is not None else None)
+    apart = size if known.blocks is not None else None
+    return Track(name, judge_class(row.judge), measure(row.judge), known.of(preset).max_new_tokens, apart, suite)
 
 
 def missing(row: Row, utility: UtilityReport | None) -> list[str]:
     """What a row lacks for being ranked, in words; empty when it is complete."""
     lacks = []
     run = {result.attack for result in row.results}
-    if absent := [attack for attack in REQUIRED_ATTACKS if attack not in run]:
+    if row.suite is not None and row.suite.open_lines:
+        lacks.append(f"the end of its search ({row.suite.open_lines} places are open by this judge's verdicts)")
+    if row.suite is None and (absent := [attack for attack in REQUIRED_ATTACKS if attack not in run]):
         lacks.append(f"attacks {', '.join(absent)}")
     size = size_of(row)
     lacks += _beside(row, Size(prompts=MIN_PROMPTS) if size is None else SIZES[row.protocol.name][size])

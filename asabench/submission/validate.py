@@ -28,6 +28,7 @@ from asabench.submission.checks.evidence import evidence_findings
 from asabench.submission.checks.judge import judge_findings
 from asabench.submission.checks.plausibility import impossible, oddities
 from asabench.submission.checks.runs import manifest_findings
+from asabench.submission.checks.suite import search_findings, suite_findings
 from asabench.submission.checks.targets import target_findings
 from asabench.submission.checks.training import read_training_prompts, training_findings, training_notices
 from asabench.submission.checks.utility import utility_findings
@@ -217,6 +218,7 @@ def _checked(folder: Path) -> Validation:
     odd: list[str] = []
     if manifest is not None:
         findings += manifest_findings(manifest)
+        findings += suite_findings(manifest)
         findings += target_findings(manifest)
         card = _check_verdicts(reader, manifest, row, submission, odd)
         notices += [f"flagged {ODD}, not ranked until its answers are given again: {each}" for each in odd]
@@ -321,6 +323,7 @@ def _check_verdicts(
     wrong = [
         *cell_findings(table, settings, [prompt.id for prompt in manifest.prompts]),
         *line_findings(table, settings.protocol.max_new_tokens),
+        *search_findings(table, settings),
     ]
     if not wrong:
         at_inference = submission is not None and submission.where == "inference"

@@ -6,7 +6,6 @@ on a batch of the size that the run would use; the judge on answers of people's 
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import torch
 from asabench.core.attack_names import is_whole
 from asabench.core.records import RESPONSE_SCHEMA, Cell, Prompt, Response, response_columns
 from asabench.judging.labelled_pairs import LabelledPair, labelled_pairs
-from asabench.runs.tables import write_part
+from asabench.runs.tables import part_bytes
 from harness.attacks import Attack
 from harness.engine.decoding import decode
 from harness.engine.engine import HookedEngine
@@ -202,6 +201,4 @@ def _answer_bytes(subject: Subject, plan: Plan) -> float:
         ids = torch.randint(subject.vocabulary_size, (plan.protocol.max_new_tokens,), generator=drawn).tolist()
         text = subject.text(ids)
         responses.append(Response(cell=cell, text=text, token_ids=tuple(ids), finish_reason="length"))
-    file = io.BytesIO()
-    write_part(file, [response_columns(response) for response in responses], RESPONSE_SCHEMA)
-    return file.getbuffer().nbytes / len(responses)
+    return len(part_bytes([response_columns(response) for response in responses], RESPONSE_SCHEMA)) / len(responses)

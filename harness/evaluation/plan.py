@@ -18,6 +18,7 @@ from asabench.core.protocol import PAPER_CODE, NoiseDevice, Protocol, preset
 from asabench.core.protocol import size as published_size
 from asabench.core.records import Cell, Prompt, sha256_hex
 from asabench.core.shards import Shard, shard_here
+from asabench.core.suite import Suite
 from asabench.core.targets import read_targets
 from asabench.judging.certificate import Certificate, read_certificate, with_claims
 from asabench.judging.judge import Judge
@@ -27,6 +28,7 @@ from harness.attacks import Attack, WholeAttack, make_attacks, needs_weights, on
 from harness.attacks.target_loss import require_targets
 from harness.engine.engine import Engine, check_engine, make_engine
 from harness.engine.sweep import grid
+from harness.evaluation.suite import asked, chosen_suite, first_cells
 from harness.judges import make_judge
 from harness.judges.check import check_bar
 from harness.model.dtypes import AUTO
@@ -39,7 +41,8 @@ from harness.model.subject import Subject, check_prompt_format, load
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """An evaluation, resolved. `settings` is what of it decides the answers; `path` the run folder; `max_rows`: rows of
-    a batch at most. `cells` are those of the `shard`, where this is one."""
+    a batch at most. `cells` are those of the `shard`, where this is one. `suite`: of `--attack auto`, whose search asks
+    for more than its `cells` (`harness.evaluation.suite`)."""
 
     subject: Subject
     protocol: Protocol
@@ -56,6 +59,7 @@ class Plan:
     max_rows: int | None
     engine: Engine
     shard: Shard | None
+    suite: Suite | None = None
 
 
 def make_plan(model: str | Subject, choices: Choices = DEFAULTS, *, weights: bool = True) -> Plan:
@@ -81,6 +85,8 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS, *, weights: boo
     )
     protocol = _with_target(protocol, choices)
     protocol = _as_the_paper_code(protocol, choices)
+    suite = chosen_suite(choices, protocol)
+    choices, protocol = asked(choices, protocol)
     # Names are checked before the model takes its time to load
     choices = _joint(choices)
     if choices.control:
@@ -124,6 +130,8 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS, *, weights: boo
     if beyond := subject.stops(protocol) - generate_stops(subject.model, subject.tokenizer):
         # Only where answers end otherwise than those of `generate`: other runs keep their ids
         settings = settings.model_copy(update={"more_stop_tokens": tuple(sorted(beyond))})
+    if suite is not None:
+        settings = settings.model_copy(update={"suite": suite.id})
     shard = shard_here(choices.shard, os.environ)
     if shard is not None and shard.count == 1:
         shard = None
@@ -145,12 +153,17 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS, *, weights: boo
         bar=choices.bar,
         uncertified=choices.uncertified,
         certificate=certificate,
-        cells=tuple(grid(mine, layers, list(attacks.values()), protocol)),
+        cells=tuple(
+            grid(mine, layers, list(attacks.values()), protocol)
+            if suite is None
+            else first_cells(mine, layers, attacks, suite)
+        ),
         settings=settings,
         path=default if choices.out is None else choices.out,
         max_rows=choices.max_rows,
         engine=_engine(model, subject, protocol, choices),
         shard=shard,
+        suite=suite,
     )
 
 

@@ -27,6 +27,7 @@ from asabench.core.row import (
     worst_rate,
 )
 from asabench.core.shards import Shard
+from asabench.core.suite import Suite
 from asabench.core.text import in_words, where
 from asabench.judging.judge import Judge
 from asabench.runs.compare import Comparison, compare
@@ -38,6 +39,7 @@ from harness.evaluation.judge import checked_judge, judge_the_rest
 from harness.evaluation.judging_beside import is_beside, judge_device, once, placed, stored
 from harness.evaluation.plan import Plan
 from harness.evaluation.provenance import now, provenance
+from harness.evaluation.search import Asking, search_radii
 from harness.progress import phase, progress_line
 
 MERGE = "asabench merge RUN... --out RUN"
@@ -148,7 +150,10 @@ def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
             print(line, file=sys.stderr)
         if certificate is not None:
             run.keep_certificate(certificate)
-        _generate(plan, run, judge, progress)
+        if plan.suite is None:
+            _generate(plan, run, judge, progress)
+        else:
+            search_radii(_asking(plan, plan.suite), run, judge, progress=progress)
         with phase("judging", info.id, beats=False):
             judge_the_rest(run, judge, progress=progress)
         row = None if plan.shard is not None else _row(plan, run, info)
@@ -170,6 +175,20 @@ def _prompt_columns(prompt: Prompt) -> dict[str, str | None]:
         "suffix": prompt.suffix,
         **dict(prompt.extra),
     }
+
+
+def _asking(plan: Plan, suite: Suite) -> Asking:
+    return Asking(
+        subject=plan.subject,
+        protocol=plan.protocol,
+        suite=suite,
+        prompts=tuple(dict.fromkeys(cell.prompt for cell in plan.cells)),
+        layers=plan.layers,
+        attacks=plan.attacks,
+        cells=plan.cells,
+        engine=plan.engine,
+        max_rows=plan.max_rows,
+    )
 
 
 def _generate(plan: Plan, run: Run, judge: Judge, progress: bool) -> None:
@@ -224,5 +243,6 @@ def _row(plan: Plan, run: Run, judge: JudgeInfo) -> Row:
         seeds=plan.protocol.seeds,
         shared_noise=plan.protocol.shares_noise,
         max_new_tokens=plan.protocol.max_new_tokens,
+        suite=plan.settings.suite,
     )
     return scored_row(head, run.judged(judge.id), list(plan.attacks), plan.protocol.doses, judge)
