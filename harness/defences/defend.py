@@ -111,7 +111,7 @@ def make_plan(model: str | Subject, choices: TrainingChoices) -> DefencePlan:
                 f"no cell of {choices.cells} is at the layers {ranges(layers)}; leave --layers out to take all of them"
             )
     asked = {
-        "recipe": {"name": recipe.name, "preset": choices.preset, **recipe.model_dump()},
+        "recipe": {"name": recipe.name, "preset": choices.preset, **recorded_options(recipe)},
         "settings": settings.model_dump(),
         "base": {"name": subject.name, "revision": subject.revision, "dtype": subject.dtype},
         "protocol": protocol.name,
@@ -146,6 +146,17 @@ def _load(model: str, choices: TrainingChoices) -> Subject:
         allow_remote_code=choices.allow_remote_code,
         allow_pickle=choices.allow_pickle,
     )
+
+
+def recorded_options(recipe: Defence) -> dict[str, Any]:
+    """A recipe's options for the record, which older records of the same training have too."""
+    later: frozenset[str] = getattr(recipe, "later", frozenset())
+    fields = type(recipe).model_fields  # type: ignore[attr-defined]
+    return {
+        name: value
+        for name, value in recipe.model_dump().items()
+        if name not in later or value != fields[name].default
+    }
 
 
 def _digest(prompts: list[Prompt]) -> str:
@@ -266,6 +277,7 @@ def estimate(plan: DefencePlan) -> DefenceCost:
     pools = _pools(plan)
     _prepare_weights(plan)
     subject, recipe, settings = plan.subject, plan.recipe, plan.settings
+    trained = trained_parameters(subject)
     recipe.begin(subject)
     accelerator = accelerator_for(subject, settings)
     started = time.monotonic()
@@ -277,7 +289,6 @@ def estimate(plan: DefencePlan) -> DefenceCost:
             loss, _ = compute_losses(recipe, subject, batch, state)
         loss.backward()
     updating = time.monotonic() - started
-    trained = trained_parameters(subject)
     steps = step_count(settings, len(pools.examples))
     all_bytes = sum(p.numel() * p.element_size() for p in subject.model.parameters())
     return DefenceCost(

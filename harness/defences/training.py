@@ -79,22 +79,27 @@ class Pools:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One batch, and a generator of its own on the CPU for whatever is random about it."""
+    """One batch, and a generator of its own on the CPU for whatever is random about it. progress: the share of the
+    training that was over before it."""
 
     examples: Sequence[Example]
     benign: Sequence[Example]
     generator: torch.Generator
+    progress: float = 0.0
 
 
 class Recipe(Protocol):
-    """What the loop asks of a recipe. `weights` multiply the terms of `losses`; `updates` is the number of optimiser
-    updates that one `prepare` serves."""
+    """What the loop asks of a recipe. `weights` multiply the terms of `losses`; `distances` are those of them that are no
+    likelihoods; `updates` is the number of optimiser updates that one `prepare` serves."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def weights(self) -> Mapping[str, float]: ...
+
+    @property
+    def distances(self) -> frozenset[str]: ...
 
     @property
     def updates(self) -> int: ...
@@ -123,6 +128,7 @@ def step_count(settings: Settings, examples: int) -> int:
 def batches_of_step(pools: Pools, settings: Settings, step: int) -> list[Batch]:
     """The batches of a step: a function of the seed and the step alone."""
     batches = []
+    progress = step / max(step_count(settings, len(pools.examples)), 1)
     for number in range(step * settings.accumulation, (step + 1) * settings.accumulation):
         noise_seed = int(sha256_hex(f"defence:{settings.seed}:{number}")[:15], 16)
         batches.append(
@@ -130,6 +136,7 @@ def batches_of_step(pools: Pools, settings: Settings, step: int) -> list[Batch]:
                 examples=_drawn(pools.examples, settings.batch_size, number, settings.seed),
                 benign=_drawn(pools.benign, settings.benign_batch_size, number, settings.seed + 1),
                 generator=torch.Generator().manual_seed(noise_seed),
+                progress=progress,
             )
         )
     return batches
@@ -216,11 +223,11 @@ def fit(
                 loss, terms = compute_losses(recipe, subject, batch, state)
                 for name, value in terms.items():
                     means[name] = means.get(name, 0.0) + value / len(batches)
-                _refuse_divergence(terms["loss"], progress, folder)
+                _refuse_divergence(terms, recipe, progress, folder)
                 accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(parameters, settings.clip)
             if not torch.isfinite(norm):
-                _refuse_divergence(float("nan"), progress, folder)
+                _refuse_divergence({"loss": float("nan")}, recipe, progress, folder)
             optimiser.step()
             schedule.step()
             optimiser.zero_grad(set_to_none=True)
@@ -241,8 +248,9 @@ def _progress_line(progress: Progress, steps: int) -> str:
     return f"step {progress.step}/{steps}  {terms}  {progress.seconds:.0f} s, {left:.0f} s left"
 
 
-def _refuse_divergence(loss: float, progress: Progress, folder: Path) -> None:
-    first = progress.losses[0]["loss"] if progress.losses else None
+def _refuse_divergence(terms: Mapping[str, float], recipe: Recipe, progress: Progress, folder: Path) -> None:
+    loss = _in_nats(terms, recipe)
+    first = _in_nats(progress.losses[0], recipe) if progress.losses else None
     if math.isfinite(loss) and (first is None or loss <= first + DIVERGED_NATS):
         return
     kept = last_checkpoint(folder)
@@ -251,6 +259,11 @@ def _refuse_divergence(loss: float, progress: Progress, folder: Path) -> None:
         + (f", and was {first:.4g} at first" if first is not None else "")
         + f"; use a smaller --learning-rate and another --out folder; {f'kept: {kept}' if kept else 'nothing was kept'}"
     )
+
+
+def _in_nats(terms: Mapping[str, float], recipe: Recipe) -> float:
+    """The weighted sum without distances between hidden states, which may grow by any number."""
+    return terms["loss"] - sum(recipe.weights[name] * terms.get(name, 0.0) for name in recipe.distances)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
