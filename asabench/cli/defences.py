@@ -45,7 +45,8 @@ def defend(
         option("For lapt: cells to train on, of a finished run or a benchmark folder (its train split)."),
     ] = None,
     layers: Annotated[
-        Optional[str], option("Blocks to perturb or read, of recipes that take them: all or such as 0,3-5.", default="all")
+        Optional[str],
+        option("Blocks to perturb or read, of recipes that take them: all or such as 0,3-5.", default="all"),
     ] = None,
     test_prompts: Annotated[
         Optional[str], option("Requests that will be evaluated on, and are not trained on.", default=TEST_PROMPTS)

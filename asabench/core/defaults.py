@@ -43,6 +43,5 @@ RECIPE_NAMES = (
     "cat",
     "deep-refusal",
     "combine",
-    "unlearn",
 )
 """Recipes of defences by name; `harness.defences.RECIPES` makes them."""

@@ -6,8 +6,8 @@
 `toward` stops counting below a cross-entropy of 0.5, `away` above one of 5: enough is enough.
 eps is a share of the mean norm of the embedding table's rows.
 
-Source: Xhonneux et al. 2024 (arXiv:2405.15589) and its public code (sophie-xhonneux/Continuous-AdvTrain). Different here:
-the inner step is a share of eps (0.1, which ten steps use up) instead of 1e-4 a dimension; harmless answers are the
+Source: Xhonneux et al. 2024 (arXiv:2405.15589) and its public code (sophie-xhonneux/Continuous-AdvTrain). Different
+here: the inner step is a share of eps (0.1, which ten steps use up) instead of 1e-4 a dimension; harmless answers are the
 model's own; the harmful answer is the start of compliance unless answers are given (--answers).
 """
 
@@ -46,9 +46,7 @@ class Cat(Composed):
 
     def choices(self) -> Choices:
         return Choices(
-            source=Pgd(
-                bound=self.eps, steps=self.inner_steps, step=self.inner_step, rule="sign", random_start=False
-            ),
+            source=Pgd(bound=self.eps, steps=self.inner_steps, step=self.inner_step, rule="sign", random_start=False),
             embedding=True,
             positions="prompt",
             attacker="targeted",

@@ -3,12 +3,12 @@
     c_s = alpha * (1 - t / 2T),  c_r = alpha * t / 2T
     L = c_s * mean relu(cos(h_l, h0_l)) on harmful answers  +  c_r * mean ||h_l - h0_l|| on what is kept
 
-h0 is the frozen model's state; l runs over a few blocks, t over the T steps. Kept are harmless requests with the model's
-own answers and harmful ones with refusals. Nothing is perturbed.
+h0 is the frozen model's state; l runs over a few blocks, t over the T steps. Kept are harmless requests with the
+model's own answers and harmful ones with refusals. Nothing is perturbed.
 
 Source: Zou et al. 2024 (arXiv:2406.04313); hyper-parameters from the scripts that public copies of its code share.
-Different here: blocks are evenly spaced or those of --layers; adapters reach every block, where the published ones end at
-the last block that is read; the harmful answer is the start of compliance unless answers are given (--answers).
+Different here: blocks are evenly spaced or those of --layers; adapters reach every block, where the published ones end
+at the last block that is read; the harmful answer is the start of compliance unless answers are given (--answers).
 """
 
 from __future__ import annotations

@@ -275,6 +275,22 @@ def _ended(attempts: pa.Table | None) -> dict[tuple[str, str | None], bool]:
     }
 
 
+def read_answers(path: Path, requests: Sequence[Prompt]) -> dict[str, str]:
+    """Answers by the digest of their request, from a table with the columns goal and answer. Raises `UserError` where a
+    request has none."""
+    found = {}
+    for prompt in load_prompts(str(path)).prompts:
+        answer = (dict(prompt.extra).get("answer") or "").strip()
+        if answer:
+            found[prompt.digest] = answer
+    if lacking := [prompt.id for prompt in requests if prompt.digest not in found]:
+        raise UserError(
+            f"{path} has no answer for {len(lacking)} of {len(requests)} training requests ({listed(lacking, 5)}); "
+            "give it the columns goal,answer with a line for each, or leave --answers out"
+        )
+    return {prompt.digest: found[prompt.digest] for prompt in requests}
+
+
 def benign_requests() -> list[Prompt]:
     """The harmless requests that come with ASABench for training; others are kept for measuring."""
     text = (files("asabench") / "data" / "benign_requests.txt").read_text(encoding="utf-8")

@@ -56,7 +56,7 @@ Attacker = Literal["untargeted", "targeted", "dpo"]
 @dataclass(frozen=True, kw_only=True)
 class Choices:
     """What a recipe chooses. `count`: blocks of the layer choices that need one. `train_sampled`: the weights of blocks
-    that were not sampled stay as they are in that step. `toward`, `away`: of a targeted attacker; `beta`: of one by DPO.
+    that were not sampled stay as they are in that step. `toward`, `away`: of a targeted attacker, `beta`: of a DPO one.
     `benign`: how harmless answers are kept: `sft`, their cross-entropy; `kl`, to the frozen model; `none`."""
 
     source: Source = Nothing()  # noqa: RUF009 (a frozen record)

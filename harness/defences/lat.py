@@ -11,8 +11,8 @@ Outer problem, on the weights, under those shifts:
 
 plus, without a shift, `benign_weight` times the cross-entropy of the model's own answers to harmless requests (`sft`)
 or times KL(p0 || p) on them (`kl`); p0 is the frozen model that training starts from.
-With `attack=dpo` the inner problem is the DPO loss with the two answers swapped, as in the published removal of backdoors
-(preset `backdoor`).
+With `attack=dpo` the inner problem is the DPO loss with the two answers swapped, as in the published removal of
+backdoors (preset `backdoor`).
 
 The bound: r_l = `bound` times the stream's standard deviation times sqrt(d_model), or the absolute `radius`. The
 standard deviation is taken over the entries of h, and its median over the perturbed positions of the batch: the first

@@ -1,9 +1,9 @@
-"""Which blocks a training step disturbs or reads: the third of the choices that make a recipe (`harness.defences.form`).
+"""Which blocks a training step disturbs or reads: one of the choices that make a recipe (`harness.defences.form`).
 
-    all       every block
-    even      `count` of them, evenly spaced
-    given     those of --layers: ASABench's fragile ones, say
-    sampled   `count` of them, drawn anew each step in proportion to the norm of a gradient there
+all       every block
+even      `count` of them, evenly spaced
+given     those of --layers: ASABench's fragile ones, say
+sampled   `count` of them, drawn anew each step in proportion to the norm of a gradient there
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
 
@@ -159,7 +159,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Nothing:
-    needs_direction: bool = field(default=False, init=False)
+    needs_direction: ClassVar[bool] = False
 
     def make(self, scene: Scene) -> None:
         return None
@@ -170,7 +170,7 @@ class Noise:
     """Normalised Gaussian noise: of length about that of the hidden state at dose 1."""
 
     dose: float = 1.0
-    needs_direction: bool = field(default=False, init=False)
+    needs_direction: ClassVar[bool] = False
 
     def make(self, scene: Scene) -> NoiseShift:
         shape = (len(scene.where), scene.subject.d_model)
@@ -185,7 +185,7 @@ class GradientDirection:
     rows and positions of the batch (Vaccine's rho)."""
 
     length: float
-    needs_direction: bool = field(default=False, init=False)
+    needs_direction: ClassVar[bool] = False
 
     def make(self, scene: Scene) -> Shift:
         gradients = shift_gradients(scene, scene.layers)
@@ -208,7 +208,7 @@ class Pgd:
     step: float = 0.25
     rule: Literal["direction", "sign"] = "direction"
     random_start: bool = True
-    needs_direction: bool = field(default=False, init=False)
+    needs_direction: ClassVar[bool] = False
 
     def make(self, scene: Scene) -> Shift:
         radius = self._radii(scene)
@@ -240,7 +240,7 @@ class Ablated:
     same probability again (so DeepRefusal's public code draws it)."""
 
     probability: float
-    needs_direction: bool = field(default=True, init=False)
+    needs_direction: ClassVar[bool] = True
 
     def make(self, scene: Scene) -> Ablation:
         assert scene.directions is not None

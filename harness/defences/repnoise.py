@@ -2,8 +2,8 @@
 
     L = CE(refusal) + beta * mean over l of MMD(h_l on harmful answers, N(0, I)) - alpha * log(1 + CE(harmful answer))
 
-the harmful cross-entropy taken as the mean over the logits and several blocks read as if the model ended there. MMD sums
-five Gaussian kernels.
+the harmful cross-entropy taken as the mean over the logits and several blocks read as if the model ended there. MMD
+sums five Gaussian kernels.
 
 Source: Rosati et al. 2024 (arXiv:2405.14577) and its public code (domenicrosati/representation-noising), from which
 alpha and beta are. Different here: the states of the stream, where that code takes what each MLP adds; four blocks

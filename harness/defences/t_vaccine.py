@@ -3,8 +3,8 @@
     p(l) in proportion to ||gradient of CE(harmful answer) in the output of block l||;  S blocks without replacement
     e_l and L' as in Vaccine, over those blocks; the weights of the other blocks stay in that step
 
-Source: Liu et al. 2025 (arXiv:2410.09760) and its public code (Lslland/T-Vaccine). Different here: the norms are those of
-each step's own batch, where that code takes them every 200 steps on 200 harmful prompts, and draws every 20; the
+Source: Liu et al. 2025 (arXiv:2410.09760) and its public code (Lslland/T-Vaccine). Different here: the norms are those
+of each step's own batch, where that code takes them every 200 steps on 200 harmful prompts, and draws every 20; the
 harmful answer is the start of compliance unless answers are given; and a benign term.
 """
 

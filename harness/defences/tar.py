@@ -4,15 +4,15 @@
     outer  g = scale * mean over every `inner_every`-th k of gradient of T(theta_k)   (first order: taken at theta_k,
                applied at theta)  +  gradient of retain * [CE(harmless answer) + mean over l of ||h_l - h0_l||]
 
-    T  entropy  minus the entropy of the next-token distribution at the harmful answer: fine-tuning finds nothing to follow
+    T  entropy  minus the entropy of the next-token distribution at the harmful answer: nothing to follow
        dpo      the DPO loss of the refusal over the harmful answer, against the frozen model
 
 The attack trains on other requests than T is taken on; its learning rate is one of `inner_rates`, drawn each step.
 
 Source: Tamirisa et al. 2024 (arXiv:2408.00761) and its public code (rishub-tamirisa/tamper-resistance), which has
 `entropy` for hazardous knowledge and, in the paper, `dpo` for refusals. Different here: the model that training starts
-from stands in for that paper's first safeguard; attackers' tasks are one kind; no schedule weighs T by the attack's step;
-the harmful answer is the start of compliance unless answers are given (--answers).
+from stands in for that paper's first safeguard; attackers' tasks are one kind; no schedule weighs T by the attack's
+step; the harmful answer is the start of compliance unless answers are given (--answers).
 """
 
 from __future__ import annotations

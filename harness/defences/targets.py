@@ -115,7 +115,7 @@ class Outcome:
 
 class Target(Protocol):
     """`paired`: it needs harmful answers. `frozen`: it compares with the model that training starts from. `keeps`: it
-    has a term of its own on harmless answers. `weights`: what multiplies each of its terms; `distances`: those among them
+    has a term of its own on harmless answers. `weights`: what multiplies each of its terms; `distances`: those of them
     that are not in nats, and may grow by any number."""
 
     paired: bool
@@ -132,10 +132,10 @@ class Target(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Safe:
-    paired: bool = field(default=False, init=False)
-    frozen: bool = field(default=False, init=False)
-    keeps: bool = field(default=False, init=False)
-    distances: frozenset[str] = field(default=frozenset(), init=False)
+    paired: ClassVar[bool] = False
+    frozen: ClassVar[bool] = False
+    keeps: ClassVar[bool] = False
+    distances: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -155,10 +155,10 @@ class Pair:
     toward_floor: float | None = None
     away_cutoff: float | None = None
     away_loss: Literal["unlikely", "ascent"] = "unlikely"
-    paired: bool = field(default=True, init=False)
-    frozen: bool = field(default=False, init=False)
-    keeps: bool = field(default=False, init=False)
-    distances: frozenset[str] = field(default=frozenset(), init=False)
+    paired: ClassVar[bool] = True
+    frozen: ClassVar[bool] = False
+    keeps: ClassVar[bool] = False
+    distances: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -181,10 +181,10 @@ class Pair:
 @dataclass(frozen=True, kw_only=True)
 class Preferred:
     beta: float = 0.1
-    paired: bool = field(default=True, init=False)
-    frozen: bool = field(default=True, init=False)
-    keeps: bool = field(default=False, init=False)
-    distances: frozenset[str] = field(default=frozenset(), init=False)
+    paired: ClassVar[bool] = True
+    frozen: ClassVar[bool] = True
+    keeps: ClassVar[bool] = False
+    distances: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -208,10 +208,10 @@ class Rerouted:
     alpha: float = 10.0
     scheduled: bool = True
     keep_refusals: bool = True
-    paired: bool = field(default=True, init=False)
-    frozen: bool = field(default=True, init=False)
-    keeps: bool = field(default=True, init=False)
-    distances: frozenset[str] = field(default=frozenset({"reroute", "retain"}), init=False)
+    paired: ClassVar[bool] = True
+    frozen: ClassVar[bool] = True
+    keeps: ClassVar[bool] = True
+    distances: ClassVar[frozenset[str]] = frozenset({"reroute", "retain"})
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -257,10 +257,10 @@ class Noised:
     alpha: float = 1.0
     beta: float = 0.001
     lens: int = 4
-    paired: bool = field(default=True, init=False)
-    frozen: bool = field(default=False, init=False)
-    keeps: bool = field(default=False, init=False)
-    distances: frozenset[str] = field(default=frozenset(), init=False)
+    paired: ClassVar[bool] = True
+    frozen: ClassVar[bool] = False
+    keeps: ClassVar[bool] = False
+    distances: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -284,8 +284,7 @@ class Noised:
             logits_of = unembedding(subject.model, subject.name)
             steps = labels.shape[1]
             losses += [
-                mean_cross_entropy(logits_of(reading.hidden[layer][rows, -steps:]).float(), labels)
-                for layer in read_at
+                mean_cross_entropy(logits_of(reading.hidden[layer][rows, -steps:]).float(), labels) for layer in read_at
             ]
         return {
             "answer": mean_cross_entropy(*reading.half(0)),
@@ -318,4 +317,3 @@ def benign_loss(subject: Subject, tokens: TokenBatch, frozen: Subject | None) ->
     with torch.no_grad():
         before, _ = answer_logits(frozen, tokens)
     return kl_to_frozen(logits, before, labels)
-

@@ -88,9 +88,21 @@ class Batch:
     progress: float = 0.0
 
 
+class Watch(Protocol):
+    """What may stop a training early."""
+
+    def begin(self, subject: Subject) -> None:
+        """Called once, with the weights that training starts from."""
+        ...
+
+    def look(self, subject: Subject, step: int) -> bool | None:
+        """Whether the model may go on from there; None: it was not looked at after this step."""
+        ...
+
+
 class Recipe(Protocol):
-    """What the loop asks of a recipe. `weights` multiply the terms of `losses`; `distances` are those of them that are no
-    likelihoods; `updates` is the number of optimiser updates that one `prepare` serves."""
+    """What the loop asks of a recipe. `weights` multiply the terms of `losses`; `distances` are those of them that are
+    not in nats; `updates` is the number of optimiser updates that one `prepare` serves."""
 
     @property
     def name(self) -> str: ...
@@ -194,12 +206,17 @@ def fit(
     *,
     checkpoint_every: int | None = None,
     say: Callable[[str], None] = print,
+    watch: Watch | None = None,
 ) -> Progress:
     """Trains the parameters that require a gradient, in place, from the last checkpoint in `folder` if there is one.
+
+    watch: looks at the model now and then; where it may not go on, training ends with the weights of the look before.
 
     Raises `UserError` when the loss is not finite or has diverged; the last checkpoint stays.
     """
     recipe.begin(subject)
+    if watch is not None:
+        watch.begin(subject)
     accelerator = accelerator_for(subject, settings)
     steps = step_count(settings, len(pools.examples))
     updates = steps * recipe.updates
@@ -213,6 +230,7 @@ def fit(
         say(f"going on from step {progress.step} of {steps}")
     subject.model.train()
     started = time.monotonic() - progress.seconds
+    good = (progress.step, _copied(parameters) if watch is not None else [])
     while progress.step < steps:
         batches = batches_of_step(pools, settings, progress.step)
         prepared = [recipe.prepare(subject, batch) for batch in batches]
@@ -236,10 +254,24 @@ def fit(
         progress.seconds = time.monotonic() - started
         if progress.step % 10 == 0 or progress.step == steps:
             say(_progress_line(progress, steps))
+        allowed = None if watch is None else watch.look(subject, progress.step)
+        if allowed is False:
+            with torch.no_grad():
+                for parameter, own in zip(parameters, good[1], strict=True):
+                    parameter.copy_(own)
+            say(f"stopped early: the weights of step {good[0]} are kept")
+            progress.step, progress.losses = good[0], progress.losses[: good[0]]
+            break
+        if allowed:
+            good = (progress.step, _copied(parameters))
         if checkpoint_every and progress.step % checkpoint_every == 0 and progress.step < steps:
             _checkpoint(accelerator, subject, progress, folder)
     accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval().requires_grad_(False)
     return progress
+
+
+def _copied(parameters: Sequence[torch.nn.Parameter]) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters]
 
 
 def _progress_line(progress: Progress, steps: int) -> str:

@@ -14,8 +14,8 @@ from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS as PROTOCOLS
 from asabench.core.records import Prompt
 from harness.defences.examples import IGNORED, Example, HarmfulData, TokenBatch, answer_logits, batch_of
-from harness.defences.lat import PRESETS as LAT_PRESETS
 from harness.defences.form import Disturbed, attacker_of, perturbed_positions
+from harness.defences.lat import PRESETS as LAT_PRESETS
 from harness.defences.lat import Lat
 from harness.defences.layer_choice import middles_of_parts
 from harness.defences.perturbations import Shift, project

@@ -1,5 +1,5 @@
-"""Recipes over the common form: what each disturbs and learns, against plain loops, on a tiny model; and that each lowers
-its own objective there. The losses themselves: `test_terms`; LAT: `test_lat`."""
+"""Recipes over the common form: what each disturbs and learns, against plain loops, on a tiny model; and that each
+lowers its own objective there. The losses themselves: `test_terms`; LAT: `test_lat`."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_repnoise_raises_the_loss_of_harmful_answers_at_several_depths(subject: 
     with torch.no_grad():
         terms = recipe.losses(subject, batch(), recipe.prepare(subject, batch()))
         losses = []
-        for layer in [1, 3][:lens] + [3]:
+        for layer in [*[1, 3][:lens], 3]:
             nll = []
             for example in EXAMPLES:
                 ids = torch.tensor([[*example.prompt, *example.rejected[:-1]]])
