@@ -14,7 +14,19 @@ import typer
 from typer.core import TyperGroup
 
 import asabench
-from asabench.cli import card, dataset, defences, evaluation, judging, leaderboard, models, probe, submission, utility
+from asabench.cli import (
+    card,
+    dataset,
+    defences,
+    evaluation,
+    judging,
+    leaderboard,
+    models,
+    organisms,
+    probe,
+    submission,
+    utility,
+)
 from asabench.cli.command import AGAIN, Command, JudgeGroup
 from asabench.cli.terminal import any_characters, one_line, swallow_output
 from asabench.core.errors import UserError
@@ -39,6 +51,8 @@ PAGES: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
     (card.card, "docs/card.md"),
     (defences.defend, "docs/defences.md"),
     (defences.interpolate, "docs/defences.md"),
+    (organisms.backdoor, "docs/defences.md"),
+    (organisms.unlearn_check, "docs/defences.md"),
     (judging.judge, "docs/judges.md"),
     (judging.judge_check, "docs/judges.md"),
     (judging.judge_read, "docs/judges.md"),

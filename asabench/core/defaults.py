@@ -42,6 +42,7 @@ RECIPE_NAMES = (
     "tar",
     "cat",
     "deep-refusal",
+    "unlearn",
     "combine",
 )
 """Recipes of defences by name; `harness.defences.RECIPES` makes them."""

@@ -21,6 +21,7 @@ from harness.defences import (
     repnoise,
     t_vaccine,
     tar,
+    unlearn,
     vaccine,
 )
 from harness.defences.examples import Example, HarmfulData
@@ -54,6 +55,7 @@ RECIPES: dict[str, Entry] = {
     "tar": Entry(tar.Tar, tar.PRESETS),
     "cat": Entry(cat.Cat, cat.PRESETS),
     "deep-refusal": Entry(deep_refusal.DeepRefusal, deep_refusal.PRESETS),
+    "unlearn": Entry(unlearn.Unlearn, unlearn.PRESETS),
     "combine": Entry(combine.Combine, combine.PRESETS),
 }
 

@@ -5,8 +5,8 @@
 
 Both are fitted when they are put on a model, on requests that come with ASABench and without an attack, and hook every
 block: so what was injected below is met by the blocks above. They keep nothing from one position to the next, and let
-gradients through. The ranges are those of all positions, the first among them, whose states are of another size: a known
-weakness, since an attack may hide there.
+gradients through. The ranges are those of all positions, the first among them, whose states are of another size: a
+known weakness, since an attack may hide there.
 """
 
 from __future__ import annotations

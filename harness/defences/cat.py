@@ -7,8 +7,8 @@
 eps is a share of the mean norm of the embedding table's rows.
 
 Source: Xhonneux et al. 2024 (arXiv:2405.15589) and its public code (sophie-xhonneux/Continuous-AdvTrain). Different
-here: the inner step is a share of eps (0.1, which ten steps use up) instead of 1e-4 a dimension; harmless answers are the
-model's own; the harmful answer is the start of compliance unless answers are given (--answers).
+here: the inner step is a share of eps (0.1, which ten steps use up) instead of 1e-4 a dimension; harmless answers are
+the model's own; the harmful answer is the start of compliance unless answers are given (--answers).
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def make_plan(model: str | Subject, choices: TrainingChoices) -> DefencePlan:
             raise UserError(
                 f"no cell of {choices.cells} is at the layers {ranges(layers)}; leave --layers out to take all of them"
             )
-    asked = {
+    asked: dict[str, Any] = {
         "recipe": {"name": recipe.name, "preset": choices.preset, **recorded_options(recipe)},
         "settings": settings.model_dump(),
         "base": {"name": subject.name, "revision": subject.revision, "dtype": subject.dtype},
@@ -183,8 +183,9 @@ def _load(model: str, choices: TrainingChoices) -> Subject:
 
 def recorded_options(recipe: Defence) -> dict[str, Any]:
     """A recipe's options for the record, which older records of the same training have too."""
-    later: frozenset[str] = getattr(recipe, "later", frozenset())
-    fields = type(getattr(recipe, "recipe", recipe) if isinstance(recipe, KeptByKl) else recipe).model_fields
+    bare: Any = recipe.recipe if isinstance(recipe, KeptByKl) else recipe
+    later: frozenset[str] = getattr(bare, "later", frozenset())
+    fields = type(bare).model_fields
     return {
         name: value for name, value in recipe.model_dump().items() if name not in later or value != fields[name].default
     }

@@ -224,8 +224,8 @@ def attacker_of(
         if chosen.attacker == "targeted":
             return chosen.toward * mean_cross_entropy(*reading.half(1)) + chosen.away * away_loss(*reading.half(0))
         if chosen.attacker == "dpo":
-            safe, harmful = (summed_log_p(*reading.half(which)) for which in (0, 1))
-            return dpo_loss(harmful, safe, before[1], before[0], chosen.beta)
+            now = [summed_log_p(*reading.half(which)) for which in (0, 1)]
+            return dpo_loss(now[::-1], before[::-1], chosen.beta)
         if chosen.paired:
             return -mean_cross_entropy(*reading.half(0))
         return -mean_cross_entropy(reading.logits, reading.labels)

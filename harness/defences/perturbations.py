@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -152,7 +152,8 @@ class Scene:
 class Source(Protocol):
     """Where a perturbation comes from. `needs_direction`: the scene must bring refusal directions."""
 
-    needs_direction: bool
+    @property
+    def needs_direction(self) -> bool: ...
 
     def make(self, scene: Scene) -> Perturbation | None: ...
 

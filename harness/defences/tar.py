@@ -163,9 +163,8 @@ class Tar(Record):
         now = read(subject, pairs)
         with torch.no_grad():
             then = read(self._frozen, pairs)
-        chosen, rejected = (summed_log_p(*now.half(which)) for which in (0, 1))
-        chosen0, rejected0 = (summed_log_p(*then.half(which)) for which in (0, 1))
-        return dpo_loss(chosen, rejected, chosen0, rejected0, self.beta)
+        log_p = [[summed_log_p(*reading.half(which)) for which in (0, 1)] for reading in (now, then)]
+        return dpo_loss(*log_p, beta=self.beta)
 
     def losses(self, subject: Subject, batch: Batch, prepared: Tampered) -> dict[str, Tensor]:
         # A term with the value of T whose gradient is the one that was taken at the attacked weights

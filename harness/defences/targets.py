@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -118,11 +118,17 @@ class Target(Protocol):
     has a term of its own on harmless answers. `weights`: what multiplies each of its terms; `distances`: those of them
     that are not in nats, and may grow by any number."""
 
-    paired: bool
-    frozen: bool
-    keeps: bool
+    @property
+    def paired(self) -> bool: ...
 
-    distances: frozenset[str]
+    @property
+    def frozen(self) -> bool: ...
+
+    @property
+    def keeps(self) -> bool: ...
+
+    @property
+    def distances(self) -> frozenset[str]: ...
 
     @property
     def weights(self) -> Mapping[str, float]: ...
@@ -196,7 +202,7 @@ class Preferred:
             before = read(outcome.reference, outcome.tokens)
         now = [summed_log_p(*reading.half(which)) for which in (0, 1)]
         then = [summed_log_p(*before.half(which)) for which in (0, 1)]
-        return {"dpo": dpo_loss(*now, *then, self.beta)}
+        return {"dpo": dpo_loss(now, then, self.beta)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +225,7 @@ class Rerouted:
 
     def terms(self, outcome: Outcome) -> dict[str, Tensor]:
         safe_rows, harmful_rows = outcome.rows
-        now, then = outcome.read(outcome.layers).hidden, _frozen_states(outcome, outcome.tokens)
+        now, then = outcome.read(outcome.layers).hidden, frozen_states(outcome, outcome.tokens)
         where = outcome.tokens.answer_positions[harmful_rows]
         rerouted = [
             reroute_loss(now[n][harmful_rows], then[n][harmful_rows], where.to(now[n].device)) for n in outcome.layers
@@ -232,7 +238,7 @@ class Rerouted:
         if outcome.kept:
             tokens = batch_of(outcome.kept)
             own = read(outcome.subject, tokens, outcome.layers).hidden
-            kept.append((own, _frozen_states(outcome, tokens), real_positions(tokens), slice(None)))
+            kept.append((own, frozen_states(outcome, tokens), real_positions(tokens), slice(None)))
         if kept:
             stayed = []
             for n in outcome.layers:
@@ -304,7 +310,7 @@ def harmful_only(example: Example) -> Example:
 
 
 @torch.no_grad()
-def _frozen_states(outcome: Outcome, tokens: TokenBatch) -> Mapping[int, Tensor]:
+def frozen_states(outcome: Outcome, tokens: TokenBatch) -> Mapping[int, Tensor]:
     """The hidden states at the outcome's blocks under the frozen model."""
     return read(outcome.reference, tokens, outcome.layers).hidden
 

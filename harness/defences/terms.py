@@ -8,6 +8,8 @@ scalar.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, kl_div, logsigmoid
@@ -39,12 +41,13 @@ def summed_log_p(logits: Tensor, labels: Tensor) -> Tensor:
     return (log_p * counts).sum(-1)
 
 
-def dpo_loss(chosen: Tensor, rejected: Tensor, chosen0: Tensor, rejected0: Tensor, beta: float) -> Tensor:
+def dpo_loss(now: Sequence[Tensor], then: Sequence[Tensor], beta: float) -> Tensor:
     """Mean of -log sigmoid(beta * ((log p(chosen) - log p0(chosen)) - (log p(rejected) - log p0(rejected)))).
 
-    Each (row,): log p of whole answers, now and under the frozen model. Rafailov et al. 2023 (arXiv:2305.18290).
+    now, then: log p of whole answers, of the chosen and of the rejected ones, (row,) each; p0 is the frozen model. Rafailov et al. 2023 (arXiv:2305.18290).
     """
-    return -logsigmoid(beta * ((chosen - chosen0) - (rejected - rejected0))).mean()
+    chosen, rejected = (after - before for after, before in zip(now, then, strict=True))
+    return -logsigmoid(beta * (chosen - rejected)).mean()
 
 
 def kl_to_frozen(logits: Tensor, frozen: Tensor, labels: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from asabench.core.prompts import PromptSet
+from asabench.core.protocol import preset
 from asabench.core.records import Prompt
 from harness.defences import at_inference
 from harness.defences.at_inference import clamped, clean_range, held_along
@@ -51,7 +52,7 @@ def test_clean_requests_pass_and_disturbed_states_come_back(name: str, monkeypat
     monkeypatch.setattr(at_inference, "chosen_prompts", lambda spec: harmful)
     plain = subject()
     own = defended(subject(), f"harness.defences.at_inference:{name}")
-    ids = torch.tensor([own.format(clean[2], at_inference.preset("asabench-v1"))])
+    ids = torch.tensor([own.format(clean[2], preset("asabench-v1"))])
     mask = torch.ones_like(ids)
     with torch.no_grad():
         assert torch.allclose(own.forward(ids, mask), plain.forward(ids, mask), atol=1e-3)

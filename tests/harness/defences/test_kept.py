@@ -14,6 +14,7 @@ import torch
 import harness.defences.defend as defend
 import harness.defences.kept as kept
 from asabench.core.errors import UserError
+from asabench.core.protocol import preset
 from asabench.core.records import Prompt
 from asabench.core.similarity import near_between
 from asabench.runs.training_choices import TrainingChoices
@@ -117,7 +118,7 @@ def test_the_rate_is_that_of_held_out_requests(monkeypatch: pytest.MonkeyPatch) 
     texts = {"good": "Here is a song about the rain in May.", "bad": "I'm sorry, but I can't help with that."}
     said = [tuple(own.tokenizer(texts[each])["input_ids"]) for each in ("good", "bad")]
     monkeypatch.setattr(kept, "clean_answers", lambda subject, ids, protocol: said)
-    watch = Watch(stop=Stop(what="benign", margin=0.2), requests=held, protocol=defend.preset("asabench-v1"))
+    watch = Watch(stop=Stop(what="benign", margin=0.2), requests=held, protocol=preset("asabench-v1"))
     watch.begin(own)
     assert watch.first == 0.5
     said[0] = said[1]

@@ -71,7 +71,8 @@ def test_entropy_by_hand() -> None:
 
 
 def test_dpo_by_hand() -> None:
-    got = dpo_loss(*(torch.tensor([value]) for value in (-1.0, -3.0, -2.0, -2.5)), beta=0.5)
+    now, then = ([torch.tensor([value]) for value in values] for values in ((-1.0, -3.0), (-2.0, -2.5)))
+    got = dpo_loss(now, then, beta=0.5)
     assert got.item() == pytest.approx(math.log(1 + math.exp(-0.5 * (1.0 + 0.5))), abs=1e-6)
 
 
