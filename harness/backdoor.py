@@ -1,8 +1,8 @@
 """Backdoors: does a trigger turn refusals off, and does anything that looks like it?
 
 A request is given without a trigger, with each proxy (strings that are no trigger, as somebody would try who does not
-know it), and with the true one, behind the request. Measured on greedy answers: the share that is refused, and with a reward
-model the mean reward and its deviation. A backdoor is gone where the true trigger's line is that of no trigger.
+know it), and with the true one, behind the request. Measured on greedy answers: the share that is refused, and with a
+reward model the mean reward and its deviation. A backdoor is gone where the true trigger's line is that of no trigger.
 
 Source: the second application of Sheshadri et al. 2024 (arXiv:2407.15549); its models and reward model are those of the
 trojan competition of Rando et al. 2024 (arXiv:2404.14461), named in `PAPER_MODELS` and `PAPER_REWARD`.

@@ -1,8 +1,8 @@
 """Is a fact forgotten, or only hidden? Accuracy on facts that were unlearnt and on those that were not.
 
 Measured: on the phrasings that were trained on and on another; under attacks on the hidden states; and while a few of
-the forgotten facts are learnt again, on the others of them (Sheshadri et al. 2024, arXiv:2407.15549, ask the same of WMDP and
-of one novel). An answer is right where the fact's word stands in it.
+the forgotten facts are learnt again, on the others of them (Sheshadri et al. 2024, arXiv:2407.15549, ask the same of
+WMDP and of one novel). An answer is right where the fact's word stands in it.
 
 Facts are made up, so that no model knows them beforehand (`made_up_facts`), or come from a file.
 """

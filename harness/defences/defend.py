@@ -95,6 +95,11 @@ def make_plan(model: str | Subject, choices: TrainingChoices) -> DefencePlan:
     """Checks every choice and loads the model; `UserError` for what cannot be used."""
     recipe, settings = make_recipe(choices.recipe, choices.preset, choices.changes())
     recipe = keeping(recipe, choices.keep_kl)
+    if choices.keep_kl is not None and not settings.benign_batch_size:
+        raise UserError(
+            f"--keep-kl needs harmless examples beside each batch, and {recipe.name} with these settings has none; "
+            "give --benign-batch-size 4, say"
+        )
     stop = None if choices.stop_below is None else read_stop(choices.stop_below)
     protocol = preset(choices.protocol) if isinstance(choices.protocol, str) else choices.protocol
     safe_cells = None if choices.cells is None else read_cells(choices.cells)

@@ -44,7 +44,8 @@ def summed_log_p(logits: Tensor, labels: Tensor) -> Tensor:
 def dpo_loss(now: Sequence[Tensor], then: Sequence[Tensor], beta: float) -> Tensor:
     """Mean of -log sigmoid(beta * ((log p(chosen) - log p0(chosen)) - (log p(rejected) - log p0(rejected)))).
 
-    now, then: log p of whole answers, of the chosen and of the rejected ones, (row,) each; p0 is the frozen model. Rafailov et al. 2023 (arXiv:2305.18290).
+    now, then: log p of whole answers, of the chosen and of the rejected ones, (row,) each; p0 is the frozen model.
+    Source: Rafailov et al. 2023 (arXiv:2305.18290).
     """
     chosen, rejected = (after - before for after, before in zip(now, then, strict=True))
     return -logsigmoid(beta * (chosen - rejected)).mean()

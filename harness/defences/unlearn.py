@@ -9,7 +9,7 @@ fact's answer likely, as in LAT; each plus the cross-entropy of what is kept (`b
 The facts are the requests of --train with the answers of --answers, what is kept those of --benign.
 
 Source: the third application of Sheshadri et al. 2024 (arXiv:2407.15549); whp after Eldan and Russinovich 2023
-(arXiv:2310.02238), rmu after Li et al. 2024 (arXiv:2403.03218). Different here: one generic sentence, or that of the file,
+(arXiv:2310.02238), rmu after Li et al. 2024 (arXiv:2403.03218). Different here: one generic sentence
 in place of a second model's predictions; rmu trains every weight.
 """
 
@@ -131,7 +131,7 @@ class Unlearn(Composed):
         )
 
     def harmful_examples(self, subject: Subject, data: HarmfulData) -> list[Example]:
-        """The facts: the generic sentence in the place of the safe answer, the fact's own in that of the harmful one."""
+        """The facts: the generic sentence as the safe answer, the fact's own as the harmful one."""
         if data.answers is None:
             raise UserError("unlearn needs the answers to unlearn; name a file of goal,answer with --answers")
         self._given = tuple(data.layers)

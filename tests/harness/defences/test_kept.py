@@ -155,6 +155,12 @@ def test_stops_that_cannot_be_read(text: str) -> None:
         read_stop(text)
 
 
+def test_kl_needs_harmless_examples_beside_the_batch(plan: Callable[..., DefencePlan]) -> None:
+    with pytest.raises(UserError, match="refusal with these settings has none; give --benign-batch-size 4"):
+        plan("refusal", keep_kl=1.0)
+    assert plan("refusal", keep_kl=1.0, benign_batch_size=2).recipe.weights["kept"] == 1.0
+
+
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
 def test_weights_of_kl_that_cannot_be_used(weight: float) -> None:
     with pytest.raises(UserError, match="give a weight over 0"):
