@@ -85,11 +85,10 @@ def unlearn_check(
     needs(*MODEL)
     from asabench.core.attack_names import split_specs
     from asabench.core.files import write_record
-    from asabench.core.numbers import numbers
+    from asabench.core.numbers import evenly_spaced, numbers
     from asabench.core.text import in_words
     from harness.evaluation.plan import parse_layers, resolve_protocol
     from harness.model.subject import load
-    from harness.probes.run import evenly_spaced
     from harness.unlearning import read_facts
     from harness.unlearning import unlearn_check as check
 

@@ -164,7 +164,7 @@ class Tar(Record):
         with torch.no_grad():
             then = read(self._frozen, pairs)
         log_p = [[summed_log_p(*reading.half(which)) for which in (0, 1)] for reading in (now, then)]
-        return dpo_loss(*log_p, beta=self.beta)
+        return dpo_loss(log_p[0], log_p[1], self.beta)
 
     def losses(self, subject: Subject, batch: Batch, prepared: Tampered) -> dict[str, Tensor]:
         # A term with the value of T whose gradient is the one that was taken at the attacked weights

@@ -48,6 +48,7 @@ def examples(subject: Subject, count: int, prompt: int, answer: int, seed: int) 
 
 
 def step(subject: Subject, recipe: Recipe, batch: Batch, optimiser: torch.optim.Optimizer) -> None:
+    subject.model.requires_grad_(True)  # t-vaccine leaves some blocks as they are
     prepared = recipe.prepare(subject, batch)
     for _ in range(recipe.updates):
         terms = recipe.losses(subject, batch, prepared)
