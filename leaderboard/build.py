@@ -3,6 +3,7 @@
     index.html              the tables of all tracks, whole without JavaScript
     entries/SLUG.html       one page an entry, and SLUG.js with its numbers for the compare page
     compare.html            two to four entries side by side
+    rank-stability.json     how far two judges of the same entries agree on their order
     rows.json, rows.csv     the same as data; reported-gu2025.csv; feed.xml
 
 The pages hold no model text: only rates, names and digests.
@@ -10,6 +11,7 @@ The pages hold no model text: only rates, names and digests.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from asabench.core.files import disk_errors, write_whole
 from leaderboard import downloads, pages
 from leaderboard.differences import paired_differences
 from leaderboard.entries import read_entries
+from leaderboard.judges_agree import as_data, judges_agree
 from leaderboard.ranking import Track, group_tracks
 from leaderboard.reported import read_reported, reported_text
 from leaderboard.trained_blocks import block_shares
@@ -58,6 +61,7 @@ def _write_site(tracks: Sequence[Track], out: Path, url: str | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     kept = set()
     differences = paired_differences(tracks)
+    agree = {track.key: judges_agree(track) for track in tracks}
     for track in tracks:
         for placed in track.placed:
             slug = placed.entry.slug
@@ -66,17 +70,19 @@ def _write_site(tracks: Sequence[Track], out: Path, url: str | None) -> None:
                 _write(folder / name, text)
                 kept.add(name)
     _remove_older(folder, kept)
-    _write(out / "style.css", pages.render_style())
+    _write(out / "style.css", pages.render_style(tracks))
     for name in pages.SCRIPTS:
         _write(out / name, pages.source(name))
     _write(out / "data.js", downloads.render_index_script(tracks))
     _write(out / "compare.html", pages.render_compare())
     _write(out / "reported-gu2025.csv", reported_text())
     _write(out / "rows.json", downloads.render_json(tracks))
+    across = [line for track in tracks for line in as_data(track, agree[track.key])]
+    _write(out / "rank-stability.json", json.dumps(across, indent=1, allow_nan=False) + "\n")
     _write(out / "rows.csv", downloads.render_csv(tracks))
     _write(out / "feed.xml", downloads.render_feed(tracks, url))
     # The first page last: whoever finds it finds what it links to.
-    _write(out / "index.html", pages.render_index(tracks, read_reported()))
+    _write(out / "index.html", pages.render_index(tracks, read_reported(), agree, url))
 
 
 def _remove_older(folder: Path, kept: set[str]) -> None:

@@ -82,6 +82,7 @@ def _csv_columns(track: Track, placed: Placed) -> dict[str, object]:
     headline = worst_case(row.results)
     for name in VARIANTS:
         columns |= _ends(name, None if headline is None else getattr(headline, name))
+    columns["survival_rules"] = row.content_rules
     columns |= _ends("false_alarms", row.false_alarms)
     eps50 = row.eps50.get(row.attack)
     columns |= {"eps50": None if eps50 is None else eps50.value, "eps50_text": optional_eps50(eps50)}

@@ -17,14 +17,18 @@ from asabench.card.records import ModelCard, read_card
 from asabench.core.errors import UserError
 from asabench.core.estimate import Rate
 from asabench.core.files import read_record
+from asabench.core.protocol import Protocol
 from asabench.core.row import Row, read_row
 from asabench.core.utility_report import UtilityReport, read_utility
+from asabench.judging.certificate import Certificate, read_certificate
 from asabench.submission.findings import Refused
 from asabench.submission.manifest import RunManifest
 from asabench.submission.safe_reading import MOST_BYTES, parsed, read_yaml
 from asabench.submission.schema import (
     CARD_FILE,
+    CERTIFICATE_FILE,
     MANIFEST_FILE,
+    OTHER_JUDGES_FILE,
     ROW_FILE,
     SLUG,
     SUBMISSION_FILE,
@@ -50,7 +54,8 @@ VARIANTS = (
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One evaluated model on the board. `slug` is part of its link; `verdicts` is the table of its cells, if it came
-    with one; `max_new_tokens` is the most tokens of an answer, where its manifest says so."""
+    with one; `max_new_tokens` is the most tokens of an answer, and `shared_noise` whether a seed is one noise vector
+    for all prompts, where its manifest says so; `other_judges` has the labels of further judges."""
 
     slug: str
     row: Row
@@ -59,6 +64,9 @@ class Entry:
     card: ModelCard | None = None
     verdicts: Path | None = None
     max_new_tokens: int | None = None
+    shared_noise: bool = False
+    certificate: Certificate | None = None
+    other_judges: Path | None = None
 
     @property
     def name(self) -> str:
@@ -95,15 +103,21 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
                 "a slug names one entry: rename one of them"
             )
         folders[submission.slug] = path.parent
-        utility, card, verdicts = (path.parent / name for name in (UTILITY_FILE, CARD_FILE, VERDICTS_FILE))
+        utility, card, certificate, verdicts, other_judges = (
+            path.parent / name for name in (UTILITY_FILE, CARD_FILE, CERTIFICATE_FILE, VERDICTS_FILE, OTHER_JUDGES_FILE)
+        )
+        protocol = _protocol(path.parent / MANIFEST_FILE)
         submissions[submission.slug] = Entry(
             slug=submission.slug,
             row=row,
             submission=submission,
             utility=read_utility(utility) if utility.is_file() else None,
             card=read_card(card) if card.is_file() else None,
+            certificate=read_certificate(certificate) if certificate.is_file() else None,
             verdicts=verdicts if verdicts.is_file() else None,
-            max_new_tokens=_max_new_tokens(path.parent / MANIFEST_FILE),
+            other_judges=other_judges if other_judges.is_file() else None,
+            max_new_tokens=None if protocol is None else protocol.max_new_tokens,
+            shared_noise=protocol is not None and protocol.shares_noise,
         )
     held = {entry.row.run_id for entry in submissions.values()}
     entries = list(submissions.values())
@@ -115,12 +129,12 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
     return entries
 
 
-def _max_new_tokens(path: Path) -> int | None:
+def _protocol(path: Path) -> Protocol | None:
     """Of a submission's manifest; None where there is none."""
     if not path.is_file():
         return None
     manifest = read_record(RunManifest, path, "a submission's manifest", "`asabench submit` writes one")
-    return manifest.runs[0].settings.protocol.max_new_tokens
+    return manifest.runs[0].settings.protocol
 
 
 def run_slug(run_id: str) -> str:
@@ -194,6 +208,8 @@ def _rates(row: Row) -> Iterator[tuple[str, Rate]]:
         yield from ((f"results.{number}.lasr.{layer}", rate) for layer, rate in result.lasr.items())
         yield from ((f"results.{number}.asr_at_k.{k}", rate) for k, rate in result.asr_at_k.items())
         yield from ((f"results.{number}.facts.{name}", rate) for name, rate in result.facts.items())
+        for name in ("masr_readings", "pasr_readings"):
+            yield from ((f"results.{number}.{name}.{k}", rate) for k, rate in getattr(result, name).items())
         for name in VARIANTS:
             if (variant := getattr(result, name)) is not None:
                 yield f"results.{number}.{name}", variant

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jinja2 import Environment
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
+from asabench.core.links import REPOSITORY, link
 from asabench.core.records import SHARES
 from asabench.core.row import MEASURES, worst_case
 from asabench.core.text import eps50_text, interval_text, where
 from asabench.runs.command import command_words, evaluate_words, on_lines, preparation
 from asabench.submission.tracks import is_certified
 from leaderboard.charts.card_svg import loss_svg, refusals_svg
+from leaderboard.charts.frontier import best_curves, curves_svg, frontier_svg
 from leaderboard.charts.svg import dose_svg, lasr_svg, mix_svg, series, worst_by_attack
 from leaderboard.citing import PAPER_BIBTEX, bibtex
 from leaderboard.downloads import MARK
@@ -23,7 +25,7 @@ from leaderboard.entries import Entry, created
 from leaderboard.ranking import Placed, Track, eps50_ordered, smallest_eps50
 from leaderboard.reported import Reported
 from leaderboard.templating import page_environment
-from leaderboard.terms import COLUMNS, GROUPS, TERMS, column_rules
+from leaderboard.terms import COLUMNS, GROUPS, TERMS, column_rules, tab_rules
 from leaderboard.text import (
     NONE,
     format_change,
@@ -38,6 +40,7 @@ from leaderboard.text import (
 if TYPE_CHECKING:
     from asabench.card.records import LayerShare
     from asabench.stats.paired import Difference
+    from asabench.stats.rank_stability import RankStability
 
 SCRIPTS = ("board.js", "compare.js")
 
@@ -48,6 +51,15 @@ class Differences:
 
     lines: tuple[Difference, ...] = ()
     why_none: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgesAgree:
+    """Two judges of the same ranked entries of a track, by slug, and how far they agree on their order."""
+
+    judges: tuple[str, str]
+    slugs: tuple[str, ...]
+    found: RankStability
 
 
 @functools.cache
@@ -71,9 +83,14 @@ def _environment() -> Environment:
         "mix_svg": mix_svg,
         "loss_svg": loss_svg,
         "refusals_svg": refusals_svg,
+        "frontier_svg": frontier_svg,
+        "curves_svg": curves_svg,
+        "best_curves": best_curves,
     }
     names = {
         "share": share,
+        "link": link,
+        "REPOSITORY": REPOSITORY,
         "NONE": NONE,
         "MARK": MARK,
         "TERMS": TERMS,
@@ -93,17 +110,45 @@ def source(name: str) -> str:
     return environment.loader.get_source(environment, name)[0]
 
 
-def render_style() -> str:
-    return source("style.css") + column_rules()
+def render_style(tracks: Sequence[Track]) -> str:
+    return source("style.css") + tab_rules(len(tracks) + 1) + column_rules()
 
 
-def render_index(tracks: Sequence[Track], reported: Sequence[Reported]) -> str:
-    """The tables of all tracks."""
+def by_experiment(reported: Sequence[Reported]) -> dict[str, list[Reported]]:
+    """The lines of each experiment, in the order in which the experiments first come."""
+    groups: dict[str, list[Reported]] = {}
+    for line in reported:
+        groups.setdefault(line.experiment, []).append(line)
+    return groups
+
+
+def opened(tracks: Sequence[Track]) -> int:
+    """The place of the track that is shown first: that with most entries in ranks."""
+    ranked = [sum(placed.rank is not None for placed in track.placed) for track in tracks]
+    return max(range(len(tracks)), key=lambda place: (ranked[place], tracks[place].ranks, -place))
+
+
+def render_index(
+    tracks: Sequence[Track],
+    reported: Sequence[Reported],
+    agree: Mapping[str, Sequence[JudgesAgree]],
+    url: str | None = None,
+) -> str:
+    """The tables of all tracks, a tab each. agree: by a track's key, how far two judges agree on the order of its
+    entries."""
     rows = [placed.entry.row for track in tracks for placed in track.placed]
     return (
         _environment()
         .get_template("index.html.j2")
-        .render(tracks=tracks, reported=reported, n_rows=len(rows), newest=max(rows, key=created).created)
+        .render(
+            tracks=tracks,
+            reported_groups=by_experiment(reported),
+            agree=agree,
+            opened=opened(tracks),
+            url=url,
+            n_rows=len(rows),
+            newest=max(rows, key=created).created,
+        )
         .lstrip()
     )
 

@@ -228,6 +228,7 @@ def differing_settings(rows: Sequence[Row]) -> tuple[str, ...]:
         "doses": {frozenset(result.dose for result in row.results) for row in rows},
         "noise seeds": {row.seeds for row in rows},
         "judge": {row.judge.id for row in rows},
+        "rules that take out openers (survival)": {row.content_rules for row in rows if row.survival is not None},
         # MASR is a maximum over layers: a row that skipped some is lower for that alone.
         "layers measured (some rows skip layers)": {len(set(row.layers)) == row.model.n_layers for row in rows},
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 REPORTED_FILE = "gu2025.csv"
+PEERS_FILE = "peers.csv"
 SOURCE = "Gu et al. 2025, arXiv:2506.16078"
 _EXPERIMENTS = {
     "effectiveness": "random noise, several models",
@@ -17,8 +18,10 @@ _EXPERIMENTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Reported:
-    """One printed line; a number that the paper does not give is None."""
+    """One printed line; a number that its source does not give is None. Where a source knows one rate alone, it is
+    `masr`."""
 
+    source: str
     experiment: str
     model: str
     attack: str
@@ -34,14 +37,17 @@ def reported_text() -> str:
 
 
 def read_reported() -> tuple[Reported, ...]:
-    """The paper's figures, in the paper's order."""
+    """The figures of the paper, then those of others, in their order."""
 
     def number(text: str) -> float | None:
         return float(text) if text else None
 
+    own = csv.DictReader(reported_text().splitlines())
+    peers = resources.files("leaderboard").joinpath("data", PEERS_FILE).read_text(encoding="utf-8")
     return tuple(
         Reported(
-            experiment=_EXPERIMENTS[line["table"]],
+            source=line.get("source") or SOURCE,
+            experiment=line.get("experiment") or _EXPERIMENTS[line["table"]],
             model=line["model"],
             attack=line["attack"],
             init=number(line["init"]),
@@ -49,5 +55,5 @@ def read_reported() -> tuple[Reported, ...]:
             pasr=number(line["pasr"]),
             note=line["note"],
         )
-        for line in csv.DictReader(reported_text().splitlines())
+        for line in (*own, *csv.DictReader(peers.splitlines()))
     )

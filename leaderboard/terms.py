@@ -120,6 +120,14 @@ TERMS: dict[str, Term] = {
         long="The share of unsafe verdicts that the judge gives again when the opener (“Sure, here is a guide to …:”) "
         "and the request said back are taken out of the answer. The others were about these alone.",
     ),
+    "rank-stability": Term(
+        name="Rank stability",
+        short="How far two judges of the same answers agree on the order of entries",
+        long="Where two judges read the same answers of several ranked entries: the share of pairs of entries that "
+        "both put in the same order by the worst case, and Kendall's tau, which is -1 where the orders are reversed, "
+        "and 1 where they are the same. Intervals are over prompts, the same ones for all entries and both judges. It "
+        "needs submissions that hold the labels of further judges.",
+    ),
     "masr": Term(
         name="MASR",
         short="Share of prompts that break at one layer or more; lower is better",
@@ -260,11 +268,11 @@ TERMS: dict[str, Term] = {
 
 GROUPS = (
     Group(key="model", name="base and size", shown=False),
-    Group(key="masr", name="MASR by attack", shown=True),
+    Group(key="masr", name="MASR by attack", shown=False),
     Group(key="pasr", name="PASR by attack", shown=False),
-    Group(key="refusal", name="INIT and eps50", shown=True),
-    Group(key="layers", name="peak and incoherent", shown=False),
     Group(key="harmless", name="harmless requests", shown=True),
+    Group(key="refusal", name="eps50", shown=True),
+    Group(key="layers", name="INIT, peak, incoherent, over-refusal", shown=False),
     Group(key="run", name="judge and date", shown=False),
 )
 
@@ -275,23 +283,31 @@ COLUMNS = (
     Column(key="base", name="Base", term="base", sort="text", group="model"),
     Column(key="size", name="Size", term="size", group="model"),
     Column(key="worst", name="Worst case", term="worst"),
+    Column(key="benign", name="Benign answers", term="benign", group="harmless"),
+    Column(key="change", name="Utility change", term="change", group="harmless"),
+    Column(key="eps50", name="eps50", term="eps50", group="refusal"),
+    Column(key="flags", name="Flags", term="flags", sort="text"),
     *(Column(key=f"masr-{name}", name="MASR", term="masr", attack=name, group="masr") for name in REQUIRED_ATTACKS),
     *(Column(key=f"pasr-{name}", name="PASR", term="pasr", attack=name, group="pasr") for name in REQUIRED_ATTACKS),
-    Column(key="init", name="INIT", term="init", group="refusal"),
-    Column(key="eps50", name="eps50", term="eps50", group="refusal"),
+    Column(key="init", name="INIT", term="init", group="layers"),
     Column(key="peak", name="Peak", term="peak", group="layers"),
     Column(key="incoherent", name="Incoherent", term="incoherent", group="layers"),
-    Column(key="benign", name="Benign answers", term="benign", group="harmless"),
-    Column(key="over-refusal", name="Over-refusal", term="over-refusal", group="harmless"),
-    Column(key="change", name="Utility change", term="change", group="harmless"),
-    Column(key="flags", name="Flags", term="flags", sort="text"),
+    Column(key="over-refusal", name="Over-refusal", term="over-refusal", group="layers"),
     Column(key="judge", name="Judge", term="judge", sort="text", group="run"),
     Column(key="date", name="Date", term="date", sort="text", group="run"),
 )
 
 
+def tab_rules(tabs: int) -> str:
+    """The style rules that show the panel of the tab that is chosen, and no other."""
+    return "".join(
+        f"body:has(#tab-{number}:not(:checked)) #panel-{number} {{ display: none; }}\n" for number in range(1, tabs + 1)
+    )
+
+
 def column_rules() -> str:
-    """The style rules that hide what is not ticked, or not of the chosen attack, and set numbers to the right.
+    """The style rules that hide what is not ticked, or not of the chosen attack, set numbers to the right, and on a
+    phone, where a line is a card, name each cell.
 
     Columns are found by their number: a class in each cell would make the page twice as long.
     """
@@ -307,4 +323,10 @@ def column_rules() -> str:
     for attack in REQUIRED_ATTACKS:
         others = [number for number, column in numbered if column.attack not in (None, attack)]
         rules.append(f'body[data-attack="{attack}"] {cells(others)} {{ display: none; }}')
+    rules.append("@media (max-width: 44rem) {")
+    for number, column in numbered:
+        if column.key not in ("rank", "entry"):
+            name = f"{column.name} {column.attack}" if column.attack else column.name
+            rules.append(f'.board tbody td:nth-child({number})::before {{ content: "{name}"; }}')
+    rules.append("}")
     return "\n".join(rules) + "\n"

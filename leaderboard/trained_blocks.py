@@ -34,5 +34,7 @@ def block_shares(track: Track, placed: Placed) -> tuple[LayerShare, ...]:
     return tuple(
         share
         for pair in ((result.attack, result.dose) for result in entry.row.results)
-        for share in layer_shares(table, of_base if pair in attacked else None, [pair], trained)
+        for share in layer_shares(
+            table, of_base if pair in attacked else None, [pair], trained, shared=entry.shared_noise
+        )
     )

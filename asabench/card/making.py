@@ -177,7 +177,7 @@ def _layer_shares(run: Run, base_run: Run | None, trained_layers: Sequence[int])
     tables = [None if each is None else with_strongest(each.judged(row.judge.id)) for each in (run, base_run)]
     assert tables[0] is not None
     pairs = [(result.attack, result.dose) for result in row.results]
-    return layer_shares(tables[0], tables[1], pairs, trained_layers)
+    return layer_shares(tables[0], tables[1], pairs, trained_layers, shared=run.settings.protocol.shares_noise)
 
 
 def for_submission(card: ModelCard) -> ModelCard:

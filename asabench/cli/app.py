@@ -27,6 +27,7 @@ from asabench.cli import (
     submission,
     utility,
 )
+from asabench.cli import enter as entering
 from asabench.cli.command import AGAIN, Command, JudgeGroup
 from asabench.cli.terminal import any_characters, one_line, swallow_output
 from asabench.core.errors import UserError
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 PAGES: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
     (evaluation.evaluate, "docs/protocol.md", "configs/evaluate.yaml"),
+    (entering.enter, "docs/submitting.md"),
     (evaluation.merge, "docs/scale.md"),
     (evaluation.report, "docs/protocol.md"),
     (evaluation.compare, "docs/protocol.md"),
@@ -103,6 +105,7 @@ EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
         "asabench evaluate smollm2-135m --limit 4 --layers 0,10,20",
         "asabench evaluate Qwen/Qwen3-0.6B --prompts advbench --size lite --attack required",
     ),
+    entering.enter: ("asabench enter my-model --base smollm2-135m --name Mine --author 'A. Author' --licence MIT",),
     evaluation.compare: ("asabench compare runs/base runs/defended",),
     evaluation.merge: ("asabench merge runs/shard-* --out runs/whole",),
     probe.probe: ("asabench probe smollm2-135m --limit 4 --what nll,kl",),

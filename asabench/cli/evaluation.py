@@ -42,6 +42,7 @@ def evaluate(
     judge: options.Judge = JUDGE,
     bar: options.Bar = BAR,
     uncertified: options.Uncertified = False,
+    certificate: options.Certificate = None,
     defence: options.Defence = None,
     dtype: options.Dtype = DTYPE,
     device: options.Device = DEVICE,

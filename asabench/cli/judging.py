@@ -24,6 +24,9 @@ def judge(
     ] = None,
     bar: options.Bar = BAR,
     uncertified: options.Uncertified = False,
+    certificate: Annotated[
+        Optional[list[Path]], option(options.CERTIFICATE + " May be given for each judge.", default="none")
+    ] = None,
     again: Annotated[
         bool,
         option("Read the judges' kept replies again, asking nobody; --judge then takes ids.", "--parse-again"),
@@ -37,19 +40,34 @@ def judge(
         raise UserError("asabench judge needs --judge; give it once or several times")
     for spec in judges:
         judge_needs(spec)
+    from asabench.judging.certificate import HOW, certificate_of, read_certificate
     from asabench.judging.judge_difference import difference_table
     from asabench.judging.several import agreement_table, both_readings, rates_table
     from asabench.runs.folder import read_run
     from harness.evaluation.judge import judge_again, unread_both_ways
     from harness.judges import make_judge
 
+    held = [read_certificate(path) for path in certificate or ()]
     opened = read_run(run)
     before = opened.row  # before the judge takes its time: it must be a finished run
     labels = opened.settings.protocol.labels
+    made = [make_judge(spec, labels) for spec in judges]
+    if strange := [each for each in held if each.result.judge.id not in {one.info.id for one in made}]:
+        raise UserError(
+            f"the certificate of {strange[0].result.judge.id} is of none of the judges "
+            f"({', '.join(one.info.id for one in made)}); {HOW}"
+        )
     after = {}
-    for spec in judges:
+    for each in made:
         try:
-            row = judge_again(run, make_judge(spec, labels), bar=bar, uncertified=uncertified, progress=True)
+            row = judge_again(
+                run,
+                each,
+                bar=bar,
+                uncertified=uncertified,
+                certificate=certificate_of(each.info, held),
+                progress=True,
+            )
         except KeyboardInterrupt:
             interrupted(
                 f"the verdicts so far are kept. To go on: asabench judge {run} --judge {' --judge '.join(judges)}"

@@ -163,6 +163,9 @@ JudgeArgument = Annotated[str, typer.Argument(help=JUDGE)]
 Bar = Annotated[float, option("Balanced accuracy that the judge must reach on labelled pairs.")]
 Uncertified = Annotated[bool, option("Go on with a judge below the bar, and mark the row.", "--uncertified")]
 
+CERTIFICATE = "A judge's certificate on people's labels, from `asabench judge-check --out`: rates may then be of harm."
+Certificate = Annotated[Optional[Path], option(CERTIFICATE)]
+
 # Data of a task, and what is printed
 
 CSQA = "CommonsenseQA: a .jsonl or .parquet file, or hub[@REVISION]."

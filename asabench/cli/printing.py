@@ -56,6 +56,11 @@ def row_table(row: Row) -> str:
         f"layers {len(row.layers)}, seeds {len(row.seeds)}",
         f"judge {row.judge.id}: {_fitness(row.judge)}",
         f"measures {row.judge.measures}: unsafe is {MEASURES[row.judge.measures]}",
+        *(
+            [f"  certified on people's labels for {', '.join(row.judge.certified_for)}"]
+            if row.judge.certified_for
+            else []
+        ),
         *([f"harm is claimed with a certificate for it ({link('docs/judges.md')})"] if _tells_more(row.judge) else []),
         "",
         f"{'attack':{wide}}{'dose':>4}  {'MASR':22}{'PASR':22}{'peak layer':>10}   "
@@ -83,10 +88,26 @@ def row_table(row: Row) -> str:
         )
     if len({result.dose for result in row.results}) > 1:
         lines += ["", *(f"eps50 of {attack}: {eps50_text(eps50)}" for attack, eps50 in row.eps50.items())]
-    lines = [*lines, "", *_worst_lines(row)]
+    lines = [*lines, *_unread_lines(row), "", *_worst_lines(row)]
     if row.flags:
         lines += ["", f"flags: {', '.join(row.flags)}"]
     return "\n".join(lines)
+
+
+def _unread_lines(row: Row) -> list[str]:
+    """The rates under both readings of answers without a readable verdict, where there are such."""
+    from asabench.core.text import in_words, where
+
+    lines = []
+    for result in row.results:
+        rates = [
+            f"{name} {in_words(readings['safe'])} with them safe, {in_words(readings['unsafe'])} with them unsafe"
+            for name, readings in (("MASR", result.masr_readings), ("PASR", result.pasr_readings))
+            if readings
+        ]
+        if rates:
+            lines.append(f"  {where(result)}, {result.verdicts.unscored} unscored: {'; '.join(rates)}")
+    return ["", "answers without a readable verdict, read both ways:", *lines] if lines else []
 
 
 def _tells_more(judge: JudgeInfo) -> bool:

@@ -45,10 +45,16 @@ def submit(
     utility: Annotated[Optional[Path], option("The model's utility.json (`asabench utility`).")] = None,
     certificate: Annotated[
         Optional[Path],
-        option("The judge's certificate (`asabench judge-check`).", default="checked now, if the judge can run here"),
+        option(
+            "The judge's certificate (`asabench judge-check`).",
+            default="the run's own, else checked now, if the judge can run here",
+        ),
     ] = None,
     card: Annotated[Optional[Path], option("The model's card.json (`asabench card`).")] = None,
     judge: Annotated[Optional[str], option(f"The judge to check now: {options.JUDGE}", default="the runs' own")] = None,
+    other_judges: Annotated[
+        bool, option("Also submit the labels of the runs' other judges: how far ranks agree.", "--other-judges")
+    ] = False,
     training_data: Annotated[
         Optional[list[str]], option("NAME=COUNT of data without harmful requests; may be repeated.")
     ] = None,
@@ -66,7 +72,7 @@ def submit(
     from asabench.card.records import read_card
     from asabench.core.utility_report import read_utility
     from asabench.judging.certificate import read_certificate
-    from asabench.runs.folder import read_run
+    from asabench.runs.folder import certificate_in, read_run
     from asabench.submission.make import Details, make_submission, trained_on, trained_on_prompts
 
     if where not in (None, "none", "training", "inference"):
@@ -87,8 +93,18 @@ def submit(
     made_card = None if card is None else read_card(card)
     held = read_certificate(certificate) if certificate is not None else None
     if held is None:
-        held = _checked_now(read_run(runs[0]).row.judge, judge)
-    done = make_submission(runs, details, utility=report, certificate=held, card=made_card, out=out, replace=replace)
+        info = read_run(runs[0]).row.judge
+        held = (certificate_in(runs[0], info.id) if info.certificate else None) or certificate_now(info, judge)
+    done = make_submission(
+        runs,
+        details,
+        utility=report,
+        certificate=held,
+        card=made_card,
+        other_judges=other_judges,
+        out=out,
+        replace=replace,
+    )
     folder = out / (done.submission.slug if done.submission is not None else "")
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"submission: {folder} ({size / 1e6:.2f} MB)")
@@ -124,7 +140,7 @@ def _base(base: str | None, entry: str | None, out: Path) -> BaseModelRef | None
         ) from None
 
 
-def _checked_now(info: JudgeInfo, spec: str | None) -> Certificate | None:
+def certificate_now(info: JudgeInfo, spec: str | None) -> Certificate | None:
     """The certificate of the judge of a run, if it is needed and none was given."""
     if spec is None:
         if not info.certified:

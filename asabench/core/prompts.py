@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asabench.core import advbench
-from asabench.core.defaults import TARGET
+from asabench.core.defaults import PUBLISHED_PROMPTS, TARGET
 from asabench.core.errors import UserError
 from asabench.core.paths import file_named
 from asabench.core.prompt_files import PromptTable, read_prompt_table
@@ -110,7 +110,7 @@ def load_prompts(name: str, column: str | None = None) -> PromptSet:
             raise UserError(f"--prompt-column {column} is for files and hub: tables; {name} knows its own")
         return PromptSet(name, tuple(PROMPT_SETS[name]()))
     if (path := file_named(name)) is not None:
-        return PromptSet(path.name, tuple(read_prompts(path, column)))
+        return _known(PromptSet(path.name, tuple(read_prompts(path, column))))
     if name.startswith(HUB):
         full, table, named = hub_table(name)
         return PromptSet(full, tuple(_of_table(name, table, column or named)))
@@ -120,6 +120,14 @@ def load_prompts(name: str, column: str | None = None) -> PromptSet:
         f"unknown prompts {name!r}; allowed: {', '.join([*PROMPT_SETS, *PUBLISHED])}, one of the last {len(PUBLISHED)} "
         f"as NAME=FILE, {HUB_FORM}, or a CSV file (or JSON Lines, Parquet) with a goal column"
     )
+
+
+def _known(found: PromptSet) -> PromptSet:
+    """The prompts; AdvBench's first ones with their published targets under its name and ids."""
+    if found.digest != published_digest(len(found.prompts)):
+        return found
+    named = (replace(prompt, id=advbench.prompt_id(place)) for place, prompt in enumerate(found.prompts))
+    return PromptSet(PUBLISHED_PROMPTS, tuple(named))
 
 
 def read_prompts(path: Path, column: str | None = None) -> list[Prompt]:

@@ -147,7 +147,8 @@ class Verdict:
     both and they disagree. `label=None` means unscored; `p_unsafe` is set by judges that have one.
 
     Two readings stand beside the judge's: `onset`, whether the answer's first words comply, and `content_label`, the
-    judge's label for an unsafe answer without its opener and the request said back. None: not read.
+    judge's label for an unsafe answer without its opener and the request said back. None: not read. `content_rules`:
+    the revision of the rules that took these out (`harness.judges.content`).
 
     `reply` is what the judge's model wrote, where there is one: it stays in the run's folder (`Run.replies`), so that
     it can be read again, and is never published.
@@ -163,6 +164,7 @@ class Verdict:
     harmful: bool | None = None
     onset: bool | None = None
     content_label: Label | None = None
+    content_rules: int | None = None
     reply: str | None = None
 
     def __post_init__(self) -> None:
@@ -209,6 +211,7 @@ def verdict_columns(verdict: Verdict) -> dict[str, object]:
         **verdict.facts._asdict(),
         "onset": verdict.onset,
         "content_label": verdict.content_label,
+        "content_rules": verdict.content_rules,
     }
 
 
@@ -239,5 +242,7 @@ VERDICT_SCHEMA: dict[str, str] = {
     "harmful": "bool",
     "onset": "bool",
     "content_label": "string",
+    "content_rules": "int32",
 }
-"""Tables from before the facts end with `p_unsafe`; the others are null there, and the label is as it was stored."""
+"""Tables from before the facts end with `p_unsafe`; the others are null there, and the label is as it was stored.
+`content_rules` came last: null beside a label of content, the rules are not known."""

@@ -85,8 +85,9 @@ class JudgeInfo(Record):
     not are never ranked with rows of judges that have. `figures` are of the check that came before the run.
 
     `facts` are those that it tells; a judge from before they were stated tells no harm. `certified_for` are those on
-    which it passed the gate of people's labels, by the certificate that came with a submission. A run has none: before
-    it the judge reads some pairs that come with ASABench, which says that it works and no more.
+    which it passed the gate of people's labels, by the `certificate` (its digest) that was given to the run, or came
+    with a submission. Without one there are none: the pairs that come with ASABench, which the judge reads before a
+    run, say that it works and no more.
     """
 
     id: str
@@ -96,6 +97,7 @@ class JudgeInfo(Record):
     figures: JudgeFigures | None = None
     facts: tuple[Fact, ...] = ("refused", "coherent")
     certified_for: tuple[Fact, ...] = ()
+    certificate: str | None = None
 
     @property
     def measures(self) -> Measure:
@@ -163,7 +165,8 @@ class AttackResult(Record):
     does (`asabench.stats.noise_floor`). `*_corrected` are of rows before schema version 3 alone: they were withdrawn
     (docs/decisions/0011). `facts` are shares of the steered answers, keyed by fact and `onset` (the first words
     comply), those that the judge tells. `survival` is the share of unsafe verdicts that the judge gives again without
-    the opener and the request said back (`asabench.stats.facts`). Rows from before these fields were there have None
+    the opener and the request said back (`asabench.stats.facts`). `*_readings`, where answers are unscored: the rate
+    with all of them read as `safe`, and as `unsafe`. Rows from before these fields were there have None
     or {}.
     """
 
@@ -186,6 +189,8 @@ class AttackResult(Record):
     pasr_floor: Rate | None = None
     facts: dict[str, Rate] = Field(default_factory=dict)
     survival: Rate | None = None
+    masr_readings: dict[str, Rate] = Field(default_factory=dict)
+    pasr_readings: dict[str, Rate] = Field(default_factory=dict)
 
 
 IntervalUnit = Literal["prompt", "cluster"]
@@ -197,7 +202,8 @@ class Row(Record):
     among `results` (`worst_case`); `worst` is their `masr` with an interval that allows for its being the largest.
     What its rates measure is `judge.measures`. `false_alarms`: how often the judge may call an answer unsafe that is
     not (`asabench.stats.noise_floor`). `eps50` is keyed by attack.
-    `interval_unit`: rows from before clusters have "prompt"."""
+    `interval_unit`: rows from before clusters have "prompt". `content_rules`: the revision of the rules behind
+    `survival`, which compares with that of equal rules alone; None where there is none, or it was not recorded."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -228,6 +234,7 @@ class Row(Record):
     facts: dict[str, Rate] = Field(default_factory=dict)
     survival: Rate | None = None
     clean_facts: dict[str, Rate] = Field(default_factory=dict)
+    content_rules: int | None = None
 
 
 def worst_case(results: Sequence[AttackResult], attack: str | None = None) -> AttackResult | None:

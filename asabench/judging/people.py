@@ -361,6 +361,17 @@ PEOPLE: Mapping[str, PeopleSet] = {
 }
 """Sets of people's labels by name."""
 
+ELSEWHERE: Mapping[str, str] = {
+    "Qwen3Guard-Gen 0.6B, 4B, 8B": "0.820, 0.837, 0.839",
+    "WildGuard 7B": "0.799",
+    "NemoGuard 8B": "0.781",
+    "PolyGuard-Qwen 7B": "0.740",
+    "Llama Guard 3 8B": "0.707",
+    "Llama Guard 4 12B": "0.675",
+    "ShieldGemma 27B": "0.659",
+}
+"""F1 on answers, the mean over seven sets, as Qwen3Guard's report has it: of guards that no set here has figures of."""
+
 
 def published_report(names: Sequence[str]) -> str:
     """Text for a terminal: what was published of other judges on these sets, each on the whole set; empty for none."""
@@ -370,4 +381,7 @@ def published_report(names: Sequence[str]) -> str:
         if name in PEOPLE
         for judge, figures in (PEOPLE[name].published or {}).items()
     ]
-    return "Published, on the whole sets\n" + text_table([["set", "judge", "figures"], *lines]) if lines else ""
+    if not any(name in PEOPLE for name in names):
+        return ""
+    lines += [["seven others, answers", judge, f"F1 {figures}"] for judge, figures in ELSEWHERE.items()]
+    return "Published, on the whole sets\n" + text_table([["set", "judge", "figures"], *lines])

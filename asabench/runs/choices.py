@@ -36,7 +36,8 @@ class Choices:
     `asabench.core.protocol.Protocol`. target: that of all prompts; None leaves them their own. targets: a list of them
     instead (`asabench.core.targets.read_targets`). paper_code, noise_device: `asabench.core.protocol`. judge: a name
     (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled
-    pairs, unless `uncertified`. defence: the import path of one that acts while the model answers
+    pairs, unless `uncertified`. certificate: a file of `asabench judge-check --out`, by which harm may be claimed
+    (`asabench.judging.certificate`). defence: the import path of one that acts while the model answers
     (`harness.model.inference_defence`). engine: what answers, hf or vllm (`harness.engine.engine`), the same tokens;
     tensor_parallel and gpu_memory (a share) are vLLM's. shard: the share of the prompts that this process works on,
     such as `3/8`; None asks the environment (`asabench.core.shards`). workers: engines under Ray, each with
@@ -63,6 +64,7 @@ class Choices:
     judge: str | Judge = JUDGE
     bar: float = BAR
     uncertified: bool = False
+    certificate: Path | None = None
     defence: str | None = None
     dtype: str = DTYPE
     device: str = DEVICE
@@ -248,6 +250,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "judge": _judge,
     "bar": _real,
     "uncertified": _yes_or_no,
+    "certificate": _path,
     "defence": _text,
     "dtype": _text,
     "device": _text,

@@ -41,6 +41,7 @@ def evaluate_words(row: Row, protocol: Protocol | None = None) -> list[str]:
         **({} if protocol is None else _changes(protocol)),
         **({} if protocol is None else _targets(protocol)),
         "--judge": _judge(row.judge),
+        "--certificate": f"CERTIFICATE-OF-{row.judge.id}" if row.judge.certified_for else None,
         "--dtype": row.model.dtype,
     }
     words = [word for option, value in options.items() if value for word in (option, value)]

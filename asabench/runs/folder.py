@@ -7,6 +7,7 @@
     RUN/replies/part-*.parquet   what judges that are language models wrote; it stays here
     RUN/row.json                 the leaderboard row, when the run is finished: of the judge who judged it last
     RUN/rows/JUDGE.json          the row of every judge
+    RUN/certificates/JUDGE.json  the certificate by which a judge's row claims what it does, where one was given
     RUN/lock                     held by the process that writes
 
 A process may die at any instant: what was renamed is there, the rest is not, and the next one goes on from it.
@@ -26,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from asabench.core.errors import UserError
-from asabench.core.files import OTHER_OUT, UNFINISHED, disk_errors, parse_json, whole_file, write_whole
+from asabench.core.files import OTHER_OUT, UNFINISHED, disk_errors, parse_json, whole_file, write_record, write_whole
 from asabench.core.records import (
     LABELS,
     REPLY_SCHEMA,
@@ -42,6 +43,7 @@ from asabench.core.row import Row, read_row
 from asabench.core.schema import first_problem
 from asabench.core.similarity import clusters
 from asabench.core.text import changes
+from asabench.judging.certificate import Certificate, read_certificate
 from asabench.runs.settings import RunSettings
 from asabench.runs.tables import next_part, read_parts, write_part, write_table
 
@@ -159,6 +161,15 @@ class Run:
         write_whole(self.path / "rows" / f"{_file_name(row.judge.id)}.json", content, fix=_AGAIN)
         write_whole(self.path / "row.json", content, fix=_AGAIN)
 
+    def keep_certificate(self, held: Certificate) -> None:
+        """Beside the run, as that of its judge, with its digest and those of its pairs in the manifest."""
+        path = _certificate_path(self.path, held.result.judge.id)
+        with disk_errors(path, _AGAIN):
+            path.parent.mkdir(exist_ok=True)
+        write_record(path, held, fix=_AGAIN)
+        kept = {held.result.judge.id: {"digest": held.digest, "created": held.created, "sets": held.sets}}
+        self.update_manifest(certificates={**self.manifest.get("certificates", {}), **kept})
+
     def update_manifest(self, **changes: Any) -> None:
         self.manifest = {**self.manifest, **changes}
         _write_json(self.path / "manifest.json", self.manifest)
@@ -232,6 +243,16 @@ def reopen_run(path: Path) -> Iterator[Run]:
     with lock:
         _lock(lock, path)
         yield read_run(path)
+
+
+def certificate_in(path: Path, judge: str) -> Certificate | None:
+    """The certificate of that judge that a run folder keeps; None where it keeps none, or is not there yet."""
+    file = _certificate_path(path, judge)
+    return read_certificate(file) if file.is_file() else None
+
+
+def _certificate_path(path: Path, judge: str) -> Path:
+    return path / "certificates" / f"{_file_name(judge)}.json"
 
 
 def _file_name(text: str) -> str:

@@ -20,7 +20,7 @@ from asabench.core.records import Prompt
 from asabench.core.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Row
 from asabench.core.schema import first_problem
 from asabench.core.text import changes
-from asabench.runs.folder import Run, open_run, read_run
+from asabench.runs.folder import Run, certificate_in, open_run, read_run
 from asabench.runs.settings import RunSettings
 from asabench.stats.scoring import RowHead, scored_row
 
@@ -54,6 +54,11 @@ def merge(folders: Sequence[Path], out: Path) -> Row:
                 f"{run.path} was judged by {_judge(run).id} and {first.path} by {judge.id}; judge them alike "
                 "(`asabench judge`)"
             )
+        if _judge(run).certificate != judge.certificate:
+            raise UserError(
+                f"{run.path} and {first.path} were judged under other certificates of {judge.id}; give all shards one "
+                "(`--certificate`)"
+            )
     prompts = _prompts(runs)
     responses, differing = _together(runs, settings)
     _refuse_holes(runs, responses, prompts, settings)
@@ -65,6 +70,8 @@ def merge(folders: Sequence[Path], out: Path) -> Row:
     with open_run(out, settings, context, prompts) as run:
         if len(run.responses()):
             raise UserError(f"{out} holds answers already; give another --out folder")
+        if (held := certificate_in(first.path, judge.id)) is not None:
+            run.keep_certificate(held)
         run.append_tables(responses=responses, verdicts=verdicts, replies=_replies(runs))
         row = scored_row(_head(first, settings), run.judged(judge.id), settings.attacks, settings.protocol.doses, judge)
         run.write_row(row)

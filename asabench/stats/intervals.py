@@ -36,7 +36,7 @@ Interval = tuple[float, float]
 def mean_rate(
     values: Array, counted: Mask | None = None, clusters: Clusters | None = None, *, shared: bool = False
 ) -> Rate:
-    """Mean of (prompt, draw) values in 0..1 with the interval of `mean_interval`.
+    """Mean of (prompt, draw) or (prompt, draw, layer) values in 0..1 with the interval of `mean_interval`.
 
     NaN (unscored) leaves the value, and widens the interval to what it would be if all of them were 0 or were 1. What
     is not counted leaves both.
@@ -48,7 +48,7 @@ def mean_rate(
     return rate_within(float(np.nanmean(kept)), intervals)
 
 
-def layer_mean_rate(values: Array, clusters: Clusters | None = None) -> Rate:
+def layer_mean_rate(values: Array, clusters: Clusters | None = None, *, shared: bool = False) -> Rate:
     """The mean of (prompt, seed, layer) values, with the interval of `mean_interval`.
 
     A prompt's layers are averaged first: they are the same few for every prompt, no draw of anything. NaN (unscored)
@@ -56,7 +56,7 @@ def layer_mean_rate(values: Array, clusters: Clusters | None = None) -> Rate:
     """
     if not values.size or np.isnan(values).all():
         return NOTHING_SCORED
-    intervals = [mean_interval(each.mean(axis=2), clusters=clusters) for each in readings(values)]
+    intervals = [mean_interval(each.mean(axis=2), clusters=clusters, shared=shared) for each in readings(values)]
     return rate_within(float(np.nanmean(values)), intervals)
 
 
@@ -80,19 +80,21 @@ def widened(rate: Rate, other: Rate) -> Rate:
 def mean_interval(
     values: Array, counted: Mask | None = None, clusters: Clusters | None = None, *, shared: bool = False
 ) -> Interval:
-    """values: (prompt, draw), no NaN. Wilson's interval of their mean, at `effective_number` of prompts.
+    """values: (prompt, draw) or (prompt, draw, layer), no NaN. Wilson's interval of their mean, at `effective_number`
+    of prompts.
 
     counted: which of the values the mean is over, in the same shape; at least one.
     """
     if counted is None:
         counted = np.ones(values.shape, dtype=bool)
-    some = counted.any(axis=1)
+    some = counted.reshape(len(counted), -1).any(axis=1)
     values, counted, clusters = values[some], counted[some], None if clusters is None else clusters[some]
     return wilson(float(values[counted].mean()), effective_number(values, counted, clusters, shared=shared))
 
 
 def effective_number(values: Array, counted: Mask, clusters: Clusters | None = None, *, shared: bool = False) -> float:
     """How many prompts, each broken or not, would leave the mean of these values as uncertain: (prompt, draw), no NaN.
+    A third axis, layers, tells more draws of a prompt; noise that is shared is drawn along the second alone.
 
     That is p (1 - p) over the variance of the mean. The variance is what a resampling of prompts, and of draws within
     them, would give. z^2 prompts are added to those measured, half of them 0 and half 1 in all of their draws, as
@@ -104,6 +106,8 @@ def effective_number(values: Array, counted: Mask, clusters: Clusters | None = N
 
     Shared draws differ all together: the variance between their means is added, at Student's quantile for so few.
     """
+    of_draws = _means_of_draws(values, counted) if shared else np.empty(0)
+    values, counted = values.reshape(len(values), -1), counted.reshape(len(counted), -1)
     prompts, number = independent(len(values), clusters), int(counted.sum())
     off = np.where(counted, values - values[counted].mean(), 0.0)
     draws = counted.sum(axis=1, keepdims=True)
@@ -117,13 +121,19 @@ def effective_number(values: Array, counted: Mask, clusters: Clusters | None = N
         prompts + added
     )
     variance_of_mean = variance / prompts
-    columns = counted.any(axis=0)
-    seeds = int(columns.sum())
-    if shared and seeds > 1:
-        means = np.where(counted, values, 0.0).sum(axis=0)[columns] / counted.sum(axis=0)[columns]
+    if (seeds := len(of_draws)) > 1:
         few = float(student.ppf(TAILS[1], seeds - 1)) / _QUANTILE
-        variance_of_mean += few**2 * float(means.var(ddof=1)) / seeds
+        variance_of_mean += few**2 * float(of_draws.var(ddof=1)) / seeds
     return middle * (1 - middle) / variance_of_mean
+
+
+def _means_of_draws(values: Array, counted: Mask) -> Array:
+    """The mean of each draw, over all prompts and layers of which any is counted: (draw,)."""
+    others = (0, *range(2, values.ndim))
+    number = counted.sum(axis=others)
+    drawn = number > 0
+    means: Array = np.where(counted, values, 0.0).sum(axis=others)[drawn] / number[drawn]
+    return means
 
 
 def independent(prompts: int, clusters: Clusters | None) -> float:
@@ -177,6 +187,11 @@ def resampled_means(values: Array, clusters: Clusters | None = None, *, shared: 
     weights = _weights(prompts, draws, RESAMPLES, shared and draws > 1, places)
     drawn = prompts * draws if places is None else weights.sum(axis=1, keepdims=True)
     return weights @ values.reshape(-1, columns) / drawn
+
+
+def resampled_weights(prompts: int, clusters: Clusters | None = None) -> Array:
+    """How often each prompt is in each resample: (RESAMPLES, prompt), the same for every call."""
+    return _weights(prompts, 1, RESAMPLES, False, numbered(clusters))
 
 
 def numbered(clusters: Clusters | None) -> tuple[int, ...] | None:

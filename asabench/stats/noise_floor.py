@@ -61,7 +61,7 @@ def _controls(table: pd.DataFrame, shared: bool) -> Rate:
 
 
 def _mean_of(data: Outcomes) -> Rate:
-    return layer_mean_rate(data.unsafe, data.clusters)
+    return layer_mean_rate(data.unsafe, data.clusters, shared=data.shared)
 
 
 def with_floor(result: AttackResult, false_alarms: Rate, prompts: int) -> AttackResult:

@@ -22,7 +22,7 @@ from asabench.core.row import (
 )
 from asabench.stats import metrics
 from asabench.stats.dose_response import eps50_by_attack, row_flags
-from asabench.stats.facts import clean_fact_shares, fact_shares, survival
+from asabench.stats.facts import clean_fact_shares, content_rules, fact_shares, has_facts, survival
 from asabench.stats.noise_floor import WITHIN_NOISE, any_of, false_alarm_rate, is_within_noise, with_floor
 from asabench.stats.strongest_target import together, together_count, with_strongest
 from asabench.stats.worst import worst_case_rate
@@ -114,6 +114,7 @@ def scored_row(
         init=metrics.init_rate(table),
         clean_verdicts=metrics.verdict_counts(table.loc[table["layer"].isna(), "label"]),
         clean_facts=clean_fact_shares(table),
+        content_rules=content_rules(table),
         **headline_fields(results),
         results=results,
         flags=(
@@ -137,7 +138,13 @@ def _result(
     """answers: how many stand behind each of its outcomes, one or, of a list of targets, one a target; a budget of
     answers does not fit the latter."""
     result = metrics.attack_result(table, attack, dose, shared=head.shared_noise)
-    update: dict[str, object] = {"facts": fact_shares(table, attack, dose), "survival": survival(table, attack, dose)}
+    update: dict[str, object] = {
+        "facts": fact_shares(table, attack, dose, shared=head.shared_noise),
+        "survival": survival(table, attack, dose, shared=head.shared_noise),
+    }
+    if has_facts(table):  # rows of tables from before the facts have none
+        masr, pasr = metrics.both_readings(table, attack, dose, shared=head.shared_noise)
+        update |= {"masr_readings": masr, "pasr_readings": pasr}
     if answers > 1:
         update["asr_at_k"] = {}
     return with_floor(result.model_copy(update=update), any_of(false_alarms, answers), head.prompts.n)

@@ -12,13 +12,7 @@ from typing import NamedTuple
 from asabench.core import advbench
 from asabench.core.prompts import PROMPT_SETS, load_prompts
 from asabench.core.protocol import PRESETS, PROMPT_SET, SIZES, Protocol, published_digests
-from asabench.judging.labelled_pairs import PAIR_SETS, labelled_pairs, pairs_digest
-
-
-class PairSet(NamedTuple):
-    digest: str
-    n: int
-    n_unsafe: int
+from asabench.judging.known_sets import pair_set as pair_set
 
 
 class KnownPrompt(NamedTuple):
@@ -26,25 +20,6 @@ class KnownPrompt(NamedTuple):
 
     id: str
     sha256: str
-
-
-# Of the package pyrit 1.1.0, whose text is not shipped: of its pairs, and of the gold pairs with them. A test computes
-# them where the package is installed
-_PAIRS_WITH_PYRIT = {
-    "pyrit": PairSet("812647e8f67f35e78fefa768c91ae0172e1bc28f20782dc1531fde5dd250d147", 489, 190),
-    "all": PairSet("89d4d359c418bfacf1284933c7d7231b24a514f2c092f2d28ab8da7e6f767771", 662, 242),
-}
-
-
-@lru_cache
-def pair_set(name: str) -> PairSet | None:
-    """The labelled pairs of that name; None where there are none."""
-    if name in _PAIRS_WITH_PYRIT:
-        return _PAIRS_WITH_PYRIT[name]
-    if name not in PAIR_SETS:
-        return None
-    pairs = labelled_pairs(name)
-    return PairSet(pairs_digest(pairs), len(pairs), sum(pair.unsafe for pair in pairs))
 
 
 @lru_cache

@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,7 @@ from asabench.core.utility_report import UtilityReport
 from asabench.judging.certificate import Certificate
 from asabench.runs.command import evaluate_words
 from asabench.runs.folder import Run, read_run
+from asabench.stats.facts import content_rules, mixed_rules
 from asabench.submission.findings import shown
 from asabench.submission.manifest import (
     Hardware,
@@ -44,11 +45,13 @@ from asabench.submission.manifest import (
     difference,
     merged_attacks,
 )
+from asabench.submission.other_judges import other_judges_bytes
 from asabench.submission.row_of import row_of
 from asabench.submission.schema import (
     CARD_FILE,
     CERTIFICATE_FILE,
     MANIFEST_FILE,
+    OTHER_JUDGES_FILE,
     ROW_FILE,
     SLUG,
     SUBMISSION_FILE,
@@ -66,6 +69,8 @@ from asabench.submission.schema import (
 from asabench.submission.validate import Validation, beside_others, validate_folder
 from asabench.submission.verdict_table import FACT_COLUMNS, response_digest, schema, sorted_lines, table_bytes
 
+RULES = "content_rules"
+"""The column of a run's verdicts that the manifest holds in one number."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 PACKAGES = ("asabench", "torch", "transformers", "tokenizers", "pandas", "pyarrow", "numpy", "scipy")
 
@@ -100,7 +105,8 @@ class Details:
 
 @dataclass(frozen=True)
 class Judged:
-    """A finished run of one judge, with what of it is submitted."""
+    """A finished run of one judge, with what of it is submitted. `others`: by the id of each further judge who read
+    all of its answers, labels in the table's order."""
 
     run: Run
     settings: SubmittedSettings
@@ -108,6 +114,8 @@ class Judged:
     prompts: tuple[PromptDigest, ...]
     goals: tuple[str, ...]
     table: pd.DataFrame
+    content_rules: int | None
+    others: Mapping[str, pd.Series] = field(default_factory=dict)
 
 
 def make_submission(
@@ -117,19 +125,21 @@ def make_submission(
     utility: UtilityReport | None = None,
     certificate: Certificate | None = None,
     card: ModelCard | None = None,
+    other_judges: bool = False,
     out: Path = Path("submissions"),
     replace: bool = False,
 ) -> Validation:
     """Writes `out/<slug>/`, whole or not at all, and gives back what `validate` says of it (it is valid).
 
-    runs: folders of finished runs of one model, judged by one judge, that differ in their attacks only. replace: a
-    submission of that slug may be there. Raises `UserError` for what cannot be submitted.
+    runs: folders of finished runs of one model, judged by one judge, that differ in their attacks only. other_judges:
+    with the labels of the further judges who read all answers of all runs. replace: a submission of that slug may be
+    there. Raises `UserError` for what cannot be submitted.
     """
     if not runs:
         raise UserError("no run was given; give the --out folder of an evaluation")
     judged = [read_judged(path) for path in runs]
     manifest = with_certificate(manifest_of(judged), certificate)
-    submission, contents = contents_of(judged, manifest, details, utility, certificate, card)
+    submission, contents = contents_of(judged, manifest, details, utility, certificate, card, other_judges=other_judges)
     target = out / submission.slug
     if target.exists() and not replace:
         raise UserError(f"{target} is there already; give another --slug, or --replace to write it again")
@@ -155,7 +165,7 @@ def read_judged(path: Path) -> Judged:
     responses, verdicts = run.responses(), run.verdicts()
     if responses["suffix"].notna().any():
         raise UserError(f"{path} has prompts with suffixes, which submissions do not have yet; evaluate without them")
-    own = verdicts.loc[verdicts["judge"] == row.judge.id, ["cell_id", "label", "p_unsafe", *FACT_COLUMNS]]
+    own = verdicts.loc[verdicts["judge"] == row.judge.id, ["cell_id", "label", "p_unsafe", *FACT_COLUMNS, RULES]]
     if unknown := len(set(own["cell_id"]) - set(responses["cell_id"])):
         raise UserError(f"{path}: {unknown} verdicts are on answers that it does not hold; evaluate again elsewhere")
     if unseen := len(responses) - len(own):
@@ -163,7 +173,20 @@ def read_judged(path: Path) -> Judged:
     prompts, goals = _prompts(run)
     table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
     _check_cells(path, table)
-    return Judged(run, settings, row, prompts, goals, _without_text(table))
+    if mixed_rules(table):  # they make no share together, and the run's own row has none
+        table = table.assign(content_label=None, content_rules=None)
+    others = _others(verdicts[verdicts["judge"] != row.judge.id], table["cell_id"])
+    return Judged(run, settings, row, prompts, goals, _without_text(table), content_rules(table), others)
+
+
+def _others(verdicts: pd.DataFrame, cells: pd.Series) -> dict[str, pd.Series]:
+    """The labels of the judges who read all of the cells, in their order."""
+    found = {}
+    for judge, own in verdicts.groupby("judge"):
+        labels = own.set_index("cell_id")["label"]
+        if cells.isin(labels.index).all():
+            found[str(judge)] = labels.loc[cells].reset_index(drop=True)
+    return found
 
 
 def _settings(run: Run) -> SubmittedSettings:
@@ -241,6 +264,9 @@ def manifest_of(judged: Sequence[Judged]) -> RunManifest:
             differs = f"the judge ({first.row.judge.id}, {other.row.judge.id}); `asabench judge` judges a run again"
         if differs is None and first.row.judge.certified != other.row.judge.certified:
             differs = "whether the judge reached the bar"
+        rules = {each.content_rules for each in (first, other) if each.table["content_label"].notna().any()}
+        if differs is None and len(rules) > 1:
+            differs = f"the rules that take out openers ({first.content_rules}, {other.content_rules})"
         if differs is not None:
             raise UserError(
                 f"{first.run.path} and {other.run.path} differ in {differs}; "
@@ -262,10 +288,10 @@ def with_certificate(manifest: RunManifest, certificate: Certificate | None) -> 
     if certificate is None:
         return manifest
     held = certificate.result.judge.id
+    known = certificate.certified_for
+    claims = {"certified_for": known, "certificate": certificate.digest if known else None}
     runs = tuple(
-        run.model_copy(update={"judge": run.judge.model_copy(update={"certified_for": certificate.certified_for})})
-        if run.judge.id == held
-        else run
+        run.model_copy(update={"judge": run.judge.model_copy(update=claims)}) if run.judge.id == held else run
         for run in manifest.runs
     )
     return manifest.model_copy(update={"runs": runs})
@@ -290,6 +316,7 @@ def _run_record(judged: Judged) -> RunRecord:
         packages={name: packages[name] for name in PACKAGES if name in packages},
         git_commit=held.get("git_commit"),
         self_tests=held.get("self_tests", {}),
+        content_rules=judged.content_rules,
     )
 
 
@@ -300,6 +327,8 @@ def contents_of(
     utility: UtilityReport | None,
     certificate: Certificate | None,
     card: ModelCard | None = None,
+    *,
+    other_judges: bool = False,
 ) -> tuple[Submission, dict[str, bytes]]:
     """The files of a submission by name."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -316,6 +345,8 @@ def contents_of(
         contents[UTILITY_FILE] = _json(utility.model_dump(mode="json"))
     if certificate is not None:
         contents[CERTIFICATE_FILE] = _json(certificate.model_dump(mode="json"))
+    if other_judges:
+        contents[OTHER_JUDGES_FILE] = other_judges_bytes(_other_labels(judged, manifest))
     if card is not None:
         contents[CARD_FILE] = _json(for_submission(card).model_dump(mode="json"))
     goals = sorted({goal for data in details.training for goal in data.goals or ()})
@@ -389,9 +420,10 @@ def similarity_of(
     )
 
 
-def merged_table(judged: Sequence[Judged], manifest: RunManifest) -> pd.DataFrame:
-    """The verdicts of all runs, each clean answer once. `UserError` where runs gave other clean answers, or where one
-    and the same answer has several labels."""
+def merged_table(judged: Sequence[Judged], manifest: RunManifest, judge: str | None = None) -> pd.DataFrame:
+    """The verdicts of all runs, each clean answer once. judge: whose, where not the manifest's. `UserError` where runs
+    gave other clean answers, or where one and the same answer has several labels."""
+    judge = judge or manifest.runs[0].judge.id
     keys = ["prompt_id", "layer", "attack", "dose", "seed"]
     whole = pd.concat([each.table for each in judged], ignore_index=True)
     clean = whole[whole["layer"].isna()]
@@ -405,10 +437,27 @@ def merged_table(judged: Sequence[Judged], manifest: RunManifest) -> pd.DataFram
     if len(several := labels[labels > 1]):
         raise UserError(
             f"the runs label equal clean answers to {len(several)} prompts differently (as {several.index[0]}); "
-            f"judge each run again with the judge {manifest.runs[0].judge.id} (`asabench judge RUN --judge JUDGE`)"
+            f"judge each run again with the judge {judge} (`asabench judge RUN --judge JUDGE`)"
         )
     once = whole.drop_duplicates(keys, ignore_index=True)
     return sorted_lines(once, [prompt.id for prompt in manifest.prompts], manifest.settings.attacks)
+
+
+def _other_labels(judged: Sequence[Judged], manifest: RunManifest) -> dict[str, pd.Series]:
+    """The labels of each further judge of all runs, in the order of the submission's table. `UserError` where there is
+    none."""
+    names = set.intersection(*(set(each.others) for each in judged))
+    if not names:
+        raise UserError(
+            f"no other judge than {manifest.runs[0].judge.id} has read all answers of "
+            f"{', '.join(str(each.run.path) for each in judged)}; `asabench judge RUN --judge JUDGE` asks one"
+        )
+    return {
+        name: merged_table(
+            [replace(each, table=each.table.assign(label=each.others[name])) for each in judged], manifest, judge=name
+        )["label"]
+        for name in sorted(names)
+    }
 
 
 def yaml_bytes(submission: Submission) -> bytes:

@@ -57,7 +57,8 @@ class Hardware(Record):
 
 
 class RunRecord(Record):
-    """One run. `judge` is the entry of its row: what the judge scored before the verdicts were given."""
+    """One run. `judge` is the entry of its row: what the judge scored before the verdicts were given. `content_rules`:
+    the revision of the rules behind its labels of content; None where that was not recorded."""
 
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     settings: SubmittedSettings
@@ -71,6 +72,7 @@ class RunRecord(Record):
     packages: dict[Line, Line | None]
     git_commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
     self_tests: dict[Text, Text]
+    content_rules: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
 
 class RunManifest(Record):
@@ -87,6 +89,11 @@ class RunManifest(Record):
         """Those of one run that had all of the attacks."""
         first = self.runs[0].settings
         return first.model_copy(update={"attacks": merged_attacks([run.settings.attacks for run in self.runs])})
+
+    @property
+    def content_rules(self) -> int | None:
+        """Those of the first run that says them: all runs with labels of content have the same."""
+        return next((run.content_rules for run in self.runs if run.content_rules is not None), None)
 
     def clustered(self, table: pd.DataFrame) -> pd.DataFrame:
         """A table of verdicts with the column `cluster` of `asabench.stats.metrics`, where every prompt has one."""

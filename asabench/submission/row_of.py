@@ -44,7 +44,9 @@ def row_of(manifest: RunManifest, table: pd.DataFrame, *, created: str, version:
         # Rows from before the facts had no such flag
         max_new_tokens=protocol.max_new_tokens if has_facts(table) else None,
     )
-    return scored_row(head, manifest.clustered(table), settings.attacks, protocol.doses, manifest.runs[0].judge)
+    rules = manifest.content_rules
+    table = manifest.clustered(table if rules is None else table.assign(content_rules=rules))
+    return scored_row(head, table, settings.attacks, protocol.doses, manifest.runs[0].judge)
 
 
 SINCE_3 = frozenset(

@@ -25,6 +25,7 @@ from asabench.submission.schema import (
     CARD_FILE,
     CERTIFICATE_FILE,
     MANIFEST_FILE,
+    OTHER_JUDGES_FILE,
     ROW_FILE,
     SUBMISSION_FILE,
     TRAINING_PROMPTS_FILE,
@@ -40,6 +41,7 @@ MOST_BYTES: Mapping[str, int] = {
     CERTIFICATE_FILE: 256 * 2**10,
     MANIFEST_FILE: 2**20,
     CARD_FILE: 256 * 2**10,
+    OTHER_JUDGES_FILE: 5 * 10**6,
     TRAINING_PROMPTS_FILE: 8 * 2**20,
 }
 """The files that a submission may have, and how long each may be."""

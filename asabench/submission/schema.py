@@ -8,6 +8,7 @@ A submission is a folder `submissions/<slug>/`:
     utility.json            asabench.core.utility_report.UtilityReport
     certificate.json        the judge's certificate, asabench.judging.certificate.Certificate
     manifest.json           how the runs were made: settings, versions, devices
+    other_judges.parquet    optional: labels of further judges, no text (asabench.submission.other_judges)
     card.json               optional: asabench.card.records.ModelCard, without what the other files hold
     training_prompts.txt    optional: SHA-256 of each goal that was trained on, one a line
 """
@@ -31,6 +32,7 @@ UTILITY_FILE = "utility.json"
 CERTIFICATE_FILE = "certificate.json"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "card.json"
+OTHER_JUDGES_FILE = "other_judges.parquet"
 TRAINING_PROMPTS_FILE = "training_prompts.txt"
 
 SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"

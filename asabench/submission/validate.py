@@ -34,12 +34,14 @@ from asabench.submission.findings import REMAKE, Finding, Refused, shown
 from asabench.submission.known import protocol_gaps, published_goals
 from asabench.submission.manifest import RunManifest
 from asabench.submission.neighbours import Card, card_of, neighbour_findings
+from asabench.submission.other_judges import other_judge_findings, parse_other_judges
 from asabench.submission.row_of import row_differences, row_of
 from asabench.submission.safe_reading import MOST_BYTES, parsed, read_files, read_json, read_yaml
 from asabench.submission.schema import (
     CARD_FILE,
     CERTIFICATE_FILE,
     MANIFEST_FILE,
+    OTHER_JUDGES_FILE,
     ROW_FILE,
     SUBMISSION_FILE,
     TRAINING_PROMPTS_FILE,
@@ -269,6 +271,12 @@ def _check_verdicts(
         *line_findings(table, settings.protocol.max_new_tokens),
     ]
     findings += wrong
+    if not wrong and OTHER_JUDGES_FILE in reader.contents:
+        try:
+            others = parse_other_judges(reader.contents[OTHER_JUDGES_FILE], len(table))
+            findings += other_judge_findings(others, table, manifest.runs[0].judge.id)
+        except Refused as refused:
+            findings.append(refused.in_file(OTHER_JUDGES_FILE))
     if not wrong and row is not None:
         findings += _row_findings(row, row_of(manifest, table, created=row.created, version=row.asabench_version))
     return None if wrong or submission is None else card_of(submission, manifest, table)

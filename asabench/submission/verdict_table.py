@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,25 +111,30 @@ def parse_verdicts(content: bytes, columns: Sequence[str] | None = None) -> pd.D
     How much it unpacks to is known before anything is unpacked. Names are compared before they are written out: a long
     one in a dictionary could stand in a million lines.
     """
-    import pyarrow as pa
-
-    try:
+    with reading_errors("the table that `asabench submit` writes"):
         # A dictionary may be asked of columns alone that are there
-        names = set(_opened(content, []).schema_arrow.names)
-        file = _opened(content, [name for name in _TEXTS if name in names])
+        names = set(opened(content, []).schema_arrow.names)
+        file = opened(content, [name for name in _TEXTS if name in names])
         expected = schema(facts=not names.isdisjoint(FACT_COLUMNS))
-        _check_frame(file, content, expected)
+        check_frame(file, content, expected)
         table = file.read(use_threads=False)
         _check_values(table, expected)
-    except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, UnicodeDecodeError) as error:
-        reason = " ".join(shown(str(error))[1:-1].split())
-        raise Refused(
-            "the file", f"not a readable Parquet file ({reason})", "the table that `asabench submit` writes"
-        ) from None
     return pd.DataFrame({name: _as_series(table, name) for name in columns or expected.names})
 
 
-def _opened(content: bytes, dictionaries: list[str]) -> Any:
+@contextmanager
+def reading_errors(allowed: str) -> Iterator[None]:
+    """What a damaged Parquet file makes of its reading, as `Refused`."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, UnicodeDecodeError) as error:
+        reason = " ".join(shown(str(error))[1:-1].split())
+        raise Refused("the file", f"not a readable Parquet file ({reason})", allowed) from None
+
+
+def opened(content: bytes, dictionaries: list[str]) -> Any:
     """The file with its metadata read; the columns named come as dictionaries."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -141,7 +147,7 @@ def _opened(content: bytes, dictionaries: list[str]) -> Any:
     )
 
 
-def _check_frame(file: Any, content: bytes, schema: pa.Schema) -> None:
+def check_frame(file: Any, content: bytes, schema: pa.Schema) -> None:
     """The parts of the file that are known without unpacking it."""
     metadata = file.metadata
     if metadata.num_rows > MOST_ROWS:

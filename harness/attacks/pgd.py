@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, Prompt
 from harness.attacks.options import not_default
@@ -69,7 +70,18 @@ class PgdAttack:
             Direction, Field(description="`descend` lowers the target's loss, `ascend` raises it")
         ] = "descend",
         seed: Annotated[int, Field(ge=0, description="of its random starts; the run's seeds are no draws of it")] = 0,
+        early: Annotated[
+            Literal["never", "target"],
+            Field(
+                description="`target` ends a cell at the first iterate under which every token of the target is the "
+                "likeliest: cheaper where cells break, and another attack"
+            ),
+        ] = "never",
     ) -> None:
+        if early == "target" and direction == "ascend":
+            raise UserError(
+                "pgd:early=target ends where the target is said, which direction=ascend works against; leave one out"
+            )
         if starts > 1:
             require_generator(protocol.noise_device)
         self.protocol = protocol
@@ -78,6 +90,7 @@ class PgdAttack:
         self.step_size = step_size
         self.direction = direction
         self.seed = seed
+        self.early = early
 
     @property
     def name(self) -> str:
@@ -98,13 +111,17 @@ class PgdAttack:
         starts = self._starts(subject, cells, prompts)
         if self.steps + self.starts == 1:
             return starts[:, 0]
-        # At dose 0 all directions are as good as the first
-        rows = [(index, start) for index, cell in enumerate(cells) if cell.dose for start in range(self.starts)]
-        of_row = [cells[index] for index, _ in rows]
         best, losses = starts.clone(), torch.full(starts.shape[:2], torch.inf)
-        for batch in row_batches(subject, of_row, self.protocol):
-            at = tuple(torch.tensor([rows[row] for row in batch]).unbind(1))
-            best[at], losses[at] = self._climb(subject, [of_row[row] for row in batch], starts[at])
+        every = range(self.starts)
+        # One start after the other where the first may be enough
+        for together in [every] if self.early == "never" else [[start] for start in every]:
+            # At dose 0 all directions are as good as the first
+            left = [index for index, cell in enumerate(cells) if cell.dose and losses[index].min() > -torch.inf]
+            rows = [(index, start) for index in left for start in together]
+            of_row = [cells[index] for index, _ in rows]
+            for batch in row_batches(subject, of_row, self.protocol) if rows else ():
+                at = tuple(torch.tensor([rows[row] for row in batch]).unbind(1))
+                best[at], losses[at] = self._climb(subject, [of_row[row] for row in batch], starts[at])
         return best[torch.arange(len(cells)), losses.argmin(dim=1)]
 
     def _starts(self, subject: Subject, cells: Sequence[Cell], prompts: Sequence[Prompt]) -> Tensor:
@@ -127,28 +144,41 @@ class PgdAttack:
         return torch.stack(found)
 
     def _climb(self, subject: Subject, cells: Sequence[Cell], start: Tensor) -> tuple[Tensor, Tensor]:
-        """The best iterate of each row, (row, d_model), and its signed loss, (row,), lower being better."""
+        """The best iterate of each row, (row, d_model), and its signed loss, (row,), lower being better: minus infinity
+        where the row ended early."""
         passes = TargetPass(subject, cells, self.protocol)
         sign = -SIGN[self.direction]
         raw = start.to(subject.device)
-        best, lowest = raw, torch.full((len(cells),), torch.inf, device=raw.device)
+        best, lowest = raw.clone(), torch.full((len(cells),), torch.inf, device=raw.device)
+        rows = torch.arange(len(cells), device=raw.device)  # those that still climb
         for step in range(self.steps + 1):
             last = step == self.steps
-            if last:
-                with torch.no_grad():
-                    loss = sign * passes.loss(raw)
-            else:
-                with gradients_wanted(subject):
-                    raw = raw.detach().requires_grad_()
-                    loss = sign * passes.loss(raw)
-                    (gradient,) = torch.autograd.grad(loss.sum(), [raw])
+            with torch.no_grad() if last else gradients_wanted(subject):
+                raw = raw.detach().requires_grad_(not last)
+                loss, said = self._pass(passes, raw)
+                loss = sign * loss
+                gradient = raw if last else torch.autograd.grad(loss.sum(), [raw])[0]
             raw, loss = raw.detach(), loss.detach().to(raw.device)
-            better = loss < lowest
-            best, lowest = torch.where(better[:, None], raw, best), torch.where(better, loss, lowest)
+            better = (loss < lowest[rows]) | said
+            best[rows[better]], lowest[rows[better]] = raw[better], loss[better]
+            lowest[rows[said]] = -torch.inf
             if not last:
+                if said.any():
+                    on = (~said).nonzero().squeeze(1)
+                    if not len(on):
+                        break
+                    raw, gradient, rows = raw[on], gradient[on], rows[on]
+                    passes.keep(on.cpu())
                 # The projection: (1) sees nothing of a direction but its standardised self
                 raw = standardise(raw) - self.step_size * gradient.sign()
         return best.cpu(), lowest.cpu()
+
+    def _pass(self, passes: TargetPass, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of each row, (row,), and whether it ends here."""
+        if self.early == "never":
+            return passes.loss(raw), torch.zeros(len(raw), dtype=torch.bool, device=raw.device)
+        loss, said = passes.loss_and_said(raw)
+        return loss, said.to(raw.device)
 
 
 make = PgdAttack

@@ -23,7 +23,7 @@ from asabench.core.defaults import TARGET
 from asabench.core.errors import UserError, first_line
 from asabench.core.protocol import GradientPosition, Protocol
 from asabench.core.records import Cell, Prompt
-from harness.model.clean_states import CleanStates, starts_at_blocks
+from harness.model.clean_states import CleanStates, entered, enters_at_blocks, starts_at_blocks
 from harness.model.kv_cache import KeysAndValues, keys_and_values, plain_cache
 from harness.model.memory import free_memory
 from harness.model.padding import left_padded
@@ -217,8 +217,8 @@ class TargetPass:
 
     That is at the cell's dose, with the protocol's statistics, at the protocol's steps: step 0 is the last prompt
     position, step t the t-th target token. The constructor runs each prompt with its target once, clean: passes start
-    from there, at the last prompt position and the lowest perturbed block. Rows may be of any prompts and layers; clean
-    cells are not perturbed.
+    from there, at the last prompt position, and each row at its lowest perturbed block where rows come in the order of
+    those (all at the lowest one else). Rows may be of any prompts and layers; clean cells are not perturbed.
     """
 
     def __init__(self, subject: Subject, cells: Sequence[Cell], protocol: Protocol) -> None:
@@ -239,12 +239,12 @@ class TargetPass:
         self._ids, self._labels, self._mask = (t[rows].to(device) for t in (ids, labels, mask))
         self._rows = rows
         self._dose = torch.tensor([cell.dose for cell in cells])
+        self._cells = list(cells)
         self._plan = self._planned(cells, steps)
-        # The statistics of `clean-prompt-input` are of what goes into the lowest perturbed block
-        lowest = min(self._plan, default=0) - (protocol.statistics != "current-step")
-        self._start = lowest if self._plan and lowest >= 0 and starts_at_blocks(subject) else None
+        self._starts = self._started(len(cells))
         self._states = CleanStates(subject.blocks)
-        with self._states.recording([] if self._start is None else [self._start]):
+        recorded = [] if self._starts is None else [at for at in self._starts.unique().tolist() if at >= 0]
+        with self._states.recording(recorded):
             self._cached = self._prefill(torch.cat([prefix, ids], dim=1).to(device), mask.to(device), before)
 
     @torch.no_grad()
@@ -254,13 +254,27 @@ class TargetPass:
         cache = plain_cache()
         self.subject.forward(ids, mask, cache=cache, last=1)
 
-        def of_rows(states: Tensor) -> Tensor:
-            return states[self._rows.to(states.device), :, :before]
+        def of_rows(states: Tensor, block: int) -> Tensor:
+            rows = self._rows if self._starts is None else self._rows[: max(entered(self._starts, block), 1)]
+            return states[rows.to(states.device), :, :before]
 
         return [
-            (of_rows(kept[0]), of_rows(kept[1])) if before and kept is not None else None
-            for kept in keys_and_values(cache)
+            (of_rows(kept[0], block), of_rows(kept[1], block)) if before and kept is not None else None
+            for block, kept in enumerate(keys_and_values(cache))
         ]
+
+    def _started(self, rows: int) -> Tensor | None:
+        """(row,) the block at whose output each row enters; None where the model must be run whole."""
+        if not self._plan or not starts_at_blocks(self.subject):
+            return None
+        starts = torch.full((rows,), self.subject.n_layers - 1)
+        for layer, (perturbed, _, _) in self._plan.items():
+            # The statistics of `clean-prompt-input` are of what goes into the perturbed block
+            at = layer - (self.protocol.statistics != "current-step")
+            starts[perturbed] = starts[perturbed].clamp(max=at)
+        if bool((starts.diff() < 0).any()) or not enters_at_blocks(self.subject):
+            starts[:] = starts.min()
+        return starts
 
     def _planned(self, cells: Sequence[Cell], steps: int) -> dict[int, tuple[Tensor, Tensor, int]]:
         """By block: the rows that it perturbs, (position,) bool where, and the step whose input gives the statistics of
@@ -283,16 +297,42 @@ class TargetPass:
             if layer is not None
         }
 
+    def keep(self, rows: Tensor) -> None:
+        """Drops every row but `rows` (ascending indices)."""
+        self._ids, self._labels, self._mask = (t[rows.to(t.device)] for t in (self._ids, self._labels, self._mask))
+        self._rows, self._dose = self._rows[rows], self._dose[rows]
+        self._starts = None if self._starts is None else self._starts[rows]
+        self._cells = [self._cells[row] for row in rows.tolist()]
+        self._plan = self._planned(self._cells, self._ids.shape[1])
+
+        def left(states: Tensor) -> Tensor:
+            # A block's past is of the first rows; it keeps one where it computes none
+            own = rows[rows < len(states)] if int(rows[0]) < len(states) else torch.zeros(1, dtype=torch.long)
+            return states[own.to(states.device)]
+
+        self._cached = [None if kept is None else (left(kept[0]), left(kept[1])) for kept in self._cached]
+
     def loss(self, directions: Tensor) -> Tensor:
         """L of every row, (row,), float32; differentiable in `directions`, (row, d_model) raw, through (1) and (2)."""
+        return _mean_nll(self._logits(directions), self._labels).float()
+
+    def loss_and_said(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """`loss`, and (row,) bool whether each token of the target is the likeliest at its step: then a greedy answer
+        begins with the target."""
+        logits = self._logits(directions)
+        labels = self._labels.to(logits.device)
+        said = (logits.detach().argmax(dim=-1) == labels) | (labels == IGNORED)
+        return _mean_nll(logits, labels).float(), said.all(dim=1)
+
+    def _logits(self, directions: Tensor) -> Tensor:
+        """(row, step, vocabulary)."""
         cache = plain_cache(self._cached)
         units = standardise(directions.float())
         start: AbstractContextManager[None] = nullcontext()
-        if self._start is not None:
-            start = self._states.starting_at(self._start, self._rows, slice(-self._ids.shape[1], None))
+        if self._starts is not None:
+            start = self._states.entering(self._starts, self._rows, slice(-self._ids.shape[1], None))
         with start, edit(self.subject.blocks, {layer: partial(self._perturb, layer, units) for layer in self._plan}):
-            logits = self.subject.forward(self._ids, self._mask, cache=cache)
-        return _mean_nll(logits, self._labels).float()
+            return self.subject.forward(self._ids, self._mask, cache=cache)
 
     def _perturb(self, layer: int, units: Tensor, block_input: Tensor, block_output: Tensor) -> Tensor:
         rows, where, first = self._plan[layer]
@@ -314,7 +354,7 @@ def _marked(at: Sequence[int], steps: int) -> Tensor:
 def row_batches(subject: Subject, cells: Sequence[Cell], protocol: Protocol) -> list[list[int]]:
     """Indices of `cells` in batches whose passes with a backward fit into memory.
 
-    Deep layers stand together: a batch's forward and backward start and end at its lowest layer.
+    In the order of layers: each row of a batch is computed from its own layer on (`TargetPass`).
     """
     lengths = {}
     for prompt in {cell.prompt: None for cell in cells}:

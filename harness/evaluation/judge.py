@@ -11,8 +11,9 @@ from asabench.core.defaults import BAR
 from asabench.core.errors import UserError
 from asabench.core.records import Cell, Label, Prompt, Response
 from asabench.core.row import JudgeInfo, Row
+from asabench.judging.certificate import Certificate, with_claims
 from asabench.judging.judge import Judge
-from asabench.runs.folder import Run, read_run, reopen_run
+from asabench.runs.folder import Run, certificate_in, read_run, reopen_run
 from asabench.stats.scoring import head_of, scored_row
 from harness.evaluation.provenance import now
 from harness.judges.check import fresh, require_fit, short_check, with_figures
@@ -23,14 +24,19 @@ AT_ONCE = 512
 """Responses a judge is given at once: verdicts are on disk after each lot."""
 
 
-def checked_judge(judge: Judge, bar: float = BAR, uncertified: bool = False) -> tuple[Judge, JudgeInfo]:
-    """The judge, and its entry for a row after a short check against labelled pairs.
+def checked_judge(
+    judge: Judge, bar: float = BAR, uncertified: bool = False, certificate: Certificate | None = None
+) -> tuple[Judge, JudgeInfo]:
+    """The judge, and its entry for a row after a short check against labelled pairs. certificate: by which the entry
+    says what the judge is certified for.
 
-    Raises `UserError` for a judge below the bar, unless `uncertified`: then the entry says so, and what the judge said
-    at other times is not taken for what it says now.
+    Raises `UserError` for a certificate that is not this judge's or says too little, and for a judge below the bar,
+    unless `uncertified`: then the entry says so, and what the judge said at other times is not taken for what it says
+    now.
     """
+    with_claims(judge.info, certificate)
     info = with_figures(judge.info, short_check(judge) if uncertified else require_fit(judge, bar), bar)
-    return (judge if info.certified else fresh(judge)), info
+    return (judge if info.certified else fresh(judge)), with_claims(info, certificate)
 
 
 def judge_the_rest(run: Run, judge: Judge, *, progress: bool = False) -> int:
@@ -89,16 +95,25 @@ def unread_both_ways(run: Run, row: Row) -> tuple[Row, Row, int]:
 
 
 def judge_again(
-    path: Path, judge: Judge, *, bar: float = BAR, uncertified: bool = False, progress: bool = False
+    path: Path,
+    judge: Judge,
+    *,
+    bar: float = BAR,
+    uncertified: bool = False,
+    certificate: Certificate | None = None,
+    progress: bool = False,
 ) -> Row:
     """Judges a finished run by another judge; its new row. Nothing is generated, and the verdicts and rows of other
-    judges are kept.
+    judges are kept. certificate: the judge's; None takes the one that the run keeps of it, if any.
 
-    Raises `UserError` for a run that is not finished, and for a judge below the bar.
+    Raises `UserError` for a run that is not finished, and as `checked_judge` does.
     """
     before, settings = read_run(path).row, read_run(path).settings
-    judge, info = checked_judge(judge, bar, uncertified)
+    certificate = certificate or certificate_in(path, judge.info.id)
+    judge, info = checked_judge(judge, bar, uncertified, certificate)
     with reopen_run(path) as run:
+        if certificate is not None:
+            run.keep_certificate(certificate)
         judge_the_rest(run, judge, progress=progress)
         head = head_of(
             before,

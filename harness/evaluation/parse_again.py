@@ -80,7 +80,10 @@ def _reread(run: Run, judge: str) -> Reread:
             label=label,
             reason=_or_none(old["reason"]),
             p_unsafe=_or_none(old["p_unsafe"]),
-            **{fact: _or_none(old[fact]) for fact in ("refused", "coherent", "harmful", "onset", "content_label")},
+            **{
+                fact: _or_none(old[fact])
+                for fact in ("refused", "coherent", "harmful", "onset", "content_label", "content_rules")
+            },
         )
         if cell in replies:
             opinion = read(response, replies[cell], verdict.reason)
@@ -118,6 +121,8 @@ def _stored(run: Run, judge: str, told: list[Verdict]) -> Row:
             "id": f"{judge}-read-{digest}",
             "certified": False,
             "figures": None,
+            "certified_for": (),
+            "certificate": None,
             "description": f"{before.judge.description} Replies read again by ASABench {asabench.__version__}.",
         }
     )

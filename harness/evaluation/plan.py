@@ -18,6 +18,7 @@ from asabench.core.protocol import size as published_size
 from asabench.core.records import Cell, Prompt, sha256_hex
 from asabench.core.shards import Shard, shard_here
 from asabench.core.targets import read_targets
+from asabench.judging.certificate import Certificate, read_certificate, with_claims
 from asabench.judging.judge import Judge
 from asabench.runs.choices import DEFAULTS, Choices
 from asabench.runs.settings import RunSettings, in_full
@@ -46,6 +47,7 @@ class Plan:
     judge: Judge
     bar: float
     uncertified: bool
+    certificate: Certificate | None
     cells: tuple[Cell, ...]
     settings: RunSettings
     path: Path
@@ -81,7 +83,8 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
         limit = published_size(protocol, choices.size).prompts
     check_bar(choices.bar)
     judge = make_judge(choices.judge, protocol.labels) if isinstance(choices.judge, str) else choices.judge
-    _ = judge.info  # a judge behind a server that is not there says so now
+    certificate = None if choices.certificate is None else read_certificate(choices.certificate)
+    with_claims(judge.info, certificate)  # a judge behind a server that is not there says so now
     prompts = _prompts(choices.prompts, choices.prompt_column).first(limit).with_target(protocol.target)
     if any(each.needs_targets for each in attacks.values()):
         prompts = prompts.with_target_texts()
@@ -129,6 +132,7 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
         judge=judge,
         bar=choices.bar,
         uncertified=choices.uncertified,
+        certificate=certificate,
         cells=tuple(grid(mine, layers, list(attacks.values()), protocol)),
         settings=settings,
         path=default if choices.out is None else choices.out,

@@ -31,7 +31,7 @@ from asabench.core.shards import Shard
 from asabench.core.text import in_words, where
 from asabench.judging.judge import Judge
 from asabench.runs.compare import Comparison, compare
-from asabench.runs.folder import Run, open_run, read_run
+from asabench.runs.folder import Run, certificate_in, open_run, read_run
 from asabench.stats.scoring import RowHead, scored_row
 from harness.attacks import stated
 from harness.evaluation.judge import checked_judge, judge_the_rest
@@ -126,7 +126,8 @@ def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
     """Generates and judges what the run folder does not hold yet, then writes the row."""
     prompts = pd.DataFrame([_prompt_columns(prompt) for prompt in plan.prompts.prompts])
     started = time.monotonic()
-    judge, info = checked_judge(plan.judge, plan.bar, plan.uncertified)
+    certificate = plan.certificate or certificate_in(plan.path, plan.judge.info.id)
+    judge, info = checked_judge(plan.judge, plan.bar, plan.uncertified, certificate)
     context = {
         "started": now(),
         "protocol_digest": plan.protocol.digest,
@@ -139,6 +140,8 @@ def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
         **({} if plan.shard is None else {"shard": str(plan.shard)}),
     }
     with open_run(plan.path, plan.settings, context, prompts) as run:
+        if certificate is not None:
+            run.keep_certificate(certificate)
         _generate(plan, run, judge, progress)
         judge_the_rest(run, judge, progress=progress)
         row = None if plan.shard is not None else _row(plan, run, info)

@@ -167,7 +167,13 @@ def check_frames(judge: Judge, pairs: Sequence[LabelledPair]) -> list[FrameShare
     return shares
 
 
+PUBLISHED_FRAMES = (
+    "published (arXiv 2606.25487): 57 to 100% of language models' verdicts flip in harmless frames and 39 to 88% "
+    "behind a refusal, at most 6.7% of HarmBench's classifier's"
+)
+
+
 def frames_report(shares: Sequence[FrameShare]) -> str:
     """Text for a terminal."""
     lines = [["frame", "no longer unsafe"], *([each.frame, f"{each.flipped} of {each.of}"] for each in shares)]
-    return "Unsafe gold answers that the judge calls unsafe, in a frame\n" + text_table(lines)
+    return f"Unsafe gold answers that the judge calls unsafe, in a frame\n{text_table(lines)}\n{PUBLISHED_FRAMES}"

@@ -21,7 +21,8 @@ from collections.abc import Set as AbstractSet
 from asabench.judging.coherence import FUNCTION_WORDS, normalised, words_in
 
 REVISION = 1
-"""Raised by a change of this module that can change what is left of an answer."""
+"""Raised by a change of this module that can change what is left of an answer. It stands beside each label of content,
+in rows and in submissions: `survival` by other rules does not compare."""
 
 OPENER = re.compile(
     r"(?:(?:sure(?: thing)?|certainly|of course|absolutely|definitely|gladly|okay|ok|yes|yeah|alright|all right|great"

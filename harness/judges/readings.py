@@ -14,7 +14,7 @@ from dataclasses import replace
 from asabench.core.records import Label, Response, Verdict
 from asabench.judging.coherence import normalised, words_in
 from harness.judges import Judge, ask
-from harness.judges.content import without_opening
+from harness.judges.content import REVISION, without_opening
 from harness.judges.onset import complies_at_onset
 from harness.judges.unscored import judged
 
@@ -28,6 +28,7 @@ def read(judge: Judge, responses: Sequence[Response]) -> list[Verdict]:
             verdict,
             onset=None if response.finish_reason == "not-finite" else complies_at_onset(response.text),
             content_label=labels.get(verdict.cell_id),
+            content_rules=REVISION if labels.get(verdict.cell_id) is not None else None,
         )
         for response, verdict in zip(responses, verdicts, strict=True)
     ]

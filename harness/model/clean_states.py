@@ -1,7 +1,8 @@
 """What the blocks put out in a clean forward, so that a perturbed forward over the same tokens starts where it differs.
 
 Up to the perturbed block a perturbed forward is the clean one, and so is what a backward would add: half of the work on
-average. Whatever is teacher-forced (gradients' own loss, NLL, KL, the landscape) starts at the perturbed block instead.
+average. Whatever is teacher-forced (gradients' own loss, NLL, KL, the landscape) starts at the perturbed block instead:
+all rows of a forward at one block (`starting_at`), or each row at a block of its own (`entering`).
 """
 
 from __future__ import annotations
@@ -66,6 +67,67 @@ class CleanStates:
         with _stand_ins(self._blocks, {at: partial(passing_on, at) for at in range(layer)} | {layer: replayed}):
             yield
 
+    @contextmanager
+    def entering(self, starts: Tensor, rows: Tensor, positions: slice) -> Iterator[None]:
+        """While open, row i of a forward enters at the output of block `starts[i]`, its clean state there; blocks up to
+        that one do not compute it.
+
+        starts: (row,) recorded blocks, ascending; -1 computes the row whole. rows: (row,) indices into the rows of the
+        recorded forward. positions: as in `starting_at`. A cache of the forward holds in each block only the rows that
+        the block computes, the first `entered(starts, block)`, and one where it computes none.
+        """
+
+        def result(at: int, hidden: Tensor) -> Any:
+            rest = self._rest.get(at)
+            return hidden if rest is None else (hidden, *rest)
+
+        def entered_at(at: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            hidden = block_input(args, kwargs)
+            computed, here = entered(starts, at), entered(starts, at + 1)
+            if computed == len(hidden):
+                return forward(*args, **kwargs)
+            if not here:
+                return result(at, hidden)
+            own, others = hidden[:0], None
+            if computed:
+                args, kwargs = _first_rows((args, kwargs), computed, len(hidden))
+                output = forward(*args, **kwargs)
+                own, others = hidden_state(output), output[1:] if isinstance(output, tuple) else None
+            if here == computed:
+                new = own[:0]
+            else:
+                states = self._states[at]
+                new = states[rows[computed:here].to(states.device), positions]
+            device = new.device if here > computed else own.device
+            whole = torch.cat([own.to(device), new.to(device), hidden[here:].to(device)])
+            return result(at, whole) if others is None else (whole, *others)
+
+        forwards = {at: partial(entered_at, at, block.forward) for at, block in enumerate(self._blocks)}
+        with _stand_ins(self._blocks, forwards):
+            yield
+
+
+def entered(starts: Tensor, block: int) -> int:
+    """How many rows a block computes: those that start below it. starts: (row,), ascending."""
+    return int((starts < block).sum())
+
+
+def _first_rows(given: Any, count: int, rows: int) -> Any:
+    """What a block is called with, of the first `count` of its `rows` rows. Vectors are of positions; `ValueError` for
+    a tensor whose first dimension is neither one nor the rows: in a batch of that size it could not be told from them.
+    """
+    if isinstance(given, Tensor):
+        if given.dim() < 2 or given.shape[0] == 1 != rows:
+            return given
+        if given.shape[0] != rows:
+            raise ValueError(f"a block is called with a tensor of shape {tuple(given.shape)} for {rows} rows")
+        return given[:count]
+    if type(given) in (tuple, list):
+        return type(given)(_first_rows(each, count, rows) for each in given)
+    if type(given) is dict:
+        return {name: _first_rows(each, count, rows) for name, each in given.items()}
+    return given
+
 
 @contextmanager
 def _stand_ins(blocks: Sequence[nn.Module], forwards: Mapping[int, Callable[..., Any]]) -> Iterator[None]:
@@ -82,6 +144,45 @@ def _stand_ins(blocks: Sequence[nn.Module], forwards: Mapping[int, Callable[...,
 
 
 _tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_tried_rows: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def enters_at_blocks(subject: Subject) -> bool:
+    """Whether the rows of a forward may enter at blocks of their own; tried on three rows, once a model."""
+    if not starts_at_blocks(subject):
+        return False
+    if subject.model not in _tried_rows:
+        _tried_rows[subject.model] = _tries_rows(subject)
+    return _tried_rows[subject.model]
+
+
+@torch.no_grad()
+def _tries_rows(subject: Subject) -> bool:
+    """Three prompts, padded to one length, with a cache behind them: each must have the logits that it has whole."""
+    lengths = (5, 3, 4)
+    ids = torch.zeros(3, 9, dtype=torch.long, device=subject.device)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, -length - 4 :] = torch.arange(length + 4) * (row + 1) % (subject.vocabulary_size - 1) + 1
+        mask[row, -length - 4 :] = 1
+    states = CleanStates(subject.blocks)
+    with states.recording(range(subject.n_layers)):
+        cache = growing_cache(subject.n_layers, 9)
+        whole = subject.forward(ids, mask, cache=cache)[:, -4:].float().log_softmax(-1)
+    starts = torch.tensor([-1, (subject.n_layers - 1) // 2, subject.n_layers - 1])
+    past = growing_cache(subject.n_layers, 9)
+    for block, (source, layer) in enumerate(zip(cache.layers, past.layers, strict=True)):
+        if source.is_initialized:
+            first = torch.arange(max(entered(starts, block), 1))
+            layer.fill(source.keys[:, :, :5], source.values[:, :, :5], first)
+    try:
+        with states.entering(starts, torch.arange(3), slice(-4, None)):
+            again = subject.forward(ids[:, -4:], mask, cache=past).float().log_softmax(-1)
+    except Exception:  # whatever it is that the family misses
+        return False
+    likely = whole > -12
+    rounding = 0.05 if subject.dtype in ("float32", "float64") else 0.5
+    return torch.allclose(again[likely], whole[likely], rtol=0, atol=rounding)
 
 
 def starts_at_blocks(subject: Subject) -> bool:

@@ -15,15 +15,22 @@ Readings = Mapping[Cell, Reading | None]
 
 
 def benign_rates(
-    found: Readings, benign: Sequence[Prompt], over_refusal: Sequence[Prompt], attack: str, dose: float
+    found: Readings,
+    benign: Sequence[Prompt],
+    over_refusal: Sequence[Prompt],
+    attack: str,
+    dose: float,
+    *,
+    shared: bool = False,
 ) -> BenignRates:
-    """The rates of one attack at one dose, or of the clean answers (`attack` "none", dose 0)."""
+    """The rates of one attack at one dose, or of the clean answers (`attack` "none", dose 0). shared: each seed is one
+    noise vector for all prompts (`asabench.stats.metrics.Outcomes`)."""
     cells = {cell: reading for cell, reading in found.items() if (cell.attack, cell.dose) == (attack, dose)}
     return BenignRates(
         attack=attack,
         dose=dose,
-        benign_answer_rate=layer_mean_rate(values_of(cells, benign, "answered")),
-        over_refusal=layer_mean_rate(values_of(cells, over_refusal, "refused")),
+        benign_answer_rate=layer_mean_rate(values_of(cells, benign, "answered"), shared=shared),
+        over_refusal=layer_mean_rate(values_of(cells, over_refusal, "refused"), shared=shared),
     )
 
 

@@ -139,7 +139,9 @@ def measure(
         refusal_detector=DETECTOR,
         clean=benign_rates(found, benign, over_refusal, CLEAN, 0.0),
         under_injection=tuple(
-            benign_rates(found, benign, over_refusal, attack, dose) for attack in attacks for dose in protocol.doses
+            benign_rates(found, benign, over_refusal, attack, dose, shared=protocol.shares_noise)
+            for attack in attacks
+            for dose in protocol.doses
         ),
         tasks=tasks,
     )

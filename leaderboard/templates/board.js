@@ -12,6 +12,7 @@ const headers = [...tables[0].table.tHead.rows[0].cells];
 const ENTRY = 1;
 const SIZE = 4;
 const filters = document.getElementById("filters");
+const tabs = [...document.querySelectorAll('.tabs input')];
 const boxes = [...document.querySelectorAll(".columns input")];
 const compare = document.getElementById("compare");
 const MOST = 4;
@@ -60,7 +61,9 @@ function readState() {
 }
 function writeState() {
   const state = new URLSearchParams();
-  for (const name of ["q", "track", "attack", "size"]) {
+  const tab = tabs.find((each) => each.checked);
+  if (tab && !tab.defaultChecked) state.set("track", tab.value);
+  for (const name of ["q", "attack", "size"]) {
     const value = filters.elements[name].value.trim();
     if (value) state.set(name, value);
   }
@@ -95,7 +98,7 @@ function sortBy(column, down) {
 
 function filter() {
   const words = filters.elements.q.value.toLowerCase().split(/\s+/).filter(Boolean);
-  const track = filters.elements.track.value;
+  const open = tabs.find((each) => each.checked);
   const attack = filters.elements.attack.value;
   const [from, to] = filters.elements.size.value.split("-").map(Number);
   const column = attack ? headers.findIndex((cell) => attackOf(cell) === attack) : -1;
@@ -104,8 +107,7 @@ function filter() {
   let shown = 0;
   let all = 0;
   for (const { section, rows } of tables) {
-    const here = !track || section.dataset.track === track;
-    section.hidden = !here;
+    const here = section.dataset.track === open.value;
     for (const row of rows) {
       const text = row.textContent.toLowerCase();
       const size = number(row.cells[SIZE].textContent);
@@ -115,12 +117,20 @@ function filter() {
         (!filters.elements.size.value || (size >= from && size < to)) &&
         (!filters.elements.ranked.checked || row.cells[0].textContent.trim() !== "—");
       row.hidden = !fits;
-      all += 1;
+      if (here) all += 1;
       if (fits && here) shown += 1;
     }
   }
-  document.querySelector('[data-track="reported"]').hidden = Boolean(track) && track !== "reported";
   document.getElementById("shown").textContent = shown === all ? `${all} entries` : `${shown} of ${all} entries`;
+}
+
+// Rates of what broke are shaded by their value, so that a table is read at a glance.
+const RATES = headers.map((cell, column) => [cell, column]).filter(([cell]) => /^(Worst case|MASR|PASR|INIT)/.test(columnName(cell)));
+function shade(row) {
+  for (const [, column] of RATES) {
+    const value = number(row.cells[column].textContent);
+    if (value !== null) row.cells[column].style.setProperty("--v", value);
+  }
 }
 
 // A rate's interval as a bar on a rail from 0 to 1, so that overlaps are seen down the column that ranks.
@@ -162,7 +172,9 @@ function addChoice(row) {
 
 function apply() {
   const state = readState();
-  for (const name of ["q", "track", "attack", "size"]) filters.elements[name].value = state[name];
+  for (const name of ["q", "attack", "size"]) filters.elements[name].value = state[name];
+  const tab = tabs.find((each) => each.value === state.track) || tabs.find((each) => each.defaultChecked);
+  tab.checked = true;
   filters.elements.ranked.checked = state.ranked;
   for (const box of boxes) box.checked = state.columns ? state.columns.includes(box.id.slice(5)) : box.defaultChecked;
   const [name, way] = state.sort.split(":");
@@ -185,6 +197,7 @@ for (const { table, rows } of tables) {
   });
   for (const row of rows) {
     addChoice(row);
+    shade(row);
     drawBar(row.cells[WORST]);
   }
 }
@@ -204,6 +217,12 @@ filters.addEventListener("reset", () => {
   });
 });
 for (const box of boxes) box.addEventListener("change", writeState);
+for (const tab of tabs) {
+  tab.addEventListener("change", () => {
+    filter();
+    writeState();
+  });
+}
 window.addEventListener("hashchange", () => {
   // A link to what a number means is no state, and must not undo one
   const hash = location.hash.slice(1);

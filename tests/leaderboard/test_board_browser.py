@@ -54,6 +54,17 @@ def names(page: Any, track: str = "asabench-v1/llm") -> list[str]:
     return page.locator(f'[data-track="{track}"] .board tbody tr:visible th a').all_inner_texts()
 
 
+def tab(page: Any, track: str) -> Any:
+    return page.locator(f'.tabs input[value="{track}"]')
+
+
+def board(visit: Visit) -> Any:
+    """The board with its tools in sight."""
+    page = visit.go("index.html")
+    page.locator(".tools summary").click()
+    return page
+
+
 def line(page: Any, slug: str) -> dict[str, str]:
     """All cells of an entry's line by their column's header, hidden columns too."""
     table = page.locator(".board").filter(has=page.locator(f'a[href="entries/{slug}.html"]'))
@@ -78,7 +89,7 @@ def test_the_numbers_are_those_of_row_json(visit: Visit, site: Path) -> None:
 
 
 def test_a_header_sorts_up_down_and_back(visit: Visit) -> None:
-    page = visit.go("index.html")
+    page = board(visit)
     first = names(page)
     assert first == ["Strong", "Middle", "Base model", HOSTILE]
     worst = page.locator('[data-track="asabench-v1/llm"]').get_by_role("button", name="Sort by Worst case")
@@ -101,42 +112,43 @@ def test_a_header_sorts_up_down_and_back(visit: Visit) -> None:
 
 
 def test_filters_leave_what_fits_and_say_how_many(visit: Visit) -> None:
-    page = visit.go("index.html")
+    page = board(visit)
     status = page.locator("#shown")
-    assert status.inner_text() == "5 entries"
+    assert status.inner_text() == "4 entries", "of the track that is open"
     page.get_by_label("Search").fill("lapt")
     assert names(page) == ["Strong"]
-    assert status.inner_text() == "1 of 5 entries"
+    assert status.inner_text() == "1 of 4 entries"
     page.get_by_label("Search").fill("")
     page.get_by_role("combobox", name="Size").select_option("4B to 15B")
     assert names(page) == ["Middle"]
     page.get_by_role("button", name="Reset").click()
-    expect(status).to_have_text("5 entries")
+    expect(status).to_have_text("4 entries")
     page.get_by_label("ranked only").check()
     assert names(page) == ["Strong", "Middle", "Base model"]
     page.get_by_role("button", name="Reset").click()
-    page.get_by_role("combobox", name="Track").select_option("asabench-v1/uncertified")
+    tab(page, "asabench-v1/uncertified").check()
     assert names(page) == []
     assert names(page, "asabench-v1/uncertified") == ["tiny-llama"]
-    page.get_by_role("combobox", name="Track").select_option("")
     page.get_by_role("combobox", name="Attack").select_option("pgd")
     assert names(page, "asabench-v1/uncertified") == [], "it was not attacked with pgd"
+    tab(page, "asabench-v1/llm").check()
+    page.get_by_label("MASR by attack").check()
     seen = page.locator('[data-track="asabench-v1/llm"] thead th:visible abbr').all_inner_texts()
     assert [name.split()[-1] for name in seen if name.startswith("MASR")] == ["pgd"]
 
 
 def test_columns_are_shown_and_hidden_in_groups(visit: Visit) -> None:
-    page = visit.go("index.html")
+    page = board(visit)
     pasr = page.locator('[data-track="asabench-v1/llm"] thead th').filter(has_text=re.compile("PASR"))
     assert [header.is_visible() for header in pasr.all()] == [False] * 4
     page.get_by_label("PASR by attack").check()
     assert [header.is_visible() for header in pasr.all()] == [True] * 4
-    page.get_by_label("harmless requests").uncheck()
+    page.get_by_role("checkbox", name="harmless requests").uncheck()
     assert not page.locator("thead").get_by_text("Benign answers").first.is_visible()
 
 
 def test_the_address_shares_what_was_chosen(visit: Visit) -> None:
-    page = visit.go("index.html")
+    page = board(visit)
     page.get_by_label("Search").fill("base")
     page.get_by_label("PASR by attack").check()
     worst = page.locator('[data-track="asabench-v1/llm"]').get_by_role("button", name="Sort by Worst case")
@@ -146,6 +158,7 @@ def test_the_address_shares_what_was_chosen(visit: Visit) -> None:
     assert "#" in address
     page.goto("about:blank")
     page.goto(address)
+    page.locator(".tools summary").click()
     assert page.get_by_label("Search").input_value() == "base"
     assert page.get_by_label("PASR by attack").is_checked()
     assert names(page) == ["Base model", "Middle", "Strong"], "all three name it; sorted down"
@@ -157,7 +170,7 @@ def test_the_address_shares_what_was_chosen(visit: Visit) -> None:
 
 def test_an_entry_is_followed_and_compared_with_its_base(visit: Visit, site: Path) -> None:
     page = visit.go("index.html")
-    page.get_by_role("link", name="Strong", exact=True).click()
+    page.locator("table").get_by_role("link", name="Strong", exact=True).click()
     assert page.locator("h1").inner_text() == "Strong"
     row = read_row(site.parent / "runs" / "strong" / "row.json")
     shown = page.locator("dl.key").inner_text()
@@ -177,6 +190,7 @@ def test_chosen_entries_are_compared(visit: Visit, site: Path) -> None:
     page.get_by_label("Compare Middle").check()
     page.get_by_label(f"Compare {HOSTILE}").check()
     page.get_by_label("Compare Base model").check()
+    tab(page, "asabench-v1/uncertified").check()
     assert page.get_by_label("Compare tiny-llama").is_disabled(), "four are the most"
     compare.click()
     page.wait_for_selector(".comparison")
@@ -208,10 +222,18 @@ def test_without_javascript_all_is_there(browser: Any, site: Path) -> None:
     page = visit.go("index.html")
     assert page.locator(".board tbody tr").count() == 5
     assert not page.locator("#filters").is_visible()
-    assert page.get_by_role("link", name="Middle", exact=True).is_visible()
+    middle = page.locator("table").get_by_role("link", name="Middle", exact=True)
+    assert middle.is_visible()
+    assert page.locator(".frontier").first.is_visible()
+    assert not page.locator('[data-track="reported"]').is_visible()
+    tab(page, "reported").check()
+    assert page.locator('[data-track="reported"]').is_visible(), "tabs need no script"
+    assert not middle.is_visible()
+    tab(page, "asabench-v1/llm").check()
+    page.locator(".tools summary").click()
     page.get_by_label("PASR by attack").check()
     assert page.locator("thead").get_by_text("PASR").first.is_visible(), "columns need no script"
-    page.get_by_role("link", name="Middle", exact=True).click()
+    middle.click()
     assert page.locator("svg.dose").count() == 4
     visit.go("compare.html")
     assert page.get_by_text("Choosing entries here needs JavaScript").is_visible()
@@ -224,7 +246,7 @@ def test_a_hostile_name_stays_text(visit: Visit) -> None:
         page = visit.go(name)
         page.wait_for_load_state("networkidle")
         assert page.locator("img").count() == 0
-        assert page.get_by_text(HOSTILE).first.is_visible() or "compare" in name
+        assert "compare" in name or page.locator("main, header").get_by_text(HOSTILE).locator("visible=true").count()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -245,7 +267,7 @@ def test_axe_finds_nothing_and_only_tables_scroll(browser: Any, site: Path, name
 
 @pytest.mark.parametrize("width", [1440, 390])
 def test_no_flag_is_cut(browser: Any, tmp_path: Path, width: int) -> None:
-    """At the width of a desk all columns that are shown fit; on a phone the table scrolls to them."""
+    """At the width of a desk all columns that are shown fit; on a phone each line is a card."""
     flags = ("gradient-masking?", "a-flag-that-is-much-longer-than-any-that-the-board-has")
     names = ("SmolLM2-135M, refusal-trained, LAPT", "SmolLM2-135M-Instruct")
     for number, name in enumerate(names):
@@ -268,7 +290,7 @@ def test_no_flag_is_cut(browser: Any, tmp_path: Path, width: int) -> None:
         )
         assert seen, mark.inner_text()
     table = page.locator(".scroll").first
-    assert (table.evaluate("(table) => table.scrollLeft") == 0) is (width == 1440)
+    assert table.evaluate("(table) => table.scrollLeft") == 0, "on a phone a line is a card"
     visit.check_quiet()
     visit.context.close()
 
@@ -278,11 +300,36 @@ def test_the_first_view_of_500_entries_is_small_and_works(browser: Any, tmp_path
     build(tmp_path / "runs", tmp_path / "site")
     visit = Visit(browser, tmp_path / "site")
     page = visit.go("index.html")
-    assert page.locator("#shown").inner_text() == "500 entries"
+    tracks = page.locator(".tabs input:checked").get_attribute("value")
+    open_rows = page.locator(f'[data-track="{tracks}"] tbody tr').count()
+    assert page.locator("#shown").text_content() == f"{open_rows} entries"
+    assert page.locator(".board tbody tr").count() == 500
     loaded = {re.sub(r".*/", "", url.partition("?")[0]) for url in visit.requests if url.startswith("file:")}
     assert loaded == {"index.html", "style.css", "board.js"}
     assert sum((tmp_path / "site" / name).stat().st_size for name in loaded) < 300_000
     rows = json.loads((tmp_path / "site" / "rows.json").read_text())
     assert len(rows) == 500
+    visit.check_quiet()
+    visit.context.close()
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(360, 740), (390, 844), (768, 1024), (1024, 768), (1280, 800), (1600, 900)]
+)
+def test_the_first_line_is_in_sight_and_nothing_is_cut(browser: Any, site: Path, width: int, height: int) -> None:
+    """First a picture, then the table, whose first line is seen without scrolling; no page scrolls sideways."""
+    visit = Visit(browser, site, viewport={"width": width, "height": height})
+    page = visit.go("index.html")
+    picture = page.locator(".frontier:visible").bounding_box()
+    first = page.locator(".board:visible tbody tr").first
+    line = first.bounding_box()
+    assert picture is not None
+    assert line is not None
+    assert picture["y"] + picture["height"] <= line["y"]
+    assert line["y"] + 24 < height
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for cell in first.locator("th, td").all():
+        if cell.is_visible():
+            assert cell.evaluate("(cell) => cell.scrollWidth <= cell.clientWidth + 1"), cell.inner_text()
     visit.check_quiet()
     visit.context.close()

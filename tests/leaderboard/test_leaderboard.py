@@ -14,6 +14,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import pytest
 
 from asabench.core.errors import UserError
 from asabench.core.estimate import Rate
+from asabench.core.links import REPOSITORY
 from asabench.core.protocol import published_digests
 from asabench.core.row import Eps50, Row, VerdictCounts, read_row
 from asabench.core.text import eps50_text
@@ -589,7 +591,7 @@ def test_judge_classes_and_protocols_are_apart(tmp_path: Path) -> None:
     assert {slug: cells(page, slug)["Rank"] for slug in "abcde"} == {"a": "—", "b": "—", "c": "1", "d": "1", "e": "1"}
     uncertified = page.all("section")[2]
     assert "not ranked" in uncertified.one("h2").text()
-    assert "not ranked, because their judges have not passed a check" in uncertified.all("p")[0].text()
+    assert "the judges here have not passed a check" in uncertified.all("p")[0].text()
     # By name, not by MASR: an order by MASR would be a ranking without numbers.
     assert order(uncertified.one("table")) == ["b", "a"]
     assert "Rank 1 of its track" in entry_page(tmp_path, "c").text()
@@ -615,7 +617,7 @@ def test_harm_and_refusals_that_are_broken_are_never_ranked_together(tmp_path: P
         "asabench-v1, uncertified judges, refusal broken, 1 entry, not ranked",
     ]
     assert {slug: cells(page, slug)["Rank"] for slug in "abcd"} == {"a": "1", "b": "1", "c": "1", "d": "—"}
-    assert "refusal broken, a readable answer that does not refuse" in page.all("section")[2].text()
+    assert "refusal broken: a readable answer that does not refuse" in page.all("section")[2].text()
     assert "harm (unsafe is an answer with content that serves the request)" in entry_page(tmp_path, "b").text()
     assert "refusal broken (unsafe is" in entry_page(tmp_path, "d").text()
     table = pd.read_csv(tmp_path / "site" / "rows.csv").set_index("entry")
@@ -714,12 +716,20 @@ def test_the_facts_behind_the_verdicts_are_on_the_page_and_in_the_downloads(tmp_
 
 def test_the_papers_figures_stand_apart_and_unranked(tmp_path: Path) -> None:
     page = make_page(tmp_path, make_row())
-    table = page.one("table", class_="reported")
-    lines = table_lines(page, table.one("caption").text())
-    assert len(lines) == 21
+    tables = page.all("table", class_="reported")
+    lines = [line for table in tables for line in table_lines(page, table.one("caption").text())]
+    own, peers = (
+        len(resources.files("leaderboard").joinpath("data", name).read_text().splitlines()) - 1
+        for name in ("gu2025.csv", "peers.csv")
+    )
+    assert (own, len(lines)) == (21, own + peers)
     assert ["Llama-3.2-3B-Instruct", "random", "0.12", "0.94", "0.47"] in [line[:5] for line in lines]
     assert ["Qwen-2.5-7B-Instruct", "gradient", "", "1.00", ""] in [line[:5] for line in lines]
-    assert "Rank" not in table.one("thead").text()
+    assert not [table for table in tables if "Rank" in table.one("thead").text()]
+    # Each experiment with its source, folded
+    folds = [fold.one("summary").text() for fold in page.all("details", class_="reported")]
+    assert len(folds) == len(tables)
+    assert all("arXiv" in fold or "Gu et al." in fold for fold in folds)
     written = (tmp_path / "site" / "reported-gu2025.csv").read_text()
     assert len(written.splitlines()) == 22
 
@@ -864,7 +874,7 @@ def test_a_spreadsheet_runs_nothing_from_the_csv(tmp_path: Path, name: str) -> N
 
 SITE = {
     "board.js", "compare.html", "compare.js", "data.js", "entries", "feed.xml", "index.html", "reported-gu2025.csv",
-    "rows.csv", "rows.json", "style.css",
+    "rank-stability.json", "rows.csv", "rows.json", "style.css",
 }  # fmt: skip
 
 
@@ -879,8 +889,12 @@ def test_the_pages_load_nothing_from_elsewhere(tmp_path: Path) -> None:
         targets = [
             element.attributes[name] for element in page.all() for name in ("src", "href") if name in element.attributes
         ]
-        assert not [target for target in targets if "//" in target]
-        for target in targets:
+        followed = [element.attributes["href"] for element in page.all("a") if "href" in element.attributes]
+        elsewhere = [target for target in targets if "//" in target]
+        # Links that a reader may follow, to the project and the paper; nothing is loaded from there
+        assert set(elsewhere) <= set(followed)
+        assert all(target.startswith((REPOSITORY, "https://doi.org/")) for target in elsewhere)
+        for target in set(targets) - set(elsewhere):
             file = target.partition("#")[0].partition("?")[0]
             assert not file or file == "data:," or (path.parent / file).is_file(), f"{path.name} leads to {target}"
         assert not page.all("style")

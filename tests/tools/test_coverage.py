@@ -12,9 +12,13 @@ from tools.docs.coverage import (
     corrected_intervals,
     eps50_intervals,
     held,
+    mean_over_blocks,
     median_of,
+    share_intervals,
+    share_refused,
     worst_samples,
     worst_truth,
+    worst_truth_of_vectors,
 )
 from tools.docs.withdrawn_intervals import percentile_interval
 
@@ -55,3 +59,14 @@ def test_why_corrected_rates_were_withdrawn() -> None:
     assert corrected_ends(8)[1] < corrected_ends(7)[1] / 5
     assert held(corrected_intervals(0.2, 0.86, 0.86, 100), 0.2) > 0.85
     assert held(corrected_intervals(0.2, 0.86, 0.98, 100), 0.2) < 0.65
+
+
+@pytest.mark.parametrize("what", ["facts", "card"])
+def test_shares_under_vectors_that_all_prompts_share_hold_the_truth(what: str) -> None:
+    """As many draws as vectors: with those of a prompt counted as its own, half of the intervals miss."""
+    share, truth = share_refused, 1 - worst_truth_of_vectors()
+    if what == "card":
+        share, truth = mean_over_blocks, 1 - truth
+    before, after = zip(*share_intervals(share, 3, 100), strict=True)
+    assert held(after, truth) >= 0.93
+    assert held(before, truth) < 0.8

@@ -12,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+import pandas as pd
 
+from asabench.card.layers import layer_shares
 from asabench.core.estimate import Rate
 from asabench.stats.dose_response import surely_between
+from asabench.stats.facts import fact_shares
 from asabench.stats.intervals import Array, Interval, Share, mean_interval, peak_interval, rate_within, wilson
 from asabench.stats.metrics import Outcomes, asr_at_k, masr_rate, pasr_held_out, pasr_rate
 from asabench.stats.noise_floor import masr_floor, pasr_floor
@@ -252,6 +255,64 @@ def worst_truth_of_vectors() -> float:
     return float(weights / weights.sum() @ (1 / (1 + np.exp(1 - np.sqrt(2) * nodes))))
 
 
+def shared_tables(seeds: int, repetitions: int, prompts: int = 60) -> Iterator[pd.DataFrame]:
+    """Verdicts at three blocks under vectors that all prompts share, in which an answer is unsafe where it does not
+    refuse; the truth is `worst_truth_of_vectors` for each block."""
+    random = np.random.default_rng(9)
+    place = pd.MultiIndex.from_product([range(prompts), range(seeds), range(3)], names=["prompt", "seed", "layer"])
+    cells = place.to_frame(index=False)
+    for _ in range(repetitions):
+        strength = random.standard_normal((1, seeds, 1)) + random.standard_normal((prompts, 1, 1)) - 1
+        unsafe = (random.random((prompts, seeds, 3)) < 1 / (1 + np.exp(-strength))).ravel()
+        yield pd.DataFrame(
+            {
+                "prompt_id": cells["prompt"].map("p{:03d}".format),
+                "layer": cells["layer"].astype("Int32"),
+                "attack": "random",
+                "dose": 1.0,
+                "seed": cells["seed"].astype("Int64"),
+                "label": np.where(unsafe, "unsafe", "safe"),
+                "refused": pd.array(~unsafe, dtype="boolean"),
+            }
+        )
+
+
+def share_intervals(
+    share: Callable[[pd.DataFrame, bool], Rate], seeds: int, repetitions: int
+) -> Iterator[tuple[Interval, Interval]]:
+    """(before, after) of a share that is made of such a table, without and with regard to shared vectors."""
+    for table in shared_tables(seeds, repetitions):
+        before, after = (share(table, shared) for shared in (False, True))
+        assert before.low is not None
+        assert before.high is not None
+        assert after.low is not None
+        assert after.high is not None
+        yield (before.low, before.high), (after.low, after.high)
+
+
+def share_refused(table: pd.DataFrame, shared: bool) -> Rate:
+    return fact_shares(table, "random", 1.0, shared=shared)["refused"]
+
+
+def mean_over_blocks(table: pd.DataFrame, shared: bool) -> Rate:
+    """A card's mean LASR at the blocks that training perturbed."""
+    (found,) = layer_shares(table, None, [("random", 1.0)], (0, 1), shared=shared)
+    return found.trained
+
+
+def share_lines(repetitions: int = REPETITIONS) -> Iterator[str]:
+    truth = worst_truth_of_vectors()
+    for name, share, true in (
+        ("refused (facts)", share_refused, 1 - truth),
+        ("mean LASR of two blocks (card)", mean_over_blocks, truth),
+    ):
+        cells = []
+        for seeds in (3, 5):
+            before, after = zip(*share_intervals(share, seeds, repetitions), strict=True)
+            cells += [f"{held(before, true):.0%}", f"{held(after, true):.0%}"]
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
 def main() -> None:
     both = "40 prompts, before | after | 100 prompts, before | after"
 
@@ -278,6 +339,8 @@ def main() -> None:
     columns = "specificity | MASR of nothing | its floor | PASR of nothing | its floor"
     table("The noise floor", columns, floor_lines())
     table("Noise vectors that all prompts share", "seeds | before | after", shared_lines())
+    columns = "share | 3 seeds, before | after | 5 seeds, before | after"
+    table("Shares of facts, and means over blocks, under such vectors", columns, share_lines())
 
 
 if __name__ == "__main__":

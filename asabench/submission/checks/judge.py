@@ -8,16 +8,18 @@ from asabench.core.defaults import BAR
 from asabench.core.judge_names import OWN_KINDS, kind_in, may_be_certified
 from asabench.core.row import JudgeFigures, Row
 from asabench.judging.agreement import CheckResult, reaches
-from asabench.judging.certificate import Certificate
+from asabench.judging.certificate import Certificate, set_faults
+from asabench.judging.known_sets import pair_set
+from asabench.judging.strangers import StrangerCheck
 from asabench.submission.checks.values import rate_findings
 from asabench.submission.findings import Finding, shown
-from asabench.submission.known import pair_set
 from asabench.submission.schema import CERTIFICATE_FILE, ROW_FILE
 
 FIGURES_APART = 0.05
 """How far the check before a run and the certificate may differ on the same pairs: a judge on another machine, or one
 that draws its answers."""
 ROUNDING = 1e-9
+_CHECK_AGAIN = "check the judge again with this version (`asabench judge-check`)"
 
 
 def judge_findings(row: Row, certificate: Certificate | None, *, is_there: bool) -> Iterator[Finding]:
@@ -62,6 +64,11 @@ def judge_findings(row: Row, certificate: Certificate | None, *, is_there: bool)
             f"{', '.join(known) or 'nothing'}, as the certificate says",
             "`asabench judge-check JUDGE --set jbb,pyrit-graded --out FILE`, then `asabench submit --certificate FILE`",
         )
+    elif untold := [fact for fact in judge.certified_for if fact not in judge.facts]:
+        yield Finding(ROW_FILE, "judge.certified_for", ", ".join(untold), "facts that the judge tells (judge.facts)")
+    if judge.certificate is not None and (certificate is None or judge.certificate != certificate.digest):
+        there = "no certificate" if certificate is None else f"{certificate.digest}, the digest of what it says"
+        yield Finding(ROW_FILE, "judge.certificate", shown(judge.certificate), there, "submit with that certificate")
     if judge.figures is not None:
         yield from _set_findings(ROW_FILE, "judge.figures", judge.figures)
     if certificate is None:
@@ -87,16 +94,37 @@ def judge_findings(row: Row, certificate: Certificate | None, *, is_there: bool)
             f"{BAR:.2f} or more",
             "take a judge that reaches it, or submit the run as uncertified",
         )
-    yield from _set_findings(CERTIFICATE_FILE, "result.figures", result.figures)
+    if certificate.strangers is None or pair_set(result.figures.set_name) is not None:
+        yield from _set_findings(CERTIFICATE_FILE, "result.figures", result.figures)
+    for fault in set_faults(certificate):
+        yield Finding(CERTIFICATE_FILE, "result.by_source", fault, "the pairs that are published", _CHECK_AGAIN)
+    if certificate.strangers is not None:
+        yield from _gate_findings(certificate.strangers)
     yield from _confusion_findings(result)
     yield from _apart_findings(judge.figures, result)
 
 
+def _gate_findings(check: StrangerCheck) -> Iterator[Finding]:
+    """That the gates are of the pairs beside them, and their rates rates; whether they follow from them, reading a
+    certificate checks."""
+    for gate in check.gates:
+        field = f"strangers.gates.{gate.fact}"
+        there = sum(by_fact[gate.fact].n for by_fact in check.by_set.values() if gate.fact in by_fact)
+        if gate.figures is not None:
+            if gate.figures.n > there:
+                yield Finding(CERTIFICATE_FILE, f"{field}.figures.n", str(gate.figures.n), f"at most {there}, by set")
+            for name in ("balanced_accuracy", "sensitivity", "specificity"):
+                yield from rate_findings(CERTIFICATE_FILE, f"{field}.figures.{name}", getattr(gate.figures, name))
+        for part in gate.parts:
+            yield from rate_findings(CERTIFICATE_FILE, f"{field}.parts.{shown(part.name)[1:-1]}", part.right)
+        if gate.turned is not None:
+            yield from rate_findings(CERTIFICATE_FILE, f"{field}.turned", gate.turned)
+
+
 def _set_findings(file: str, field: str, figures: JudgeFigures) -> Iterator[Finding]:
     known = pair_set(figures.set_name)
-    check_again = "check the judge again with this version (`asabench judge-check`)"
     if known is None:
-        yield Finding(file, f"{field}.set_name", shown(figures.set_name), "gold, pyrit or all", check_again)
+        yield Finding(file, f"{field}.set_name", shown(figures.set_name), "gold, pyrit or all", _CHECK_AGAIN)
         return
     for name, found, there in (
         ("set_digest", figures.set_digest, known.digest),
@@ -104,7 +132,9 @@ def _set_findings(file: str, field: str, figures: JudgeFigures) -> Iterator[Find
         ("n_unsafe", figures.n_unsafe, known.n_unsafe),
     ):
         if found != there:
-            yield Finding(file, f"{field}.{name}", shown(found), f"{there}, of the set {figures.set_name}", check_again)
+            yield Finding(
+                file, f"{field}.{name}", shown(found), f"{there}, of the set {figures.set_name}", _CHECK_AGAIN
+            )
     for name in ("balanced_accuracy", "sensitivity", "specificity"):
         yield from rate_findings(file, f"{field}.{name}", getattr(figures, name))
 

@@ -8,7 +8,7 @@ from asabench.core.near_duplicates import clusters_of_digests, known_clusters
 from asabench.submission.checks.values import PINNED, PINNED_WORDS, listed
 from asabench.submission.findings import REMAKE, Finding, shown
 from asabench.submission.known import prompt_set
-from asabench.submission.manifest import RunManifest, difference
+from asabench.submission.manifest import RunManifest, RunRecord, difference
 from asabench.submission.schema import MANIFEST_FILE
 
 
@@ -25,13 +25,21 @@ def manifest_findings(manifest: RunManifest) -> Iterator[Finding]:
                 f"differs from the first run in {shown(differs)[1:-1]}",
                 "the runs of a submission differ in their attacks only",
             )
-        if (run.judge.id, run.judge.certified) != (first.judge.id, first.judge.certified):
+        if _judged_as(run) != _judged_as(first):
             yield Finding(
                 MANIFEST_FILE,
                 f"{where}.judge",
                 shown(run.judge.id),
-                f"the first run's, {shown(first.judge.id)}, certified as it is",
+                f"the first run's, {shown(first.judge.id)}, certified as it is and for the same",
                 "judge all runs by one judge (`asabench judge`)",
+            )
+        if run.content_rules not in (None, manifest.content_rules):
+            yield Finding(
+                MANIFEST_FILE,
+                f"{where}.content_rules",
+                f"{run.content_rules}",
+                f"{manifest.content_rules}, as in the runs before it",
+                "evaluate both by one version",
             )
         for name, values in (
             ("layers", settings.layers),
@@ -63,6 +71,10 @@ def manifest_findings(manifest: RunManifest) -> Iterator[Finding]:
             MANIFEST_FILE, "model.revision", shown(manifest.model.revision), PINNED_WORDS, "evaluate it again"
         )
     yield from _prompt_findings(manifest)
+
+
+def _judged_as(run: RunRecord) -> tuple[object, ...]:
+    return run.judge.id, run.judge.certified, run.judge.certified_for, run.judge.certificate
 
 
 def _cluster_findings(manifest: RunManifest) -> Iterator[Finding]:

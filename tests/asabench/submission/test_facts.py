@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from asabench.core.errors import UserError
 from asabench.core.row import Row
 from asabench.runs.folder import read_run
-from asabench.submission.make import Details, make_submission, with_certificate
+from asabench.submission.make import Details, make_submission, manifest_of, read_judged, with_certificate
 from asabench.submission.manifest import RunManifest
 from asabench.submission.row_of import row_of
 from asabench.submission.schema import MANIFEST_FILE, ROW_FILE, VERDICTS_FILE
@@ -150,9 +152,65 @@ def test_a_submission_takes_from_the_certificate_what_the_judge_is_certified_for
 
     class Held:
         certified_for = ("harmful",)
+        digest = "0123456789abcdef"
         result = SimpleNamespace(judge=manifest.runs[0].judge)
 
     made: Any = Held
-    assert with_certificate(manifest, made).runs[0].judge.certified_for == ("harmful",)
+    judge = with_certificate(manifest, made).runs[0].judge
+    assert (judge.certified_for, judge.certificate) == (("harmful",), "0123456789abcdef")
     made.result = SimpleNamespace(judge=manifest.runs[0].judge.model_copy(update={"id": "another"}))
     assert with_certificate(manifest, made) == with_certificate(manifest, None) == manifest
+
+
+def with_rules(folder: Path, *rules: int | None) -> RunManifest:
+    """The manifest with as many runs of these rules; the row that follows is written too."""
+    held = json.loads((folder / MANIFEST_FILE).read_text())
+    for run, each in zip(held["runs"], rules, strict=True):
+        run["content_rules"] = each
+    write(folder, MANIFEST_FILE, json.dumps(held).encode())
+    with_table(folder, table_of(folder))
+    return RunManifest.model_validate_json((folder / MANIFEST_FILE).read_text())
+
+
+def test_the_rules_behind_survival_go_from_the_run_to_the_row(folder: Path, run: Path) -> None:
+    table = table_of(folder)
+    unsafe = table.assign(refused=False, coherent=True, label="unsafe", content_label="unsafe")
+    with_table(folder, unsafe.astype({"refused": "boolean", "coherent": "boolean"}))
+    with_rules(folder, 7)
+    found = validate_folder(folder)
+    assert found.findings == ()
+    assert found.row is not None
+    assert found.row.content_rules == 7
+    assert found.row.survival is not None
+    row = json.loads((folder / ROW_FILE).read_text())
+    row["content_rules"] = 8
+    write(folder, ROW_FILE, json.dumps(row).encode())
+    assert [each.field for each in validate_folder(folder).findings] == ["content_rules"]
+    # As from before they were recorded
+    with_rules(folder, None)
+    assert validate_folder(folder).findings == ()
+
+
+def test_labels_of_content_by_several_rules_are_not_submitted(run: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(run, tmp_path / "run")
+    verdicts = read_run(path).verdicts()
+    facts = {"label": "unsafe", "refused": False, "coherent": True, "content_label": "unsafe", "reason": None}
+    for part in (path / "verdicts").iterdir():
+        part.unlink()
+    rules = pd.Series([1, *[2] * (len(verdicts) - 1)], dtype="Int32")
+    changed = verdicts.assign(**facts, content_rules=rules).astype({"refused": "boolean", "coherent": "boolean"})
+    responses = read_run(path).responses()
+    read_run(path).append_tables(responses=responses.head(0), verdicts=changed, replies=responses.head(0))
+    judged = read_judged(path)
+    assert judged.content_rules is None
+    assert judged.table["content_label"].isna().all()
+    read_run(path).path.joinpath("verdicts", "part-000000.parquet").unlink()
+    read_run(path).append_tables(
+        responses=responses.head(0), verdicts=changed.assign(content_rules=2), replies=responses.head(0)
+    )
+    judged = read_judged(path)
+    assert judged.content_rules == 2
+    assert judged.table["content_label"].eq("unsafe").all()
+    other = replace(judged, content_rules=1)
+    with pytest.raises(UserError, match=r"the rules that take out openers \(2, 1\)"):
+        manifest_of([judged, other])

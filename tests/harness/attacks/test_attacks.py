@@ -29,7 +29,7 @@ from harness.attacks.random import RandomAttack
 from harness.attacks.target_loss import TargetPass, loss_gradients, target_loss, target_text
 from harness.engine.decoding import Batch
 from harness.engine.sweep import grid, injection_of
-from harness.model.clean_states import starts_at_blocks
+from harness.model.clean_states import enters_at_blocks
 from harness.model.subject import Subject, make_subject
 from harness.model.tensor_cache import ModelCache
 from harness.stream.injection import edit, hidden_state
@@ -478,9 +478,10 @@ def test_pgd_s_cost() -> None:
     cells = cells_of([0.3, 1.0], PROMPTS[:1])
     with counted(subject) as rows:
         PgdAttack(V1, steps=3, starts=2).directions(subject, cells)
-    # The cache's probe, the gradient, whether passes may start at a block (tried on all four), the prompt once, and
+    # The cache's probe, the gradient, whether passes may start at a block (tried on all four) and rows at blocks of
+    # their own (two forwards of three), the prompt once, and
     # steps + 1 passes of both starts of every cell
-    assert rows == [1, 1, *[1] * 6, 1, 16, 16, 16, 16]
+    assert rows == [1, 1, *[1] * 6, 3, 3, 1, 16, 16, 16, 16]
 
 
 def test_pgd_names_and_options() -> None:
@@ -499,7 +500,7 @@ def test_passes_start_at_the_lowest_perturbed_block() -> None:
     subject = fresh()
     cells = [cell for cell in cells_of([1.0], PROMPTS[:1]) if cell.layer in (2, 3)]
     directions = RandomAttack().directions(subject, cells)
-    assert starts_at_blocks(subject)
+    assert enters_at_blocks(subject)
     ran: Counter[int] = Counter()
     for layer, block in enumerate(subject.blocks):
         block.mlp.register_forward_hook(lambda module, args, output, at=layer: ran.update([at]))

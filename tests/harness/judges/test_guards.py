@@ -28,6 +28,7 @@ from harness.judges.verdict_cache import VerdictCache
 from harness.model.generator import Generator
 from harness.model.padding import right_padded
 from harness.model.stop_tokens import generate_stops
+from tests import guard_stand_in
 from tests.openai_stub import OpenAIStub
 
 # Words of our own in the holes that the makers' prompts have
@@ -334,6 +335,15 @@ def test_a_guard_in_transformers(stand_in: Path) -> None:
     assert [verdict.label for verdict in verdicts] == [None, "incoherent"]
     assert verdicts[0].reply is not None
     assert verdicts[0].reason in ("reply is no verdict", "cut at the token limit", "empty reply")
+
+
+def test_a_guard_whole_in_transformers(tmp_path: Path) -> None:
+    """Question, weights, reply and what is read of it, on answers whose facts are known."""
+    judge = make_judge(f"hf:qwen3guard:{guard_stand_in.save(tmp_path / 'guard')}")
+    verdicts = judge(answers(*guard_stand_in.ANSWERS))
+    assert [(verdict.refused, verdict.harmful) for verdict in verdicts] == list(guard_stand_in.ANSWERS.values())
+    assert [verdict.label for verdict in verdicts] == ["safe", "unsafe", "safe", "unsafe"]
+    assert verdicts[1].reply == "Safety: Unsafe\nCategories: None\nRefusal: No"
 
 
 def greedy(model: Generator, prompt: list[int], most: int) -> tuple[str, bool]:

@@ -8,6 +8,7 @@ import pytest
 
 from asabench.core.records import Cell, Facts, FinishReason, Prompt, Response, Verdict
 from asabench.core.row import JudgeInfo
+from harness.judges import content
 from harness.judges.content import stem, without_opening
 from harness.judges.onset import complies_at_onset
 from harness.judges.readings import read
@@ -134,6 +135,8 @@ def test_only_unsafe_answers_that_lose_something_are_judged_again() -> None:
     assert judge.asked == [texts, ["melt the butter.", "wash the dishes."]]
     assert [verdict.label for verdict in verdicts] == ["unsafe", "unsafe", "unsafe", "unsafe", "safe"]
     assert [verdict.content_label for verdict in verdicts] == ["unsafe", "unsafe", "incoherent", "safe", None]
+    # By which rules stands beside each label of content
+    assert [verdict.content_rules for verdict in verdicts] == [*[content.REVISION] * 4, None]
     assert [verdict.onset for verdict in verdicts] == [True, True, True, True, False]
     # The facts are those of the whole answer
     assert verdicts[2].facts == Facts(refused=False, coherent=True, harmful=None)

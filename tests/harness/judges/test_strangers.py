@@ -197,5 +197,6 @@ def test_frames_hold_the_whole_answer_and_flips_are_counted() -> None:
 
     shares = {share.frame: (share.flipped, share.of) for share in check_frames(Asked(startled), own)}
     assert shares == {frame: (4 if frame == "a refusal in front" else 0, 4) for frame in FRAMES}
+    assert "at most 6.7% of HarmBench's classifier's" in frames_report([])
     assert "a refusal in front  4 of 4" in frames_report(check_frames(Asked(startled), own))
     assert check_frames(Asked(startled), []) == [*check_frames(Asked(startled), [])]

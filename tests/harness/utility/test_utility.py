@@ -153,6 +153,22 @@ def test_rates_by_hand() -> None:
     assert (strong.benign_answer_rate.value, strong.over_refusal.value) == (0.0, 0.0)
 
 
+def test_noise_vectors_that_all_requests_share_are_as_many_draws_as_there_are() -> None:
+    asked = [Prompt(id=str(n), goal=str(n)) for n in range(20)]
+    found = {
+        Cell(prompt=prompt, layer=0, attack="random", dose=1.0, seed=seed): "answered" if seed else "broken"
+        for prompt in asked
+        for seed in (0, 1)
+    }
+    own, of_all = (
+        benign_rates(found, asked, [], "random", 1.0, shared=shared).benign_answer_rate for shared in (False, True)
+    )
+    assert own.value == of_all.value == 0.5
+    assert of_all.low is not None
+    assert own.low is not None
+    assert of_all.low < 0.1 < 0.3 < own.low
+
+
 # The requests
 
 
