@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
+from asabench.core.defaults import RECIPE_NAMES
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS as PROTOCOLS
 from asabench.core.records import Prompt
@@ -335,6 +336,10 @@ def test_each_lowers_its_own_objective(subject: Subject, tmp_path: Path, name: s
     fit(subject, recipe, pools, settings, tmp_path, say=lambda line: None)
     subject.model.requires_grad_(True)
     assert objective() < before - 0.15 * abs(before)
+
+
+def test_the_command_names_every_recipe() -> None:
+    assert tuple(RECIPES) == RECIPE_NAMES
 
 
 @pytest.mark.parametrize("name", RECIPES)
