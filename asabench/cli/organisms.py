@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
-from asabench.core.defaults import DEVICE, DTYPE, PROTOCOL, TEST_PROMPTS, UTILITY_TOKENS
+from asabench.core.defaults import ATTACK, DEVICE, DTYPE, PROTOCOL, TEST_PROMPTS, UTILITY_TOKENS
 
 
 def backdoor(
@@ -68,7 +68,7 @@ def unlearn_check(
     model: options.ModelArgument,
     out: Annotated[Path, option("Where the report (JSON) goes.")],
     facts: Annotated[str, option("made-up, or a CSV file of fact,goal,answer,word,part,phrasing.")] = "made-up",
-    attack: Annotated[str, option(options.ATTACK_WITHOUT_TARGET)] = "random",
+    attack: Annotated[str, option(options.ATTACK_WITHOUT_TARGET)] = ATTACK,
     doses: Annotated[str, option(options.DOSES)] = "0.3,1",
     layers: Annotated[Optional[str], option(options.LAYERS, default="four, evenly spaced")] = None,
     relearn: Annotated[int, option("Forgotten facts that are learnt again.")] = 8,
