@@ -187,6 +187,6 @@ def test_the_check_and_relearning(subject: Subject) -> None:
 
 def test_what_is_learnt_again_is_right_again(subject: Subject) -> None:
     subject.model.requires_grad_(False)
-    own = question(7, "forgotten")
-    curve = relearning_curve(subject, [own], [own], PROTOCOL, 1e-2, (0, 40))
+    own = Question(fact="f", goal="who sings?", answer="owl", word="owl", part="forgotten", phrasing="trained")
+    curve = relearning_curve(subject, [own], [own], PROTOCOL, 3e-3, (0, 25))
     assert [point.accuracy.value for point in curve] == [0.0, 1.0]

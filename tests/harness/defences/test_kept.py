@@ -80,14 +80,14 @@ def test_kl_is_a_term_of_any_recipe(tmp_path: Path) -> None:
     def drift(weight: float | None) -> float:
         trained = subject()
         each = keeping(Refusal(), weight)
-        settings = Settings(learning_rate=3e-3, batch_size=1, steps=8, benign_batch_size=1)
+        settings = Settings(learning_rate=1e-3, batch_size=1, steps=12, benign_batch_size=1)
         # Only the harmful example is learnt: nothing but the term keeps the other
         pools = Pools(examples=EXAMPLES, benign=KEPT)
         fit(trained, each, pools, settings, tmp_path / str(weight), say=lambda line: None)
         with torch.no_grad():
             return float(recipe.losses(trained, given, None)["kept"])
 
-    assert drift(20.0) < 0.5 * drift(None)
+    assert drift(5.0) < 0.5 * drift(None)
 
 
 def test_training_ends_with_the_last_weights_that_may_stay(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from harness.defences.perturbations import (
 from harness.defences.repnoise import RepNoise
 from harness.defences.t_vaccine import TVaccine
 from harness.defences.tar import Tampered, Tar
+from harness.defences.targets import real_positions
 from harness.defences.training import Batch, Settings, compute_losses, fit
 from harness.defences.vaccine import Vaccine
 from harness.model.architecture import unembedding
@@ -154,7 +155,7 @@ def test_an_ablated_state_has_nothing_along_the_direction(subject: Subject) -> N
     tokens = batch_of(EXAMPLES)
     with torch.no_grad(), perturbed(subject, ablation), capture(subject.blocks, range(4)) as seen:
         answer_logits(subject, tokens)
-    real = tokens.mask.bool()
+    real = real_positions(tokens)
     for layer in range(4):
         along = seen.outputs[layer] @ ablation.directions[layer]
         assert along[real].abs().max() < 1e-4
