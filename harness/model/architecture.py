@@ -80,9 +80,15 @@ def forward(
         arguments[names.cache] = cache
     if last is not None and names.last_logits is not None:
         arguments[names.last_logits] = last
-    logits: Tensor = model(input_ids=input_ids, attention_mask=attention_mask, **arguments).logits
+    mask = _told(attention_mask)
+    logits: Tensor = model(input_ids=input_ids, attention_mask=mask, **arguments).logits
     logits = logits.to(input_ids.device)  # of a model over several devices, they come out where the last block is
     return logits if last is None else logits[:, -last:]
+
+
+def _told(mask: Tensor) -> Tensor | None:
+    """The mask as a forward is told it: none where weights are left on disk, since what is in a mask is looked at."""
+    return None if mask.is_meta else mask
 
 
 @torch.no_grad()
@@ -129,7 +135,7 @@ def _tried_names(model: Any) -> ForwardNames:
     mask = torch.ones_like(tokens)
 
     def run(**arguments: Any) -> Any:
-        return model(input_ids=tokens, attention_mask=mask, **{"use_cache": False, **arguments})
+        return model(input_ids=tokens, attention_mask=_told(mask), **{"use_cache": False, **arguments})
 
     plain = run().logits  # what goes wrong here has nothing to do with a name
 
