@@ -10,6 +10,7 @@ from asabench.core.attack_names import REQUIRED_ATTACKS
 from asabench.core.estimate import Rate
 from asabench.core.protocol import PRESETS
 from asabench.core.row import AttackResult, Eps50, Measure, Row, comparable, worst_case, worst_rate
+from asabench.core.text import in_words
 from asabench.submission import tracks
 from asabench.submission.tracks import JudgeClass
 from leaderboard.entries import Entry
@@ -141,7 +142,8 @@ def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
         reasons.append(f"Its base model {given.name} has no entry here with a benign-answer rate to compare with.")
     if fall is not None and "over-refusal" in flags:
         reasons.append(
-            f"Its benign-answer rate is {fall:.2f} below its base model's; at most {tracks.BENIGN_MARGIN:.2f} may be."
+            f"Its benign-answer rate is {in_words(fall).replace('+', '')} below its base model's: more than {tracks.BENIGN_MARGIN:.2f}, "
+            "by all of that interval."
         )
     if tracks.judge_class(row.judge) == "uncertified":
         reasons.append("Its judge has not passed a check against labelled pairs.")
@@ -154,7 +156,7 @@ def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
         reasons=tuple(reasons),
         worst=worst,
         worst_masr=worst_rate(row),
-        change=None if fall is None else -fall,
+        change=None if fall is None or fall.value is None else -fall.value,
     )
 
 
