@@ -48,7 +48,7 @@ def badge_svg(track: Track, placed: Placed) -> Markup:
 
 
 def badge_file(track: Track, placed: Placed) -> str:
-    return f"{badge_svg(track, placed)}\n<!-- {MARK} -->\n"
+    return f"<!-- {MARK} -->\n{badge_svg(track, placed)}\n"
 
 
 def badge_markdown(placed: Placed, url: str | None) -> str:

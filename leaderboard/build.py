@@ -1,8 +1,8 @@
 """The board: every entry under some folders, as a folder of static pages that needs no server and no network.
 
     index.html              the tables of all tracks, whole without JavaScript
-    entries/SLUG.html       one page an entry; SLUG.json is it as data, SLUG.svg its badge, and SLUG.js has its numbers for
-                            the compare page
+    entries/SLUG.html       one page an entry; SLUG.json is it as data, SLUG.svg its badge, and SLUG.js has its
+                            numbers for the compare page
     changes.html            the entries by date
     compare.html            two to four entries side by side
     rank-stability.json     how far two judges of the same entries agree on their order

@@ -182,7 +182,7 @@ def render_entry_script(track: Track, placed: Placed) -> str:
 
 
 def render_entry_json(track: Track, placed: Placed) -> str:
-    """An entry for programs: its place, what was submitted, its row and its utility report, as their files have them."""
+    """An entry for programs: its place, what was submitted, its row and its utility report."""
     entry, worst = placed.entry, placed.worst
     data = {
         # First, so that a later build knows the file for its own

@@ -24,7 +24,7 @@ def loading(entry: Entry) -> tuple[str, str | None]:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return f"On the hub; an adapter needs peft installed as well.{more}", _transformers(name, model.revision)
     where = (
-        "Its weights are in a folder of its author’s, known by their digest"
+        "Its weights are in a folder of its author's, known by their digest"
         if is_folder(model.revision)
         else ("Where its weights are is not known to the board")
     )

@@ -142,8 +142,8 @@ def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
         reasons.append(f"Its base model {given.name} has no entry here with a benign-answer rate to compare with.")
     if fall is not None and "over-refusal" in flags:
         reasons.append(
-            f"Its benign-answer rate is {in_words(fall).replace('+', '')} below its base model's: more than {tracks.BENIGN_MARGIN:.2f}, "
-            "by all of that interval."
+            f"Its benign-answer rate is {in_words(fall).replace('+', '')} below its base model's: by all of that "
+            f"interval more than {tracks.BENIGN_MARGIN:.2f}."
         )
     if tracks.judge_class(row.judge) == "uncertified":
         reasons.append("Its judge has not passed a check against labelled pairs.")
