@@ -574,6 +574,24 @@ def test_an_output_folder_that_is_taken(reader: Client, published: HubServer, tm
     assert len(published.requests) == asked
 
 
+def test_a_set_in_subsets(reader: Client, published: HubServer, tmp_path: Path) -> None:
+    """The paper's columns in Parquet, a subset a model, beside a file that is something else."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    files = {"README.md": b"words", "scores.json": b'[{"model": "a", "score": 1}]'}
+    for model, rows in (("Llama-3.1-8B", original_rows(3, 2)), ("Qwen2.5-7B", original_rows(2, 2))):
+        path = tmp_path / "table.parquet"
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+        files[f"{model}/train-00000-of-00001.parquet"] = path.read_bytes()
+    published.create("lab/subsets", files)
+    done = reader(fetching(tmp_path / "copy", repo="lab/subsets"))
+    assert (done["configs"], done["instances"]) == (["Llama-31-8B", "Qwen-25-7B"], 10)
+    assert verify(tmp_path / "copy").ok
+    one = reader(fetching(repo="lab/subsets", config="Qwen/Qwen2.5-7B"))
+    assert (one["configs"], one["instances"]) == (["Qwen-25-7B"], 4)
+
+
 # What others see
 
 
