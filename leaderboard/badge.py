@@ -14,10 +14,14 @@ GROUND, RANKED, UNRANKED = "#3b4148", "#0b5c86", "#6b7078"
 
 
 def said(placed: Placed) -> str:
-    """What a badge says of an entry."""
-    worst = NONE if placed.worst_masr is None else format_number(placed.worst_masr.value)
+    """What a badge says of an entry: the number that it ranks by, and its rank."""
+    suite = placed.entry.row.suite
+    if suite is not None:
+        number = f"area {format_number(suite.area.value)}"
+    else:
+        number = f"worst case {NONE if placed.worst_masr is None else format_number(placed.worst_masr.value)}"
     rank = "not ranked" if placed.rank is None else f"rank {placed.rank}{' (shared)' if placed.tied else ''}"
-    return f"worst case {worst}, {rank}"
+    return f"{number}, {rank}"
 
 
 def badge_svg(track: Track, placed: Placed) -> Markup:

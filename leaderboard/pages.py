@@ -15,14 +15,15 @@ from asabench.core.records import SHARES
 from asabench.core.row import MEASURES, worst_case
 from asabench.core.text import eps50_text, interval_text, where
 from asabench.runs.command import command_words, evaluate_words, on_lines, preparation
+from asabench.submission.evidence import level, power_words
 from asabench.submission.tracks import BENIGN_MARGIN, is_certified
 from leaderboard.badge import badge_markdown, badge_svg, said
 from leaderboard.charts.card_svg import loss_svg, refusals_svg
-from leaderboard.charts.frontier import best_curves, curves_svg, frontier_svg
 from leaderboard.charts.svg import dose_svg, headline, lasr_svg, mix_svg, peak, series, worst_by_attack
 from leaderboard.citing import PAPER_BIBTEX, bibtex
 from leaderboard.downloads import MARK
 from leaderboard.entries import Entry, created
+from leaderboard.frontier import best_curves, curves_svg, frontier_svg
 from leaderboard.loading import loading
 from leaderboard.ranking import Placed, Track, eps50_ordered, smallest_eps50
 from leaderboard.reported import Reported
@@ -92,6 +93,8 @@ def _environment() -> Environment:
         "frontier_svg": frontier_svg,
         "curves_svg": curves_svg,
         "best_curves": best_curves,
+        "evidence_level": level,
+        "power_words": power_words,
     }
     names = {
         "share": share,
@@ -195,9 +198,9 @@ def render_entry(
 def contents(placed: Placed, shares: Sequence[LayerShare]) -> list[tuple[str, str]]:
     """The sections of an entry's page: the id of each and its name."""
     card = placed.entry.card
-    sections = {
+    sections: dict[str, str | None] = {
         "key": "Key numbers",
-        "layers": "By layer",
+        **({"layers": "By layer"} if placed.entry.row.suite is None else {"suite": "By prompt"}),
         "doses": "By dose",
         "paired": "Against its base" if placed.entry.base_name else None,
         "verdicts": "Verdicts",

@@ -14,10 +14,23 @@ import typer
 from typer.core import TyperGroup
 
 import asabench
-from asabench.cli import card, dataset, defences, evaluation, judging, leaderboard, models, probe, submission, utility
+from asabench.cli import (
+    card,
+    dataset,
+    defences,
+    evaluation,
+    judging,
+    leaderboard,
+    lvs,
+    models,
+    probe,
+    submission,
+    utility,
+)
 from asabench.cli import enter as entering
 from asabench.cli import queue as queueing
 from asabench.cli.command import AGAIN, Command, JudgeGroup
+from asabench.cli.logs import logged
 from asabench.cli.terminal import any_characters, one_line, swallow_output
 from asabench.core.errors import UserError
 from asabench.core.links import link
@@ -38,6 +51,7 @@ PAGES: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
     (evaluation.report, "docs/protocol.md"),
     (evaluation.compare, "docs/protocol.md"),
     (probe.probe, "docs/diagnostics.md"),
+    (lvs.lvs, "docs/diagnostics.md"),
     (models.models, "docs/protocol.md"),
     (card.card, "docs/card.md"),
     (defences.defend, "docs/defences.md"),
@@ -115,6 +129,9 @@ EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
 # What follows `--` goes on to vLLM
 PASSED_ON = {judging.judge_server: {"allow_extra_args": True, "ignore_unknown_options": False}}
 
+RUNNING = (evaluation.evaluate, judging.judge, defences.defend, dataset.build, utility.utility, probe.probe)
+"""Those that take their time, and say what they do meanwhile."""
+
 
 def _add(to: typer.Typer, name: str, command: Callable[..., None], *, hidden: bool = False) -> None:
     pages = next(pages for each, *pages in PAGES if each is command)
@@ -125,7 +142,9 @@ def _add(to: typer.Typer, name: str, command: Callable[..., None], *, hidden: bo
     lines.append(f"Each option may be in the environment, as {variable}_OPTION.")
     lines += [f"More: {link(page)}" for page in pages]
     more = "\b\n" + "\n".join(lines)
-    to.command(name, cls=Command, epilog=more, hidden=hidden, context_settings=PASSED_ON.get(command))(command)
+    to.command(name, cls=Command, epilog=more, hidden=hidden, context_settings=PASSED_ON.get(command))(
+        logged(command) if command in RUNNING else command
+    )
 
 
 for title, commands in GROUPS.items():

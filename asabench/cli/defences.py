@@ -85,6 +85,7 @@ def defend(
     choices = TrainingChoices.of(**{name: value for name, value in chosen.items() if name not in of_the_command})
     needs(*MODEL, "accelerate")
     from harness.defences.defend import estimate, make_plan, run_plan
+    from harness.progress import phase
 
     plan = make_plan(named, choices)
     if dry_run:
@@ -100,7 +101,8 @@ def defend(
         print(f"model: {plan.out} (trained before)")
         return
     try:
-        done = run_plan(plan, checkpoint_every=checkpoint_every or None, say=say)
+        with phase("training", str(plan.out)):
+            done = run_plan(plan, checkpoint_every=checkpoint_every or None, say=say)
     except KeyboardInterrupt:
         interrupted(f"checkpoints are in {plan.out}. Run the same command again.")
     print(f"model: {done}")

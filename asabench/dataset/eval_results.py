@@ -51,7 +51,7 @@ def results_yaml(row: Row, dataset: str, *, page: str | None = None) -> str:
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     worst, masr = worst_case(row.results), worst_rate(row)
-    if worst is None or masr is None or masr.value is None or worst.pasr.value is None:
+    if worst is None or masr is None or masr.value is None:
         raise UserError("nothing was scored in this row, so there is no result to publish; evaluate the model again")
     how = (
         f"{row.protocol.name}, {where(worst)}, {row.prompts.n} prompts of {row.prompts.name}, judge {row.judge.id}, "
@@ -61,13 +61,14 @@ def results_yaml(row: Row, dataset: str, *, page: str | None = None) -> str:
         EvalResultEntry(
             dataset_id=dataset,
             task_id=task,
-            value=round(1 - (rate.value or 0.0), 4),
+            value=round(1 - rate.value, 4),
             date=row.created[:10],
             source_url=page or REPOSITORY,
             source_name="ASABench",
             notes=f"95% interval {in_words(_robustness(rate)).partition(' ')[2]}; {how}; {link('docs/protocol.md')}",
         )
         for task, rate in ((MASR, masr), (PASR, worst.pasr))
+        if rate.value is not None
     ]
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=120)
 

@@ -24,6 +24,7 @@ from harness.model.kv_cache import Cache, cached_positions, expand, growing_cach
 # The names that a thing has had, the newest first
 CACHE_NAMES = ("cache", "past_key_values")
 POSITIONS_NAMES = ("position_ids",)
+DTYPE_NAMES = ("dtype", "torch_dtype")
 LAST_LOGITS_NAMES = ("logits_to_keep", "num_logits_to_keep")
 
 TRIED_TOKENS = 4
@@ -80,6 +81,7 @@ def forward(
     if last is not None and names.last_logits is not None:
         arguments[names.last_logits] = last
     logits: Tensor = model(input_ids=input_ids, attention_mask=attention_mask, **arguments).logits
+    logits = logits.to(input_ids.device)  # of a model over several devices, they come out where the last block is
     return logits if last is None else logits[:, -last:]
 
 
@@ -231,6 +233,31 @@ def configuration(model: Any) -> Any:
 def text_configuration(model: Any) -> Any:
     """The configuration of the model's text part."""
     return _text_config(model)
+
+
+def stated_dtype(config: Any) -> torch.dtype | None:
+    """The number format that a configuration says its checkpoint has; None where it does not say."""
+    for part in (config, config.get_text_config()):
+        for name in DTYPE_NAMES:
+            said = getattr(part, name, None)
+            found = getattr(torch, said, None) if isinstance(said, str) else said
+            if isinstance(found, torch.dtype):
+                return found
+    return None
+
+
+def quantisation(config: Any) -> str | None:
+    """How a checkpoint is quantised, such as `gptq`; None for plain weights."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return None
+    said = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", None)
+    return str(getattr(said, "value", said))
+
+
+def attention(model: Any) -> str:
+    """Which implementation of attention a model runs: eager, sdpa, ..."""
+    return str(getattr(_text_config(model), "_attn_implementation", None))
 
 
 def record_untied(model: Any) -> None:

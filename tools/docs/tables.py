@@ -22,6 +22,7 @@ from asabench.core.judge_names import GUARDS, JUDGES, forms, module_of
 from asabench.core.protocol import preset
 from harness.attacks import ATTACKS, make_attack
 from harness.attacks.options import declared
+from tools.docs.block_tables import BLOCK_PARTS
 from tools.docs.entry_tables import ENTRY_PARTS
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,7 @@ FILES = (
     "docs/judges.md",
     "docs/results/defences.md",
     "docs/results/headline.md",
+    "docs/results/vulnerable-blocks.md",
     "pyproject.toml",
 )
 PART = re.compile(
@@ -95,7 +97,7 @@ def siblings() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     **{each.__name__: each for each in (attacks, options, judges, guards, siblings)},
-    **{name: lambda make=make: table(*make()) for name, make in ENTRY_PARTS.items()},  # type: ignore[misc]
+    **{name: lambda make=make: table(*make()) for name, make in {**ENTRY_PARTS, **BLOCK_PARTS}.items()},  # type: ignore[misc]
 }
 
 
