@@ -230,7 +230,7 @@ def render_changes(tracks: Sequence[Track], url: str | None = None) -> str:
 def day(entry: Entry) -> str:
     """The date on which an entry was made, of a bare run that of the run; empty where it has none."""
     if entry.submission is not None:
-        return entry.submission.created
+        return entry.submission.created.partition("T")[0]
     moment, _ = created(entry.row)
     return "" if moment.year == 1 else moment.date().isoformat()
 

@@ -65,7 +65,8 @@ def queue(
         models = tuple(each for each in models if any(part.casefold() in each.name.casefold() for part in only))
         if not models:
             raise UserError(f"no model's name has {' or '.join(only)} in it; --list names them")
-    todo = left(models, protocol, entries)
+    # The smallest first: most entries by the morning
+    todo = sorted(left(models, protocol, entries), key=lambda each: each.parameters)
     say(f"{len(models) - len(todo)} of {len(models)} are entered in {entries}; left: {len(todo)}")
     for each in todo:
         say(line(each, dtype, memory))
