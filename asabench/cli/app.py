@@ -23,6 +23,7 @@ from asabench.cli import (
     leaderboard,
     lvs,
     models,
+    organisms,
     probe,
     submission,
     utility,
@@ -56,6 +57,8 @@ PAGES: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
     (card.card, "docs/card.md"),
     (defences.defend, "docs/defences.md"),
     (defences.interpolate, "docs/defences.md"),
+    (organisms.backdoor, "docs/defences.md"),
+    (organisms.unlearn_check, "docs/defences.md"),
     (judging.judge, "docs/judges.md"),
     (judging.judge_check, "docs/judges.md"),
     (judging.judge_read, "docs/judges.md"),
@@ -87,7 +90,12 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "read": judging.judge_read,
         "server": judging.judge_server,
     },
-    "train": {"defend": defences.defend, "interpolate": defences.interpolate},
+    "train": {
+        "defend": defences.defend,
+        "interpolate": defences.interpolate,
+        "backdoor": organisms.backdoor,
+        "unlearn-check": organisms.unlearn_check,
+    },
     "board": {
         "submit": submission.submit,
         "validate": submission.validate,
@@ -100,7 +108,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
 ABOUT = {
     "data": "The published instances: have them, check them, make them, publish them.",
     "judge": "Judges: judge a run again, check a judge, read answers yourself, serve one.",
-    "train": "Defences: train one, and mix its weights with its base's.",
+    "train": "Defences: train one, mix its weights with its base's; check for backdoors and unlearning.",
     "board": "The board: make an entry, check entries, enter a list of models, build and serve the pages.",
 }
 EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {

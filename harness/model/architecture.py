@@ -10,7 +10,7 @@ Two modules share this knowledge: `harness.model.kv_cache` builds on transformer
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from asabench.core.errors import with_type
+from asabench.core.errors import UserError, with_type
 from harness.model.kv_cache import Cache, cached_positions, expand, growing_cache
 
 # The names that a thing has had, the newest first
@@ -213,6 +213,39 @@ def block_list(model: Any) -> nn.ModuleList | None:
 
 def _module_lists(model: Any) -> Iterator[nn.ModuleList]:
     return (module for module in model.get_decoder().modules() if isinstance(module, nn.ModuleList))
+
+
+@torch.no_grad()
+def unembedding(model: Any, name: str) -> Callable[[Tensor], Tensor]:
+    """Logits (..., vocabulary) of hidden states (..., d_model) read as if the last block had put them out.
+
+    The module after the blocks is taken for the final norm; whether that and the head give the model's own logits is
+    tried on a few tokens. `UserError` where they do not.
+    """
+    blocks = block_list(model)
+    children = list(model.get_decoder().children())
+    place = next((at for at, child in enumerate(children) if child is blocks), None)
+    head = model.get_output_embeddings()
+    norm = children[place + 1] if place is not None and place + 1 < len(children) else nn.Identity()
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    if blocks is not None and head is not None:
+        tokens = _some_tokens(model, TRIED_TOKENS)
+        hook = blocks[-1].register_forward_hook(keep)
+        try:
+            own = forward(model, tokens, torch.ones_like(tokens))
+        finally:
+            hook.remove()
+        read = head(norm(seen[0]))
+        if read.shape == own.shape and torch.allclose(read.float(), own.float(), rtol=1e-2, atol=1e-2):
+            return lambda hidden: head(norm(hidden))
+    raise UserError(
+        f"the blocks of {name} cannot be read as logits: its final norm and head do not give what the model itself "
+        "gives; use the recipe with :lens=0"
+    )
 
 
 def generation_settings(model: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A reward model: one number for an answer to a request, from a sequence classifier."""
+"""A reward model: one number for an answer to a request, or for a text, from a sequence classifier."""
 
 from __future__ import annotations
 
@@ -42,14 +42,20 @@ class RewardModel:
         model.config.pad_token_id = self._tokenizer.pad_token_id
         self._model = model.to(self._device).eval().requires_grad_(False)
 
-    @torch.no_grad()
     def score(self, requests: Sequence[str], answers: Sequence[str]) -> list[float]:
         """The reward of each answer to its request; what it means is the model's."""
+        return self._rewards(requests, answers)
+
+    def score_texts(self, texts: Sequence[str]) -> list[float]:
+        """The reward of each text, which holds request and answer as its makers write them."""
+        return self._rewards(texts)
+
+    @torch.no_grad()
+    def _rewards(self, *columns: Sequence[str]) -> list[float]:
         found: list[float] = []
-        for start in range(0, len(requests), AT_ONCE):
+        for start in range(0, len(columns[0]), AT_ONCE):
             batch = self._tokenizer(
-                list(requests[start : start + AT_ONCE]),
-                list(answers[start : start + AT_ONCE]),
+                *(list(column[start : start + AT_ONCE]) for column in columns),
                 return_tensors="pt",
                 padding=True,
                 truncation=True,
