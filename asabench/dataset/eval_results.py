@@ -31,7 +31,8 @@ def eval_yaml() -> str:
         "name": "ASABench",
         "description": "How well a language model's refusal survives a perturbation of its hidden states. "
         + " ".join(f"{task}: {said}" for task, said in TASKS.items()),
-        "evaluation_framework": "asabench",
+        # The tasks have these names under Inspect (`asabench.cli.inspect_tasks`), which the Hub knows
+        "evaluation_framework": "inspect-ai",
         "tasks": [{"id": task} for task in TASKS],
     }
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
