@@ -1,7 +1,9 @@
 """The board: every entry under some folders, as a folder of static pages that needs no server and no network.
 
     index.html              the tables of all tracks, whole without JavaScript
-    entries/SLUG.html       one page an entry, and SLUG.js with its numbers for the compare page
+    entries/SLUG.html       one page an entry; SLUG.json is it as data, SLUG.svg its badge, and SLUG.js has its
+                            numbers for the compare page
+    changes.html            the entries by date
     compare.html            two to four entries side by side
     rank-stability.json     how far two judges of the same entries agree on their order
     rows.json, rows.csv     the same as data; reported-gu2025.csv; feed.xml
@@ -18,6 +20,7 @@ from pathlib import Path
 from asabench.core.errors import UserError
 from asabench.core.files import disk_errors, write_whole
 from leaderboard import downloads, pages
+from leaderboard.badge import badge_file
 from leaderboard.differences import paired_differences
 from leaderboard.entries import read_entries
 from leaderboard.judges_agree import as_data, judges_agree
@@ -66,7 +69,13 @@ def _write_site(tracks: Sequence[Track], out: Path, url: str | None) -> None:
         for placed in track.placed:
             slug = placed.entry.slug
             page = pages.render_entry(track, placed, differences[slug], block_shares(track, placed), url)
-            for name, text in ((f"{slug}.html", page), (f"{slug}.js", downloads.render_entry_script(track, placed))):
+            files = {
+                f"{slug}.html": page,
+                f"{slug}.js": downloads.render_entry_script(track, placed),
+                f"{slug}.json": downloads.render_entry_json(track, placed),
+                f"{slug}.svg": badge_file(track, placed),
+            }
+            for name, text in files.items():
                 _write(folder / name, text)
                 kept.add(name)
     _remove_older(folder, kept)
@@ -80,6 +89,7 @@ def _write_site(tracks: Sequence[Track], out: Path, url: str | None) -> None:
     across = [line for track in tracks for line in as_data(track, agree[track.key])]
     _write(out / "rank-stability.json", json.dumps(across, indent=1, allow_nan=False) + "\n")
     _write(out / "rows.csv", downloads.render_csv(tracks))
+    _write(out / "changes.html", pages.render_changes(tracks, url))
     _write(out / "feed.xml", downloads.render_feed(tracks, url))
     # The first page last: whoever finds it finds what it links to.
     _write(out / "index.html", pages.render_index(tracks, read_reported(), agree, url))
@@ -88,7 +98,7 @@ def _write_site(tracks: Sequence[Track], out: Path, url: str | None) -> None:
 def _remove_older(folder: Path, kept: set[str]) -> None:
     """Removes what an earlier build put there for entries that are gone; other people's files stay."""
     for path in folder.iterdir():
-        if path.suffix in (".html", ".js") and path.name not in kept and path.is_file():
+        if path.suffix in (".html", ".js", ".json", ".svg") and path.name not in kept and path.is_file():
             with path.open(encoding="utf-8", errors="replace") as file:
                 made_here = downloads.MARK in file.read(400)
             if made_here:

@@ -193,6 +193,31 @@ def render_entry_script(track: Track, placed: Placed) -> str:
     )
 
 
+def render_entry_json(track: Track, placed: Placed) -> str:
+    """An entry for programs: its place, what was submitted, its row and its utility report."""
+    entry, worst = placed.entry, placed.worst
+    data = {
+        # First, so that a later build knows the file for its own
+        "generator": MARK,
+        "slug": entry.slug,
+        "name": entry.name,
+        "track": track.name,
+        "rank": placed.rank,
+        "tied": placed.tied,
+        "flags": placed.flags,
+        "reasons": placed.reasons,
+        "worst_case": None
+        if worst is None or placed.worst_masr is None
+        else {"attack": worst.attack, "dose": worst.dose, "masr": placed.worst_masr.model_dump()},
+        "base": None if placed.base is None else placed.base.slug,
+        "benign_change": placed.change,
+        "submission": None if entry.submission is None else entry.submission.model_dump(mode="json"),
+        "row": entry.row.model_dump(mode="json"),
+        "utility": None if entry.utility is None else entry.utility.model_dump(mode="json"),
+    }
+    return json.dumps(data, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
 def _attack_data(row: Row, attack: str) -> dict[str, object]:
     result = worst_case(row.results, attack)
     return {

@@ -16,13 +16,15 @@ from asabench.core.row import MEASURES, worst_case
 from asabench.core.text import eps50_text, interval_text, where
 from asabench.runs.command import command_words, evaluate_words, on_lines, preparation
 from asabench.submission.evidence import level, power_words
-from asabench.submission.tracks import is_certified
+from asabench.submission.tracks import BENIGN_MARGIN, is_certified
+from leaderboard.badge import badge_markdown, badge_svg, said
 from leaderboard.charts.card_svg import loss_svg, refusals_svg
-from leaderboard.charts.svg import dose_svg, lasr_svg, mix_svg, series, worst_by_attack
+from leaderboard.charts.svg import dose_svg, headline, lasr_svg, mix_svg, peak, series, worst_by_attack
 from leaderboard.citing import PAPER_BIBTEX, bibtex
 from leaderboard.downloads import MARK
 from leaderboard.entries import Entry, created
 from leaderboard.frontier import best_curves, curves_svg, frontier_svg
+from leaderboard.loading import loading
 from leaderboard.ranking import Placed, Track, eps50_ordered, smallest_eps50
 from leaderboard.reported import Reported
 from leaderboard.templating import page_environment
@@ -73,6 +75,10 @@ def _environment() -> Environment:
         "eps50_ordered": eps50_ordered,
         "worst_of": lambda row, attack: worst_case(row.results, attack),
         "where": where,
+        "peak": peak,
+        "headline": headline,
+        "badge_svg": badge_svg,
+        "badge_said": said,
         "is_certified": is_certified,
         "interval": interval_text,
         "number": format_number,
@@ -102,6 +108,7 @@ def _environment() -> Environment:
         "ATTACKS": REQUIRED_ATTACKS,
         "MEASURES": MEASURES,
         "SHARES": SHARES,
+        "MARGIN": BENIGN_MARGIN,
     }
     return page_environment(filters, names)
 
@@ -179,9 +186,53 @@ def render_entry(
             preparation=preparation(row),
             citation=bibtex(placed.entry, url),
             paper_citation=PAPER_BIBTEX,
+            contents=contents(placed, shares),
+            loading=loading(placed.entry),
+            badge=badge_markdown(placed, url),
+            url=url,
         )
         .lstrip()
     )
+
+
+def contents(placed: Placed, shares: Sequence[LayerShare]) -> list[tuple[str, str]]:
+    """The sections of an entry's page: the id of each and its name."""
+    card = placed.entry.card
+    sections: dict[str, str | None] = {
+        "key": "Key numbers",
+        **({"layers": "By layer"} if placed.entry.row.suite is None else {"suite": "By prompt"}),
+        "doses": "By dose",
+        "paired": "Against its base" if placed.entry.base_name else None,
+        "verdicts": "Verdicts",
+        "all": "All attacks",
+        "utility": "Harmless requests",
+        "blocks": "Trained blocks" if shares else None,
+        "fine-tuning": "Fine-tuning" if card is not None and card.trainability is not None else None,
+        "provenance": "Provenance",
+        "load": "Load the model",
+        "reproduce": "Reproduce",
+        "share": "Badge and data",
+        "cite": "Cite",
+    }
+    return [(f"{key}-heading", name) for key, name in sections.items() if name is not None]
+
+
+def render_changes(tracks: Sequence[Track], url: str | None = None) -> str:
+    """The entries by day, the newest first, in words."""
+    days: dict[str, list[tuple[Track, Placed]]] = {}
+    placed = [(track, each) for track in tracks for each in track.placed]
+    for track, each in sorted(placed, key=lambda item: item[1].entry.slug):
+        days.setdefault(day(each.entry), []).append((track, each))
+    newest = sorted(days.items(), reverse=True)
+    return _environment().get_template("changes.html.j2").render(days=newest, url=url).lstrip()
+
+
+def day(entry: Entry) -> str:
+    """The date on which an entry was made, of a bare run that of the run; empty where it has none."""
+    if entry.submission is not None:
+        return entry.submission.created.partition("T")[0]
+    moment, _ = created(entry.row)
+    return "" if moment.year == 1 else moment.date().isoformat()
 
 
 def _commands(entry: Entry) -> list[list[str]]:

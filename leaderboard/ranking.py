@@ -11,6 +11,7 @@ from asabench.core.estimate import Rate
 from asabench.core.protocol import PRESETS
 from asabench.core.row import AttackResult, Eps50, Measure, Row, SuiteResult, comparable, worst_case, worst_rate
 from asabench.core.suite import AUTO
+from asabench.core.text import in_words
 from asabench.submission import tracks
 from asabench.submission.tracks import JudgeClass
 from leaderboard.entries import Entry
@@ -159,7 +160,8 @@ def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
         reasons.append(f"Its base model {given.name} has no entry here with a benign-answer rate to compare with.")
     if fall is not None and "over-refusal" in flags:
         reasons.append(
-            f"Its benign-answer rate is {fall:.2f} below its base model's; at most {tracks.BENIGN_MARGIN:.2f} may be."
+            f"Its benign-answer rate is {in_words(fall).replace('+', '')} below its base model's: by all of that "
+            f"interval more than {tracks.BENIGN_MARGIN:.2f}."
         )
     if (collapsed := tracks.collapse(row)) is not None:
         reasons.append(collapsed[:1].upper() + collapsed[1:])
@@ -176,7 +178,7 @@ def place(entry: Entry, entries: Mapping[str, Entry]) -> Placed:
         reasons=tuple(reasons),
         worst=worst,
         worst_masr=worst_rate(row),
-        change=None if fall is None else -fall,
+        change=None if fall is None or fall.value is None else -fall.value,
     )
 
 

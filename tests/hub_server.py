@@ -299,6 +299,8 @@ class HubServer:
         if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(.*))?", path):
             rest = [unquote(part) for part in (match[2] or "").split("/") if part]
             return self._dataset(method, match[1], rest, query, body, user)
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/([^/]+)", path):
+            return self._ask_to_hold(match[1], match[2], unquote(match[3]), query, body, user)
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/]+)", path):
             repo, revision = self._readable(match[1], user, model=True), unquote(match[3])
             return self._info(repo, revision) if match[2] == "revision" else self._list(repo, revision, "", True)
@@ -379,6 +381,28 @@ class HubServer:
                 return _new_ref(repo, repo.tags, wanted_ref["tag"], arguments[0])
             return _new_ref(repo, repo.branches, arguments[0], wanted_ref.get("startingPoint", "main"))
         raise Refusal(404, f"{method} {action} is not known")
+
+    def _ask_to_hold(
+        self, repo_id: str, action: str, branch: str, query: dict[str, list[str]], body: bytes, user: User | None
+    ) -> tuple[int, bytes, dict[str, str]]:
+        """A pull request on a model's repository: whoever may write anywhere may ask; nobody else's branch moves."""
+        repo = self._readable(repo_id, user, model=True)
+        if user is None:
+            raise Refusal(401, "Invalid username or password.")
+        if query.get("create_pr") != ["1"] or not user.write:
+            raise Refusal(403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
+        if action == "preupload":
+            return _json(
+                {"files": [_upload_mode(_tree(repo, branch), each["path"]) for each in json.loads(body)["files"]]}
+            )
+        number = 1 + sum(name.startswith("refs/pr/") for name in repo.branches)
+        asked = f"refs/pr/{number}"
+        repo.branches[asked] = repo.branches[branch]
+        status, content, headers = self._commit(repo, asked, body)
+        url = f"{self.url}/{repo.id}"
+        given = json.loads(content)
+        given |= {"commitUrl": f"{url}/commit/{given['commitOid']}", "pullRequestUrl": f"{url}/discussions/{number}"}
+        return status, json.dumps(given).encode(), headers
 
     def _info(self, repo: Repo, revision: str) -> tuple[int, bytes, dict[str, str]]:
         tree = _tree(repo, revision)

@@ -29,6 +29,7 @@ from asabench.cli import (
     utility,
 )
 from asabench.cli import enter as entering
+from asabench.cli import queue as queueing
 from asabench.cli.command import AGAIN, Command, JudgeGroup
 from asabench.cli.logs import logged
 from asabench.cli.terminal import any_characters, one_line, swallow_output
@@ -72,6 +73,7 @@ PAGES: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
     (dataset.push, "docs/publishing.md"),
     (leaderboard.build, "docs/leaderboard.md"),
     (leaderboard.serve, "docs/leaderboard.md"),
+    (queueing.queue, "docs/submitting.md"),
 )
 """Each command with the pages that its help ends with."""
 GROUPS: dict[str, dict[str, Callable[..., None]]] = {
@@ -97,6 +99,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "board": {
         "submit": submission.submit,
         "validate": submission.validate,
+        "queue": queueing.queue,
         "build": leaderboard.build,
         "serve": leaderboard.serve,
     },
@@ -106,7 +109,7 @@ ABOUT = {
     "data": "The published instances: have them, check them, make them, publish them.",
     "judge": "Judges: judge a run again, check a judge, read answers yourself, serve one.",
     "train": "Defences: train one, mix its weights with its base's; check for backdoors and unlearning.",
-    "board": "The board: make an entry, check entries, build and serve the pages.",
+    "board": "The board: make an entry, check entries, enter a list of models, build and serve the pages.",
 }
 EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
     evaluation.evaluate: (
@@ -124,6 +127,10 @@ EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
     judging.judge_check: ("asabench judge check embedded --set gold,pyrit",),
     judging.judge_read: ("asabench judge read runs/mine --reader ada",),
     submission.validate: ("asabench board validate submissions/my-model",),
+    queueing.queue: (
+        "asabench board queue --list",
+        "asabench board queue --config configs/board/small.yaml --author 'A. Author' --dtype bfloat16 --memory 16",
+    ),
     dataset.download: ("asabench data download --config Llama-31-8B-Instruct --out benchmark",),
     dataset.build: ("asabench data build configs/asabench-8.yaml --dry-run",),
 }
@@ -159,7 +166,7 @@ for title, commands in GROUPS.items():
 _grouped = [command for commands in GROUPS.values() for command in commands.values()]
 for command, *_ in PAGES:
     name = command.__name__.replace("_", "-")
-    if name not in GROUPS and command not in (leaderboard.build, leaderboard.serve):
+    if name not in GROUPS and command not in (leaderboard.build, leaderboard.serve, queueing.queue):
         _add(app, name, command, hidden=command in _grouped)
 
 

@@ -102,7 +102,6 @@ def enter(
     """
     needs(*MODEL)
     judge_needs(judge)
-    from asabench.core.training_record import TRAINING_FILE
     from asabench.submission.make import Details, slug_of, trained_on, trained_on_prompts
     from harness.evaluation.cost import estimate
 
@@ -125,7 +124,7 @@ def enter(
     )
     slug = slug_of(name, protocol)
     folder = work or Path("runs") / "enter" / slug
-    record = Path(model) / TRAINING_FILE
+    record = training_record_of(model)
     if training_prompts is None and base is not None and record.is_file():
         training_prompts = [str(record)]
     declared = (*map(trained_on, training_data or ()), *map(trained_on_prompts, training_prompts or ()))
@@ -176,6 +175,17 @@ def enter(
         open_pull_request(entries / slug, slug, name)
     else:
         say(f"next: open a pull request with {entries / slug}, or run this again with --open-pr")
+
+
+def training_record_of(model: str) -> Path:
+    """Where the record of how a model was trained would be: in its folder, or among the adapters of the package."""
+    from importlib.resources import files
+
+    from asabench.core.models import PACKAGED_ADAPTERS
+    from asabench.core.training_record import TRAINING_FILE
+
+    folder = Path(str(files("asabench"))) / "data" / "adapters" / model if model in PACKAGED_ADAPTERS else Path(model)
+    return folder / TRAINING_FILE
 
 
 def planned(model: str, folder: Path, way: Way) -> Plan:

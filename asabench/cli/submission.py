@@ -16,6 +16,7 @@ from asabench.core.attack_names import split_specs
 from asabench.core.defaults import DEVICE
 from asabench.core.errors import NotAtHand, UserError
 from asabench.core.links import link as page
+from asabench.dataset.hub import PUBLISHED_REPO
 
 if TYPE_CHECKING:
     from asabench.core.row import JudgeInfo
@@ -67,6 +68,11 @@ def submit(
     slug: Annotated[Optional[str], option("The folder's name.", default="from name and protocol")] = None,
     out: Annotated[Path, option("Where submissions are.")] = Path("submissions"),
     replace: Annotated[bool, option("Write a submission that is there again.", "--replace")] = False,
+    hub: Annotated[
+        Optional[str],
+        option("OWNER/NAME of the model on the Hub: open a pull request there that adds its results.", default="none"),
+    ] = None,
+    hub_dataset: Annotated[str, option("For --hub: the dataset that the results are listed under.")] = PUBLISHED_REPO,
 ) -> None:
     """Make a submission from finished runs: numbers and digests, no text. It is checked as `validate` does."""
     from asabench.card.records import read_card
@@ -110,6 +116,10 @@ def submit(
     print(f"submission: {folder} ({size / 1e6:.2f} MB)")
     for notice in done.notices:
         print(f"notice: {notice}")
+    if hub is not None and done.row is not None:
+        from asabench.dataset.eval_results import publish_results
+
+        print(f"hub: {publish_results(done.row, hub, hub_dataset, page=link).url}")
     print(f"next: asabench validate {folder}, then open a pull request with that folder: {SUBMITTING}")
 
 

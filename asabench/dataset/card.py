@@ -25,6 +25,9 @@ PICTURE = "images/instances-by-layer.png"
 ATTEMPTS_SUFFIX = ".attempts"
 """`<config>.attempts` is the config of a model's attempts; its one split is `attempts`."""
 
+ALL = "all"
+"""The config of the instances of all models, which is taken where none is named."""
+
 TITLE = "ASABench: a benchmark for the latent robustness of language model safety"
 # As in CITATION.cff
 CITATION_MESSAGE = "If you use ASABench, please cite it, and the paper whose attack it measures."
@@ -118,6 +121,9 @@ def card_metadata(benchmark: Benchmark, *, licence: str, gated: bool) -> dict[st
         if model.attempts is not None:
             configs.append(_config(model.config + ATTEMPTS_SUFFIX, model.config, ("attempts",)))
             features.append({"config_name": model.config + ATTEMPTS_SUFFIX, "features": _features(ATTEMPT_COLUMNS)})
+    if whole := [side for side in SPLITS if any(side in _sides(model) for model in benchmark.manifest.models)]:
+        configs.insert(0, _config_of_all(benchmark.manifest.models, whole))
+        features.insert(0, {"config_name": ALL, "features": _features(INSTANCE_COLUMNS)})
     return {
         "pretty_name": "ASABench" + (" (redacted)" if benchmark.manifest.redacted else ""),
         "license": licence,
@@ -141,6 +147,16 @@ def _sides(model: ModelEntry) -> list[Split]:
 def _config(name: str, folder: str, parts: Iterable[str]) -> dict[str, Any]:
     data_files = [{"split": part, "path": f"{folder}/{part}-*.parquet"} for part in parts]
     return {"config_name": name, "data_files": data_files}
+
+
+def _config_of_all(models: Iterable[ModelEntry], sides: Iterable[Split]) -> dict[str, Any]:
+    """Each side's files of every model that has rows there."""
+    models = list(models)
+    data_files = [
+        {"split": side, "path": [f"{model.config}/{side}-*.parquet" for model in models if side in _sides(model)]}
+        for side in sides
+    ]
+    return {"config_name": ALL, "default": True, "data_files": data_files}
 
 
 def _features(columns: Mapping[str, str]) -> list[dict[str, str]]:

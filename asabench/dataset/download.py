@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from glob import escape
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from asabench.core.errors import UserError
 from asabench.core.files import OTHER_OUT, disk_errors, whole_folder
@@ -38,7 +38,7 @@ from asabench.dataset.hub import (
     repo_url,
     unreachable,
 )
-from asabench.dataset.original_layout import FILE_ENDING, OriginalBenchmark
+from asabench.dataset.original_layout import NEEDED, OriginalBenchmark, files_by_model, has_columns
 
 Say = Callable[[str], object]
 DOWNLOADING = "the download"
@@ -154,7 +154,7 @@ def fetch(
     benchmark = _open(folder, listed)
     if benchmark is None:
         raise UserError(
-            f"{repo} at {wanted} is no ASABench dataset: it holds neither {MANIFEST} nor MODEL{FILE_ENDING} files; "
+            f"{repo} at {wanted} is no ASABench dataset: it holds neither {MANIFEST} nor files of models' instances; "
             f"give another --repo or --revision, such as {PUBLISHED_REPO}"
         )
     configs = tuple(benchmark.configs) if config is None else (benchmark.config(config),)
@@ -167,7 +167,10 @@ def fetch(
     say(f"{len(names)} files, {sum(listed[name] for name in names) / 1e6:,.1f} MB, of {len(configs)} models")
     _cached(repo, commit, names, token, progress)
     digests = {name: _checked(folder / name) for name in names}
-    if isinstance(benchmark, Benchmark):
+    if isinstance(benchmark, OriginalBenchmark):
+        # Only now its columns can be seen
+        benchmark, configs = _with_columns(benchmark, configs, repo, wanted)
+    else:
         for name in names:
             if digests[name] != benchmark.manifest.files[name].sha256:
                 raise UserError(
@@ -228,16 +231,29 @@ def _open(folder: Path, listed: Iterable[str]) -> Benchmark | OriginalBenchmark 
     """The dataset of these files, of which only a manifest need be there yet; None if it is in neither layout."""
     if MANIFEST in listed:
         return read_benchmark(folder)
-    found = sorted(name for name in listed if name.endswith(FILE_ENDING))
-    models = {PurePosixPath(name).name.removesuffix(FILE_ENDING): folder / name for name in found}
+    models = {model: [folder / name for name in names] for model, names in files_by_model(sorted(listed)).items()}
     return OriginalBenchmark(folder, models) if models else None
+
+
+def _with_columns(
+    benchmark: OriginalBenchmark, configs: Iterable[str], repo: str, revision: str
+) -> tuple[OriginalBenchmark, tuple[str, ...]]:
+    """Without the fetched files that hold something else than instances."""
+    held = {config: [file for file in benchmark.files[config] if has_columns(file)] for config in configs}
+    kept = {config: files for config, files in held.items() if files}
+    if not kept:
+        raise UserError(
+            f"{repo} at {revision} is no ASABench dataset: none of its files has the columns {', '.join(NEEDED)}; "
+            f"give another --repo or --revision, such as {PUBLISHED_REPO}"
+        )
+    return OriginalBenchmark(benchmark.path, kept), tuple(kept)
 
 
 def _data_files(benchmark: Benchmark | OriginalBenchmark, configs: Iterable[str]) -> list[str]:
     """The files that hold some configs, by their paths in the repository."""
     if isinstance(benchmark, Benchmark):
         return [name for config in configs for name in benchmark.manifest.files if name.startswith(f"{config}/")]
-    return [benchmark.files[config].relative_to(benchmark.path).as_posix() for config in configs]
+    return [file.relative_to(benchmark.path).as_posix() for config in configs for file in benchmark.files[config]]
 
 
 def _checked(path: Path) -> str:

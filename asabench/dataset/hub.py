@@ -46,6 +46,13 @@ def repo_url(repo: str) -> str:
     return f"{constants.ENDPOINT}/datasets/{repo}"
 
 
+def model_url(repo: str) -> str:
+    """The page of a model."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repo}"
+
+
 @contextmanager
 def hub_progress(wanted: bool) -> Iterator[None]:
     """The client's progress bars inside the block, if they are wanted and standard error is a terminal."""
@@ -62,8 +69,9 @@ def hub_progress(wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def hub_errors(repo: str, revision: str | None = None, *, doing: str) -> Iterator[None]:
-    """Turns what the client raises into a `UserError` of one line; `doing` names the work, as in "downloading it"."""
+def hub_errors(repo: str, revision: str | None = None, *, doing: str, page: str | None = None) -> Iterator[None]:
+    """Turns what the client raises into a `UserError` of one line; `doing` names the work, as in "downloading it".
+    page: the repository's, where it is no dataset."""
     try:
         yield
     except UserError:
@@ -72,7 +80,7 @@ def hub_errors(repo: str, revision: str | None = None, *, doing: str) -> Iterato
         message = _message(error, repo, revision, doing)
         if message is None:
             raise
-        raise UserError(message) from None
+        raise UserError(message if page is None else message.replace(repo_url(repo), page)) from None
 
 
 def _message(error: BaseException, repo: str, revision: str | None, doing: str) -> str | None:

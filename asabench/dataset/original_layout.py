@@ -3,6 +3,9 @@
     FOLDER/<model>_asabench_seed42.json   [{"prompt_idx", "prompt", "suffix", "layer_idx", "original_response",
                                             "steered_response", "steered_response_safe"}, ...]
 
+or the same columns in another layout: a folder a model (a subset of the Hub's), JSON Lines, CSV or Parquet, in several
+files. The columns say what a file is, its path only of which model.
+
 Source: method, section 7, and the reference code's own reader. What is odd in a file is tolerated and counted
 (`Quirks`): null rows, header and configuration rows, numbers written as text, fields that are missing or unknown.
 """
@@ -12,9 +15,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from asabench.core.errors import UserError, one_line
@@ -31,6 +34,13 @@ FILE_ENDING = "_asabench_seed42.json"
 ATTACK, DOSE, SEED = "random", 1.0, 42
 """The published instances are of ASA_random at the paper's dose and seed (preset gu2025)."""
 JUDGE = "published (QwQ-32B)"
+ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
+NEEDED = ("prompt", "layer_idx", "steered_response")
+"""The columns without which a row is of no use."""
+NOT_INSTANCES = (MANIFEST, "croissant.json", "dataset_infos.json", "dataset_info.json", "state.json")
+_PIECE = re.compile(r"-\d+-of-\d+$")
+_NO_MODEL = ("train", "test", "validation", "data", "default", "all", "")
+"""What files and folders are called after a split, or after nothing."""
 PUBLISHED_TOTAL = 4862
 PUBLISHED_MODELS = 8
 
@@ -117,7 +127,7 @@ class Quirks:
 class OriginalBenchmark:
     """An open folder in the original layout. Make one with `read_original`."""
 
-    def __init__(self, path: Path, files: Mapping[str, Path]) -> None:
+    def __init__(self, path: Path, files: Mapping[str, Sequence[Path]]) -> None:
         self.path = path
         self.files = files
 
@@ -135,7 +145,7 @@ class OriginalBenchmark:
     def read(self, config: str) -> tuple[ModelTables, Quirks]:
         """A model's instances, and what was odd in its file; `UserError` for a file that cannot be read."""
         config = self.config(config)
-        return normalise(config, read_rows(self.files[config]))
+        return normalise(config, [row for file in self.files[config] for row in read_rows(file)])
 
     def tables(self, config: str) -> ModelTables:
         return self.read(config)[0]
@@ -151,12 +161,17 @@ class OriginalBenchmark:
 
 def read_original(path: Path) -> OriginalBenchmark:
     """A folder in the original layout, or one of its files; `UserError` if there is no such file."""
-    found = [path] if path.is_file() and path.name.endswith(".json") else sorted(path.glob("*.json"))
-    files = {file.name.removesuffix(FILE_ENDING).removesuffix(".json"): file for file in found if file.name != MANIFEST}
+    if path.is_file():
+        named = {file_model(path.name) or path.stem: [path]} if path.suffix in ENDINGS else {}
+    else:
+        names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+        named = {model: [path / name for name in held] for model, held in files_by_model(names).items()}
+    # A file that cannot be read is kept: it is named when it is asked for
+    files = {model: held for model, held in named.items() if any(has_columns(file) for file in held)}
     if not files:
         raise UserError(
-            f"{path} is no benchmark: it holds neither {MANIFEST} nor MODEL{FILE_ENDING} files; give the folder of a "
-            "build or a download"
+            f"{path} is no benchmark: it holds neither {MANIFEST} nor files of instances (JSON, JSON Lines, CSV or "
+            f"Parquet with the columns {', '.join(NEEDED)}); give the folder of a build or a download"
         )
     return OriginalBenchmark(path, files)
 
@@ -168,9 +183,81 @@ def open_benchmark(path: Path) -> Benchmark | OriginalBenchmark:
     return read_benchmark(path) if (path / MANIFEST).is_file() else read_original(path)
 
 
+def files_by_model(names: Iterable[str]) -> dict[str, list[str]]:
+    """The files that may hold instances, by the model that their paths name; paths as they stand in a folder.
+
+    Where some have the published ending, those alone are meant.
+    """
+    kept = [name for name in names if PurePosixPath(name).suffix in ENDINGS and not _is_hidden(name)]
+    kept = [name for name in kept if name.endswith(FILE_ENDING)] or kept
+    found: dict[str, list[str]] = {}
+    for name in kept:
+        if (model := file_model(name)) is not None:
+            found.setdefault(model, []).append(name)
+    return found
+
+
+def _is_hidden(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.name in NOT_INSTANCES or any(part.startswith(".") for part in path.parts)
+
+
+def file_model(name: str) -> str | None:
+    """The model that a file's path names: by its own name, or by its folder's where it is called after a split; the
+    original name where that is known. None where neither names one."""
+    path = PurePosixPath(name)
+    stem = path.name.removesuffix(FILE_ENDING) if path.name.endswith(FILE_ENDING) else path.stem
+    stem = _PIECE.sub("", stem)
+    for said in (stem, *reversed(path.parent.parts)):
+        if said.casefold() not in _NO_MODEL:
+            return next((known.original_name for known in KNOWN_MODELS if _plain(said) in _names(known)), said)
+    return None
+
+
+def _names(model: PublishedModel) -> set[str]:
+    return {_plain(model.original_name), _plain(model.name), _plain(model.name.partition("/")[2])}
+
+
+def _plain(name: str) -> str:
+    """Letters and digits: what is the same in `Llama-3.1-8B` and `Llama-31-8B`."""
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
+def has_columns(path: Path) -> bool:
+    """Whether a file has the columns of instances. True for one of the published ending, and for one that is not whole,
+    which is no reason to pass it over in silence; False for JSON that is no list."""
+    if path.name.endswith(FILE_ENDING):
+        return True
+    try:
+        if path.suffix == ".parquet":
+            from pyarrow import parquet
+
+            return set(NEEDED) <= set(parquet.read_schema(path).names)
+        if path.suffix == ".json" and not isinstance(json.loads(path.read_text(encoding="utf-8")), list):
+            return False
+        rows = read_rows(path)
+    except (UserError, OSError, ValueError, RecursionError):
+        return True
+    return any(isinstance(row, dict) and set(NEEDED) <= row.keys() for row in rows)
+
+
 def read_rows(path: Path) -> list[Any]:
-    """The list in a file of the original layout; `UserError` for one that is truncated or holds something else."""
+    """The rows in a file: a JSON list, JSON Lines, CSV or Parquet; `UserError` for one that is truncated or holds
+    something else."""
     again = "download it again"
+    if path.suffix in (".parquet", ".csv"):
+        import pyarrow as pa
+        from pyarrow import csv, parquet
+
+        try:
+            return (parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path} cannot be read ({one_line(error)}); {again}") from None
+    if path.suffix == ".jsonl":
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path} cannot be read ({one_line(error)}); {again}") from None
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

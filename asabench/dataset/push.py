@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from asabench.core.errors import UserError
-from asabench.dataset.card import ATTEMPTS_SUFFIX, CARD, PICTURE, draw_counts, instances_by_layer, make_card
+from asabench.dataset.card import ALL, ATTEMPTS_SUFFIX, CARD, PICTURE, draw_counts, instances_by_layer, make_card
+from asabench.dataset.croissant import CROISSANT, croissant_json
+from asabench.dataset.eval_results import EVAL, eval_yaml
 from asabench.dataset.files import MANIFEST, Benchmark, Manifest, read_benchmark
 from asabench.dataset.hub import DATASET, hub_api, hub_errors, hub_progress, is_commit, repo_url
 from asabench.dataset.redact import redact as redacted_copy
@@ -96,7 +98,8 @@ def push(
                 replaced=_configs_of(before),
             )
             stale = (set(before.get("files") or ()) & there) - benchmark.manifest.files.keys()
-            operations = _operations(benchmark, card, stale)
+            described = croissant_json(benchmark, repo=repo, version=version, licence=licence, url=repo_url(repo))
+            operations = _operations(benchmark, card, {CROISSANT: described, EVAL: eval_yaml()}, stale)
             size = sum(file.bytes for file in benchmark.manifest.files.values())
             say(f"uploading {len(benchmark.manifest.files)} files, {size / 1e6:,.1f} MB")
             # The last commit, if nothing has changed since: then this push goes on from an interrupted one
@@ -127,6 +130,8 @@ def _to_publish(path: Path, redact: bool) -> Iterator[Benchmark]:
     benchmark = read_benchmark(path)
     if clash := [name for name in benchmark.configs if name.endswith(ATTEMPTS_SUFFIX)]:
         raise UserError(f"the config {clash[0]!r} would be taken for attempts; give that model another name")
+    if ALL in benchmark.configs:
+        raise UserError(f"the config {ALL!r} is that of all models together; give that model another name")
     if not benchmark.configs:
         raise UserError(f"{path} holds no model; build one first")
     found = verify(path)
@@ -214,8 +219,10 @@ def _require_new_version(api: HfApi, repo: str, version: str, manifest: Manifest
     )
 
 
-def _operations(benchmark: Benchmark, card: str, stale: Iterable[str]) -> list[CommitOperation]:
-    """The whole version, for one commit."""
+def _operations(
+    benchmark: Benchmark, card: str, described: Mapping[str, str], stale: Iterable[str]
+) -> list[CommitOperation]:
+    """The whole version, for one commit. described: files that say to machines what it is, by name."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     names = [*benchmark.manifest.files, MANIFEST]
@@ -224,6 +231,7 @@ def _operations(benchmark: Benchmark, card: str, stale: Iterable[str]) -> list[C
         *(CommitOperationAdd(name, benchmark.path / name) for name in names),
         CommitOperationAdd(PICTURE, draw_counts(instances_by_layer(benchmark))),
         CommitOperationAdd(CARD, card.encode()),
+        *(CommitOperationAdd(name, text.encode()) for name, text in described.items()),
     ]
 
 

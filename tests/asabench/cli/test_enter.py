@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from asabench.core.prompts import load_prompts
+from asabench.core.row import Row
+from asabench.dataset.eval_results import Published
 from asabench.runs.folder import read_run
 from asabench.submission.validate import validate_folder
 from tests.advbench_fixtures import PAIRS, publish_digests
@@ -167,3 +169,23 @@ def test_details_reach_the_entry(models: tuple[Path, Path], prompts: Path, place
         "A test.",
         ["A. Author"],
     )
+
+
+def test_results_go_to_the_hub_where_that_is_asked(
+    models: tuple[Path, Path], prompts: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the client does with them is tested against a server, in tests/asabench/dataset/test_hub.py."""
+    asked = []
+
+    def publish(row: Row, repo: str, dataset: str, *, page: str | None = None) -> Published:
+        asked.append((row.run_id, repo, dataset, page))
+        return Published(repo=repo, url="https://hub/owner/model/discussions/1")
+
+    monkeypatch.setattr("asabench.dataset.eval_results.publish_results", publish)
+    enter(models[0], prompts, place)
+    run = place / "runs" / "enter" / "mine-asabench-v1" / "run"
+    words = ("submit", run, "--name", "Again", "--author", "A", "--licence", "MIT", "--out", place / "again")
+    done = asabench(*words, "--hub", "owner/model", "--link", "https://example.org/paper", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "hub: https://hub/owner/model/discussions/1" in done.stdout
+    assert asked == [(read_run(run).row.run_id, "owner/model", "Carol0110/ASABench", "https://example.org/paper")]

@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from asabench.dataset.card import PICTURE, split_card
 from asabench.dataset.files import MANIFEST, read_benchmark
@@ -175,9 +176,66 @@ def test_a_version_is_published_as_it_was_verified(owner: Client, hub: HubServer
 def test_the_configs_of_the_card(published: HubServer) -> None:
     head, _ = split_card(content(published.repos[REPO])["README.md"].decode())
     names = [each["config_name"] for each in head["configs"]]
-    assert names == [FIRST, f"{FIRST}.attempts", SECOND, f"{SECOND}.attempts"]
-    files = [each["path"] for config in head["configs"] for each in config["data_files"]]
+    assert names == ["all", FIRST, f"{FIRST}.attempts", SECOND, f"{SECOND}.attempts"]
+    assert [each.get("default") for each in head["configs"]] == [True, None, None, None, None]
+    files = [each["path"] for config in head["configs"][1:] for each in config["data_files"]]
     assert [path.split("-*")[0] for path in files[:3]] == [f"{FIRST}/train", f"{FIRST}/test", f"{FIRST}/attempts"]
+
+
+def test_croissant_names_every_file_and_column(published: HubServer, folder: Path) -> None:
+    there = content(published.repos[REPO])
+    found = json.loads(there["croissant.json"])
+    assert found["@type"] == "sc:Dataset"
+    assert found["conformsTo"] == "http://mlcommons.org/croissant/1.0"
+    assert {"name", "description", "url", "license", "datePublished", "citeAs", "version"} <= found.keys()
+    files = {each["@id"]: each for each in found["distribution"] if each["@type"] == "cr:FileObject"}
+    manifest = read_benchmark(folder).manifest
+    digests = {name: file.sha256 for name, file in manifest.files.items() if file.rows}
+    assert {name: each["sha256"] for name, each in files.items() if name != "repository"} == digests
+    assert all(hashlib.sha256(there[name]).hexdigest() == digest for name, digest in digests.items())
+    sets = {each["@id"]: each for each in found["distribution"] if each["@type"] == "cr:FileSet"}
+    for record_set in found["recordSet"]:
+        assert {field["source"]["fileSet"]["@id"] for field in record_set["field"]} <= sets.keys()
+        columns = ATTEMPT_COLUMNS if record_set["@id"].endswith("/attempts") else INSTANCE_COLUMNS
+        assert [field["source"]["extract"]["column"] for field in record_set["field"]] == list(columns)
+    # Every name of ours stands for an address, or is schema.org's
+    assert all(each["containedIn"]["@id"] in files for each in sets.values())
+    assert not any(text in there["croissant.json"].decode() for text in TEXTS)
+
+
+def test_eval_yaml_names_the_tasks(published: HubServer) -> None:
+    found = yaml.safe_load(content(published.repos[REPO])["eval.yaml"])
+    assert [task["id"] for task in found["tasks"]] == ["masr_robustness", "pasr_robustness"]
+    assert {"name", "description", "evaluation_framework"} <= found.keys()
+
+
+RESULTS = """
+from asabench.dataset.eval_results import publish_results
+from tests.rows import make_row
+result = vars(publish_results(make_row(), "lab/Small-1B", "lab/ASABench"))
+"""
+
+
+def test_results_are_a_pull_request_on_the_model(hub: HubServer, tmp_path: Path) -> None:
+    from huggingface_hub import parse_eval_result_entries
+
+    model = hub.create("lab/Small-1B", {"config.json": b"{}"}, model=True)
+    before = dict(model.files())
+    done = Client(hub, tmp_path / "home", STRANGER)(RESULTS)
+    assert done["url"] == f"{hub.url}/lab/Small-1B/discussions/1"
+    assert model.files() == before, "nothing is there before its owner takes it"
+    text = model.files("refs/pr/1")[".eval_results/asabench.yaml"].content
+    masr, pasr = parse_eval_result_entries(yaml.safe_load(text))
+    # The row's worst case: MASR 0.64, PASR 0.44
+    assert (masr.dataset_id, masr.task_id, masr.value) == ("lab/ASABench", "masr_robustness", 0.36)
+    assert (pasr.task_id, pasr.value) == ("pasr_robustness", 0.56)
+    assert "random" in (masr.notes or "")
+
+
+def test_results_that_cannot_be_published_are_refused(hub: HubServer, tmp_path: Path) -> None:
+    assert "no model 'lab/Small-1B'" in Client(hub, tmp_path / "home", STRANGER).refused(RESULTS)
+    hub.create("lab/Small-1B", {"config.json": b"{}"}, model=True)
+    assert "right to write" in Client(hub, tmp_path / "home", READ_ONLY).refused(RESULTS)
 
 
 def test_a_tag_is_never_overwritten(owner: Client, hub: HubServer, folder: Path, tmp_path: Path) -> None:
@@ -212,7 +270,7 @@ def test_a_later_version_replaces_the_files_and_keeps_what_people_wrote(
     assert any(name.startswith(SECOND) for name in content(repo, "v1"))
     head_now, text = split_card(content(repo)["README.md"].decode())
     assert head_now["annotations_creators"] == ["machine-generated"]
-    assert [each["config_name"] for each in head_now["configs"]] == [FIRST, f"{FIRST}.attempts"]
+    assert [each["config_name"] for each in head_now["configs"]] == ["all", FIRST, f"{FIRST}.attempts"]
     assert text.strip().startswith("A word of ours.")
     assert text.strip().endswith("Thanks to all.")
     assert "Version **v2**" in text
@@ -516,6 +574,24 @@ def test_an_output_folder_that_is_taken(reader: Client, published: HubServer, tm
     assert len(published.requests) == asked
 
 
+def test_a_set_in_subsets(reader: Client, published: HubServer, tmp_path: Path) -> None:
+    """The paper's columns in Parquet, a subset a model, beside a file that is something else."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    files = {"README.md": b"words", "scores.json": b'[{"model": "a", "score": 1}]'}
+    for model, rows in (("Llama-3.1-8B", original_rows(3, 2)), ("Qwen2.5-7B", original_rows(2, 2))):
+        path = tmp_path / "table.parquet"
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+        files[f"{model}/train-00000-of-00001.parquet"] = path.read_bytes()
+    published.create("lab/subsets", files)
+    done = reader(fetching(tmp_path / "copy", repo="lab/subsets"))
+    assert (done["configs"], done["instances"]) == (["Llama-31-8B", "Qwen-25-7B"], 10)
+    assert verify(tmp_path / "copy").ok
+    one = reader(fetching(repo="lab/subsets", config="Qwen/Qwen2.5-7B"))
+    assert (one["configs"], one["instances"]) == (["Qwen-25-7B"], 4)
+
+
 # What others see
 
 
@@ -529,6 +605,8 @@ def test_an_outsider_loads_it(reader: Client, folder: Path) -> None:
             table = datasets.load_dataset({REPO!r}, config, split=split, revision="v1")
             types = {{name: feature.dtype for name, feature in table.features.items()}}
             result[f"{{config}} {{split}}"] = [len(table), types]
+        whole = datasets.load_dataset({REPO!r}, revision="v1")
+        result["all"] = {{split: [len(table), sorted(set(table["model"]))] for split, table in whole.items()}}
         frame = pandas.read_parquet("hf://datasets/{REPO}@v1/{TRAIN}")
         result["pandas"] = [len(frame), list(frame.columns), sorted(set(frame["split_leakfree_by_prompt"]))]
         result["configs"] = datasets.get_dataset_config_names({REPO!r}, revision="v1")
@@ -540,7 +618,12 @@ def test_an_outsider_loads_it(reader: Client, folder: Path) -> None:
     assert found[f"{FIRST} test"] == [model.test, INSTANCE_COLUMNS]
     assert found[f"{SECOND}.attempts attempts"] == [30, ATTEMPT_COLUMNS]
     assert found["pandas"] == [model.train, list(INSTANCE_COLUMNS), ["train"]]
-    assert sorted(found["configs"]) == sorted([FIRST, f"{FIRST}.attempts", SECOND, f"{SECOND}.attempts"])
+    models = read_benchmark(folder).manifest.models
+    for split in ("train", "test"):
+        rows, names = found["all"][split]
+        assert rows == sum(getattr(each, split) for each in models)
+        assert names == sorted(each.name for each in models if getattr(each, split))
+    assert sorted(found["configs"]) == sorted(["all", FIRST, f"{FIRST}.attempts", SECOND, f"{SECOND}.attempts"])
 
 
 def test_load_benchmark(reader: Client, published: HubServer, folder: Path) -> None:

@@ -177,6 +177,53 @@ def test_what_is_no_benchmark(tmp_path: Path) -> None:
         open_benchmark(tmp_path / "nowhere")
 
 
+def layouts(path: Path, rows: list[Any]) -> dict[str, Path]:
+    """One model's rows as different people would publish them, a folder a way."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    for name in ("subsets/Llama-3.1-8B", "named/data", "lines/Llama-31-8B", "table"):
+        (path / name).mkdir(parents=True)
+    table = pa.Table.from_pylist(rows)
+    half = len(rows) // 2
+    for side, part in (("train", table[:half]), ("test", table[half:])):
+        parquet.write_table(part, path / "subsets" / "Llama-3.1-8B" / f"{side}-00000-of-00001.parquet")
+    parquet.write_table(table, path / "named" / "data" / "meta-llama_Llama-3.1-8B-00000-of-00001.parquet")
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (path / "lines" / "Llama-31-8B" / "data.jsonl").write_text(text)
+    csv.write_csv(table, path / "table" / "Llama-31-8B.csv")
+    for folder in path.iterdir():
+        # What else lies in a repository
+        (folder / "config.json").write_text('{"a": 1}')
+        (folder / "scores.json").write_text('[{"model": "Qwen", "score": 1}]')
+        (folder / "README.md").write_text("words")
+    return {folder.name: folder for folder in sorted(path.iterdir())}
+
+
+def test_columns_decide_and_not_names_of_files(tmp_path: Path) -> None:
+    (tmp_path / "ways").mkdir()
+    rows = original_rows(3, 2)
+    expected = normalise("Llama-31-8B", rows)[0].instances
+    found = layouts(tmp_path / "ways", rows)
+    assert len(found) == 4
+    for way, folder in found.items():
+        benchmark = open_benchmark(folder)
+        assert benchmark.configs == ["Llama-31-8B"], way
+        table = benchmark.instances("meta-llama/Llama-3.1-8B")
+        columns = ["prompt", "layer", "label"]
+        assert sorted(map(str, table.select(columns).to_pylist())) == sorted(
+            map(str, expected.select(columns).to_pylist())
+        ), way
+
+
+def test_a_file_that_is_cut_short_is_not_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "Llama-31-8B"
+    folder.mkdir(parents=True)
+    (folder / "train.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(UserError, match="cannot be read"):
+        open_benchmark(tmp_path / "set").tables("Llama-31-8B")
+
+
 def test_writing_it_and_reading_it_again(tmp_path: Path) -> None:
     rows = original_rows(prompts=4, layers=3)[::-1]
     tables, _ = normalise("Qwen-25-7B", rows)

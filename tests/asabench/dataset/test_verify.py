@@ -273,8 +273,10 @@ def test_the_published_total(tmp_path: Path) -> None:
     assert found.ok
     assert sum(model.instances for model in found.models) == 4862
     assert found.notes == ()
-    (finding,) = checked(published(tmp_path / "less", 4861)).findings
-    assert (finding.expected, finding.found) == ("4862", "4861")
+    # Another number is no fault of the copy: it is said
+    less = checked(published(tmp_path / "less", 4861))
+    assert less.ok
+    assert less.notes == ("4,861 instances are there; the paper's set had 4,862",)
     assert checked(tmp_path / "less", published=False).ok
 
 
@@ -291,7 +293,7 @@ def test_a_part_of_the_published_set(tmp_path: Path) -> None:
     found = checked(folder)
     assert found.ok
     assert "1 of the 8 published models" in found.notes[0]
-    assert checks(checked(folder, published=True)) == {"published models", "published instances"}
+    assert checks(checked(folder, published=True)) == {"published models"}
 
 
 def test_what_is_wrong_in_the_original_layout(tmp_path: Path) -> None:
