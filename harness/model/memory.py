@@ -21,6 +21,12 @@ def free_memory(device: torch.device) -> int:
     return max(available, 0)
 
 
+def all_free_memory() -> int:
+    """Bytes that can still be taken on the CPU and all GPUs together."""
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    return free_memory(torch.device("cpu")) + sum(free_memory(torch.device("cuda", gpu)) for gpu in gpus)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
