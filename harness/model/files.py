@@ -29,6 +29,8 @@ CODE_FILES = ["*.py"]
 TEXT_SUFFIXES = (".json", ".jinja", ".txt", ".py")
 BINARY_SUFFIXES = (".safetensors", ".bin", ".model")
 CONVERTED_FILE = "converted.json"
+_LONGEST_NAME = 200
+"""Characters of a name that a line repeats."""
 MOST_ADAPTERS = 8
 """Adapters that may stand on top of each other."""
 RECORDS = (TRAINING_FILE, "settings.json", CONVERTED_FILE)
@@ -77,8 +79,9 @@ def _located(name: str, trust: _Trust, above: tuple[Path, ...]) -> ModelFiles:
 
 def _on_hub(repository: str, revision: str, trust: _Trust, above: tuple[Path, ...]) -> ModelFiles:
     if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
+        shown = repository if len(repository) <= _LONGEST_NAME else f"{repository[:_LONGEST_NAME]}..."
         raise UserError(
-            f"unknown model {repository!r}; allowed: a short name ({', '.join(SHORT_NAMES)}), a local folder that "
+            f"unknown model {shown!r}; allowed: a short name ({', '.join(SHORT_NAMES)}), a local folder that "
             f"exists, or a hub id such as {HUB_EXAMPLE}"
         )
     patterns = SAFE_FILES + (PICKLE_FILES if trust.pickle else []) + (CODE_FILES if trust.code else [])

@@ -1,8 +1,8 @@
 """What a model or adapter folder holds, looked at before anything else reads it: the one place for strangers' files.
 
 `check_folder` reads plain facts with our own code: kinds and sizes of files, nesting, what names code, other packages
-or other folders. `try_files` has the libraries read the rest (configuration, headers, tokenizer, template, adapter) in a
-child process with limits, on the device "meta", and compares sizes with the memory there is. What they refuse within
+or other folders. `try_files` has the libraries read the rest (configuration, headers, tokenizer, template, adapter) in
+a child process with limits, on the device "meta", and compares sizes with the memory there is. What they refuse within
 their limits they refuse again when the model is loaded, in the words of whoever loads it. Packaged models are pinned by
 digest and skip this.
 """
@@ -20,7 +20,7 @@ from typing import Any
 from asabench.core.errors import UserError
 from asabench.core.files import parse_json
 from harness.model.safe_loading import is_memory_fault, within_limits
-from harness.model.weights import ADAPTER_CONFIG, few, weight_files
+from harness.model.weights import ADAPTER_CONFIG, few
 
 MOST_FILES = 10_000
 MOST_TEXT = 16 * 2**20
@@ -71,7 +71,9 @@ def _files(folder: Path, name: str) -> list[Path]:
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be read ({error.strerror}); make it readable") from None
     if len(listed) > MOST_FILES:
-        raise UserError(f"{name} has {len(listed)} files; a model has at most {MOST_FILES}: give the folder of one model")
+        raise UserError(
+            f"{name} has {len(listed)} files; a model has at most {MOST_FILES}: give the folder of one model"
+        )
     return [path for path in listed if path.suffix in _READ_SUFFIXES]
 
 
@@ -90,8 +92,8 @@ def _check_kind(path: Path, name: str) -> None:
     most = MOST_VOCABULARY if any(part in path.name for part in _LARGE) else MOST_TEXT
     if found.st_size > most:
         raise UserError(
-            f"{path.name} of {name} has {found.st_size / 2**20:.0f} MiB; at most {most // 2**20} MiB are read: download "
-            "it again, or take it away"
+            f"{path.name} of {name} has {found.st_size / 2**20:.0f} MiB; at most {most // 2**20} MiB are read: "
+            "download it again, or take it away"
         )
 
 
@@ -222,7 +224,6 @@ def try_files(
     template: Path | None,
     bytes_per_value: int,
     room: int | None,
-    allow_pickle: bool,
 ) -> None:
     """Has everything but the weights read in a child process, and `UserError` where that meets a limit.
 
@@ -236,9 +237,6 @@ def try_files(
             import peft  # noqa: F401 - as above
         except ImportError:
             return  # said by whoever puts it on
-    # Which file holds the weights may be a fault of its own, said by whoever loads them
-    with _left_to_the_loader():
-        weight_files(folder, name, allow_pickle=allow_pickle)
     within_limits(_read_all, folder, tuple(adapters), name, template, bytes_per_value, room, name=name)
 
 

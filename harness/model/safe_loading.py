@@ -1,8 +1,8 @@
 """Running somebody else's parser on a stranger's file: in a child process first, which may take so much and no more.
 
 A regular expression, a template or a parser in C cannot be stopped from within the process that it runs in, and one
-that crashes takes that process with it. The child is a fork of this process, so nothing is imported or read again; where
-forking is unsafe (anything but Linux) it is a new process, and what it is given is pickled.
+that crashes takes that process with it. The child is a fork of this process, so nothing is imported or read again;
+where forking is unsafe (anything but Linux) it is a new process, and what it is given is pickled.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ def within_limits(function: Callable[..., Iterator[str]], *args: Any, name: str,
     raised here too. name: whose files they are. more_seconds: of computing, and twice as many on the clock, beyond
     `LIMITS`. Raises `UserError` where a limit is met, and where the child dies or raises anything else.
     """
-    limits = replace(
-        LIMITS, cpu_seconds=LIMITS.cpu_seconds + more_seconds, seconds=LIMITS.seconds + 2 * more_seconds
-    )
+    limits = replace(LIMITS, cpu_seconds=LIMITS.cpu_seconds + more_seconds, seconds=LIMITS.seconds + 2 * more_seconds)
     context = multiprocessing.get_context("fork" if sys.platform.startswith("linux") else "spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(sender, function, args, limits), daemon=True)  # type: ignore[attr-defined]
@@ -106,8 +104,8 @@ def _why_it_ended(child: Any, reading: str, name: str, limits: Limits) -> str:
 
 def _too_much_memory(reading: str, name: str, limits: Limits) -> str:
     return (
-        f"{reading} of {name} takes more than {limits.memory / 2**30:.2g} GiB of memory to read; leave the model out, or "
-        "repair that"
+        f"{reading} of {name} takes more than {limits.memory / 2**30:.2g} GiB of memory to read; leave the model out, "
+        "or repair that"
     )
 
 

@@ -153,7 +153,6 @@ def load(
             template=chat_template,
             bytes_per_value=DTYPES[dtype].itemsize,
             room=None if left_on_disk else all_free_memory(),
-            allow_pickle=allow_pickle,
         )
     for adapter in files.adapters:
         check_kind(adapter, name)

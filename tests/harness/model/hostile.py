@@ -33,7 +33,7 @@ from harness.model.subject import check_prompt_format, load
 from tests.conftest import ROOT, chat_tokenizer, tiny_model
 
 PAGE = ROOT / "docs" / "hostile-models.md"
-FAMILIES = ("llama", "gpt2", "qwen3")
+FAMILIES = ("llama", "gpt2")
 SHORT_LIMITS = safe_loading.Limits(cpu_seconds=3, seconds=40.0, memory=2**30, output=2**16)
 PROMPTS = [Prompt(id="p", goal="paint a fence"), Prompt(id="q", goal="count to ten, slowly")]
 REQUEST = "{{ messages[0]['content'] }}"
@@ -287,7 +287,7 @@ CONFIGURATION: dict[str, tuple[Make, str | None]] = {
     "empty": (text("config.json", ""), NO_CONFIG),
     "bytes": (raw("config.json", b"\xff\xfe\x00{"), NO_CONFIG),
     "long number": (text("config.json", '{"model_type": "llama", "hidden_size": ' + "9" * 10_000 + "}"), NO_CONFIG),
-    "wide": (config(hidden_size=2**31), TOO_LARGE),
+    "wide": (config(hidden_size=2**31), TOO_LARGE + "|overflow"),
     "vocabulary": (config(vocab_size=10**13), TOO_LARGE),
     "inner": (config(intermediate_size=10**14), TOO_LARGE),
     "negative": (config(hidden_size=-32), NO_CONFIG),
@@ -474,7 +474,7 @@ TEMPLATES: dict[str, tuple[Make, str | None]] = {
         ),
         NO_TEMPLATE,
     ),
-    "computes": (template("{{ (7 ** 7 ** 9) % 2 }}" + REQUEST), TOO_LONG),
+    "computes": (template("{{ (7 ** (7 ** 12)) % 2 }}" + REQUEST), TOO_LONG),
     "writes much": (template("{% for i in range(99999) %}" + "word " * 30 + "{% endfor %}" + REQUEST), "characters"),
     "reaches for a class": (template("{{ ''.__class__.__mro__ }}" + REQUEST), NO_TEMPLATE),
     "reaches for all classes": (template("{{ [].__class__.__base__.__subclasses__() }}" + REQUEST), NO_TEMPLATE),
@@ -521,7 +521,7 @@ ADAPTERS: dict[str, tuple[Make, str | None]] = {
         TOO_LONG + "|fit|kind",
     ),
     "pattern that is none": (fields("adapter_config.json", target_modules="("), "does not fit"),
-    "rank of 10**12": (fields("adapter_config.json", r=10**12), "weights by its adapter_config.json"),
+    "rank of 10**12": (fields("adapter_config.json", r=10**12), "weights by its adapter_config.json|GiB of memory"),
     "rank below nought": (fields("adapter_config.json", r=-1), "fit"),
     "rank a text": (fields("adapter_config.json", r="2"), "fit"),
     "scale not a number": (fields("adapter_config.json", lora_alpha=float("nan")), "finite|another model"),
@@ -592,7 +592,7 @@ def _cases() -> Iterator[Case]:
         "tokenizer": (TOKENIZERS, ("llama",)),
         "chat template": (TEMPLATES, ("llama",)),
         "adapter": (ADAPTERS, ("llama",)),
-        "what never ends": (HANGS, ("qwen3",)),
+        "what never ends": (HANGS, ("llama",)),
     }
     for kind, (faults, families) in tables.items():
         for fault, (make, right) in faults.items():
@@ -660,16 +660,16 @@ def outcome(folder: Path) -> tuple[str, str]:
     return "accepted", ""
 
 
-def fault_of(case: Case, folder: Path) -> str:
-    """What is not right about how a folder was met; empty where all is."""
+def fault_of(case: Case, folder: Path) -> tuple[str, str]:
+    """How a folder was met (`refused`, `accepted`, `crashed`), and what is not right about that; empty where all is."""
     got, line = outcome(folder)
     if (folder / MARK).exists():
-        return "code in it ran"
+        return "crashed", "code in it ran"
     if got != ("accepted" if case.right is None else "refused"):
-        return f"{got}: {line[:300]}"
+        return got, line[:300]
     if case.right is not None and not re.search(case.right, line):
-        return f"another line than /{case.right}/: {line[:300]}"
-    return f"more than a line: {line!r}" if "\n" in line or len(line) > 1000 else ""
+        return got, f"another line than /{case.right}/: {line[:300]}"
+    return got, f"more than a line: {line!r}" if "\n" in line or len(line) > 1000 else ""
 
 
 @contextmanager
@@ -680,39 +680,36 @@ def short_limits() -> Iterator[None]:
         yield
 
 
-def table(crashed: Counter[str]) -> str:
-    """The counts by kind. crashed: of those whose meeting was not right."""
-    lines = ["| what is wrong with | tried | refused in a line | measured as what it is | crashed |", "|---|---|---|---|---|"]
+def expected() -> Counter[tuple[str, str]]:
+    return Counter((case.kind, "accepted" if case.right is None else "refused") for case in CASES)
+
+
+def table(met: Counter[tuple[str, str]]) -> str:
+    """met: how many of a kind were refused, accepted and crashed."""
     kinds = list(dict.fromkeys(case.kind for case in CASES))
-
-    def row(name: str, cases: list[Case], wrong: int) -> str:
-        accepted = sum(case.right is None for case in cases)
-        return f"| {name} | {len(cases)} | {len(cases) - accepted - wrong} | {accepted} | {wrong} |"
-
-    lines += [row(kind, [case for case in CASES if case.kind == kind], crashed[kind]) for kind in kinds]
-    return "\n".join([*lines, row("all", list(CASES), crashed.total())])
+    ways = ("refused", "accepted", "crashed")
+    rows = [(kind, [met[kind, way] for way in ways]) for kind in kinds]
+    rows.append(("all", [sum(column) for column in zip(*(counts for _, counts in rows), strict=True)]))
+    lines = ["| what is wrong with | tried | refused | accepted | crashed |", "|---|---|---|---|---|"]
+    lines += [f"| {name} | {sum(counts)} | {' | '.join(map(str, counts))} |" for name, counts in rows]
+    return "\n".join(lines)
 
 
 def main() -> None:
-    import time
-
-    crashed: Counter[str] = Counter()
+    met: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as place, short_limits():
         clean = Path(place) / "clean"
         save_clean(clean)
         for number, case in enumerate(CASES):
             (Path(place) / str(number)).mkdir()
-            began = time.monotonic()
-            if wrong := fault_of(case, made(case, clean, Path(place) / str(number))):
-                crashed[case.kind] += 1
-                print(f"{case.id}: {wrong}", flush=True)
-            if time.monotonic() - began > 8:
-                print(f"{case.id}: {time.monotonic() - began:.0f} s", flush=True)
-    text_now = PAGE.read_text(encoding="utf-8")
-    before, begin, rest = text_now.partition("<!-- corpus -->\n")
+            got, wrong = fault_of(case, made(case, clean, Path(place) / str(number)))
+            met[case.kind, got] += 1
+            if wrong:
+                print(f"{case.id}: {got}, {wrong}", flush=True)
+    before, begin, rest = PAGE.read_text(encoding="utf-8").partition("<!-- corpus -->\n")
     _, end, after = rest.partition("<!-- /corpus -->")
-    PAGE.write_text(f"{before}{begin}\n{table(crashed)}\n\n{end}{after}", encoding="utf-8")
-    print(table(crashed))
+    PAGE.write_text(f"{before}{begin}\n{table(met)}\n\n{end}{after}", encoding="utf-8")
+    print(table(met))
 
 
 if __name__ == "__main__":
