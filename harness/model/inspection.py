@@ -23,13 +23,24 @@ from harness.model.safe_loading import is_memory_fault, within_limits
 from harness.model.weights import ADAPTER_CONFIG, few
 
 MOST_FILES = 10_000
-MOST_TEXT = 16 * 2**20
-MOST_VOCABULARY = 512 * 2**20
-"""Bytes of a text file, and of one that may hold a vocabulary or an index of tensors."""
+MOST_FIELDS = 16 * 2**20
+MOST_TEXT = 512 * 2**20
+"""Bytes of a file of settings or of a template, and of any other text: a vocabulary, an index, a log."""
 MOST_DEPTH = 64
 """Levels of a JSON file: each is a call on the stack of some parser."""
 _READ_SUFFIXES = (".json", ".jinja", ".txt", ".py", ".model", ".safetensors", ".bin")
-_LARGE = ("tokenizer.json", "tokenizer.model", "vocab", "merges", "spiece", ".index.json")
+_SETTINGS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "chat_template.json",
+    ADAPTER_CONFIG,
+)
+"""What libraries read fields from."""
 _CODE_FIELDS = ("auto_map", "custom_generate", "custom_pipelines", "trust_remote_code")
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 
@@ -48,13 +59,11 @@ def check_folder(folder: Path, name: str, *, allow_remote_code: bool) -> None:
         _check_kind(path, name)
         if path.suffix == ".py":
             code.append(path.name)
-        elif path.suffix == ".json" and not any(part in path.name for part in _LARGE):
+        elif path.name in _SETTINGS:
             content = _read(path, name)
             code += [f"{field} in {path.name}" for field in _CODE_FIELDS if content.get(field)]
             if not allow_remote_code:
                 _refuse_fetched_code(content, path.name, name)
-            if path.name == "config.json" and not allow_remote_code:
-                _refuse_quantiser(content, name)
             if path.name == "tokenizer_config.json":
                 _refuse_files_elsewhere(content, folder, name)
             if path.name == ADAPTER_CONFIG:
@@ -89,7 +98,7 @@ def _check_kind(path: Path, name: str) -> None:
         raise UserError(f"{path.name} of {name} is no plain file; put the file itself there, or take it away")
     if path.suffix in (".safetensors", ".bin"):
         return
-    most = MOST_VOCABULARY if any(part in path.name for part in _LARGE) else MOST_TEXT
+    most = MOST_FIELDS if path.name in _SETTINGS or path.suffix == ".jinja" else MOST_TEXT
     if found.st_size > most:
         raise UserError(
             f"{path.name} of {name} has {found.st_size / 2**20:.0f} MiB; at most {most // 2**20} MiB are read: "
@@ -150,9 +159,8 @@ def _everywhere(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _refuse_quantiser(content: Mapping[str, Any], name: str) -> None:
     """transformers leaves out a quantisation that it does not know, and takes the packed numbers for weights."""
-    for field, settings in _everywhere(content):
-        if field != "quantization_config" or settings is None:
-            continue
+    parts = (content, *(part for part in content.values() if isinstance(part, dict)))
+    for settings in [part["quantization_config"] for part in parts if part.get("quantization_config") is not None]:
         from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as known
 
         method = settings.get("quant_method") if isinstance(settings, dict) else settings
@@ -227,8 +235,8 @@ def try_files(
 ) -> None:
     """Has everything but the weights read in a child process, and `UserError` where that meets a limit.
 
-    bytes_per_value: of the weights once they are loaded. room: bytes that they may take; None where they are spread
-    over machines that are not seen from here.
+    bytes_per_value: of the weights once they are loaded. room: bytes that they may take; None where another engine
+    loads them, on machines that may not be seen from here and with quantisers of its own.
     """
     import transformers  # noqa: F401 - here, so that the child has it
 
@@ -237,6 +245,8 @@ def try_files(
             import peft  # noqa: F401 - as above
         except ImportError:
             return  # said by whoever puts it on
+    if room is not None:
+        _refuse_quantiser(_read(folder / "config.json", name), name)
     within_limits(_read_all, folder, tuple(adapters), name, template, bytes_per_value, room, name=name)
 
 
@@ -269,10 +279,10 @@ def _read_all(
     with _left_to_the_loader():
         _read_headers(folder)
     owner, own_template = folder, template
-    for adapter in adapters:
+    for number, adapter in enumerate(adapters):
         yield f"the adapter {adapter.name}"
         with _left_to_the_loader():
-            _put_on(model, adapter)
+            _put_on(model, adapter, f"adapter{number}")
         if model is not None:
             _check_size(model, name, ADAPTER_CONFIG, bytes_per_value, room)
         if has_tokenizer(adapter):
@@ -319,7 +329,8 @@ def _check_size(model: Any, name: str, file: str, bytes_per_value: int, room: in
     if needed > room:
         raise UserError(
             f"the model {name} has {values:,} weights by its {file}, which take {needed / 2**30:,.1f} GiB, and "
-            f"{room / 2**30:,.1f} GiB of memory are free; use a machine with more, or put the right file there"
+            f"{room / 2**30:,.1f} GiB is the most that this machine has room for; use one with more memory, or put the "
+            "right file there"
         )
 
 
@@ -345,13 +356,38 @@ def _read_headers(folder: Path) -> None:
             list(file.keys())
 
 
-def _put_on(model: Any, adapter: Path) -> None:
-    """The adapter's configuration, and its layers on the model, without values."""
+def _put_on(model: Any, adapter: Path, label: str) -> None:
+    """The adapter's configuration, its patterns on the names of the modules, and its layers on the model, without
+    values. label: what peft calls it; a folder may have a name that is none of a module."""
+    import re
+
     from peft import PeftConfig, inject_adapter_in_model
 
     config = PeftConfig.from_pretrained(str(adapter))
-    if model is not None:
-        inject_adapter_in_model(config, model, adapter_name=adapter.name, low_cpu_mem_usage=True)
+    if model is None:
+        return
+    names = [path for path, _ in model.named_modules()]
+    for pattern in _patterns(config):
+        with _left_to_the_loader():
+            compiled = re.compile(pattern)
+            for path in names:
+                compiled.match(path)
+    inject_adapter_in_model(config, model, adapter_name=label, low_cpu_mem_usage=True)
+
+
+def _patterns(config: Any) -> Iterator[str]:
+    """The regular expressions of an adapter's configuration, as peft completes them."""
+    for field in ("target_modules", "exclude_modules"):
+        if isinstance(given := getattr(config, field, None), str):
+            yield rf"({given})\Z"
+    for field in ("rank_pattern", "alpha_pattern"):
+        for given in getattr(config, field, None) or ():
+            yield rf"(.*\.)?({given})$"
+    for given in getattr(config, "modules_to_save", None) or ():
+        yield rf"(^|.*\.){given}($|\..*)"
+    layers = getattr(config, "layers_pattern", None) or ()
+    for given in [layers] if isinstance(layers, str) else layers:
+        yield rf"(?:^|.*?\.){given}\.(?P<idx>\d+)\."
 
 
 def _tokenizer(folder: Path, model: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -151,7 +152,8 @@ def _limit(limits: Limits) -> None:
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # the parent's threads are not here
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + 5))
+    spent = math.ceil(time.process_time())  # by a new process, on its imports
+    resource.setrlimit(resource.RLIMIT_CPU, (spent + limits.cpu_seconds, spent + limits.cpu_seconds + 5))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if sys.platform.startswith("linux"):
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)

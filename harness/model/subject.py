@@ -20,7 +20,7 @@ from harness.model.files import locate
 from harness.model.inspection import try_files
 from harness.model.kv_cache import Cache
 from harness.model.limits import check_finite, check_finite_weights
-from harness.model.memory import all_free_memory, keep_freed_memory
+from harness.model.memory import keep_freed_memory, most_room
 from harness.model.prompt_format import check_prompts, check_template, prompt_ids, prompt_text, without_mark
 from harness.model.safe_loading import within_limits
 from harness.model.stop_tokens import chat_stops, check_stops, generate_stops, protocol_stops, read_generation_config
@@ -152,7 +152,7 @@ def load(
             name,
             template=chat_template,
             bytes_per_value=DTYPES[dtype].itemsize,
-            room=None if left_on_disk else all_free_memory(),
+            room=None if left_on_disk else most_room(),
         )
     for adapter in files.adapters:
         check_kind(adapter, name)

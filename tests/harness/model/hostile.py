@@ -516,6 +516,10 @@ ADAPTERS: dict[str, tuple[Make, str | None]] = {
     ),
     "rank's pattern that explodes": (fields("adapter_config.json", rank_pattern={EXPLODES: 2}), TOO_LONG),
     "scale's pattern that explodes": (fields("adapter_config.json", alpha_pattern={EXPLODES: 2}), TOO_LONG),
+    "saved modules' pattern that explodes": (
+        fields("adapter_config.json", modules_to_save=[EXPLODES]),
+        TOO_LONG,
+    ),
     "layers' pattern that explodes": (
         fields("adapter_config.json", layers_to_transform=[0], layers_pattern=EXPLODES),
         TOO_LONG + "|fit|kind",
