@@ -151,7 +151,7 @@ def load(
             files.adapters,
             name,
             template=chat_template,
-            bytes_per_value=DTYPES[dtype].itemsize,
+            bytes_per_value=4 if dtype == "float32" else 2,
             room=None if left_on_disk else most_room(),
         )
     for adapter in files.adapters:
