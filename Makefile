@@ -18,7 +18,7 @@ VERSION_TESTS := tests/harness/stream tests/harness/model tests/harness/engine/t
 NO_VERSION_TESTS := alone_and_in_company or come_with_asabench or on_the_hub or short_name or killed or hold_the_truth
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-versions version-pins test-vllm check docs bench clean
+.PHONY: help quickstart test test-versions version-pins test-vllm check docs bench gpu-check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -115,6 +115,9 @@ docs: $(DOCS_VENV)/ready ## the documentation as a site in build/docs, its links
 
 bench: $(VENV)/ready ## the engine against the plain loop; DEVICE=cuda SHAPE=8b on a GPU
 	$(BIN)/python -m tools.speed.sweep $(if $(DEVICE),--device $(DEVICE)) $(if $(SHAPE),--shape $(SHAPE)) $(BENCH)
+
+gpu-check: ## what ASABench does on this machine's GPU, in under nine minutes: gpu.json (no downloads, no environment made)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tools.speed.gpu_check $(if $(DEVICE),--device $(DEVICE)) $(if $(SHAPE),--shape $(SHAPE)) $(GPU_CHECK)
 
 clean: ## remove the environments and the built pages (runs stay)
 	rm -rf $(VENV) $(VENV)-* leaderboard/site build/docs

@@ -66,14 +66,18 @@ def build(
 ) -> Benchmark:
     """Evaluates every model of the recipe that is not done, then writes `out`/benchmark and returns it.
 
-    Raises `UserError` for what cannot be used; what is finished is kept, and the same call goes on.
+    A benchmark that is there by this recipe is returned as it is, without overwrite. Raises `UserError` for what cannot
+    be used; what is finished is kept, and the same call goes on.
     """
     check_max_rows(max_rows)
     _require_distinct(recipe)
     benchmark = out / "benchmark"
     if benchmark.exists() and not overwrite:
+        if (held := _complete(benchmark, recipe)) is not None:
+            return held
         raise UserError(
-            f"{benchmark} is there already; use --overwrite to write it again, or give another --out folder"
+            f"{benchmark} is there already, by another recipe; use --overwrite to write it again, or give another "
+            "--out folder"
         )
     _keep_recipe(recipe, out)
     rows: list[Row] = []
@@ -99,6 +103,15 @@ def build(
         replace=overwrite,
     )
     return read_benchmark(benchmark)
+
+
+def _complete(path: Path, recipe: Recipe) -> Benchmark | None:
+    """The benchmark of that very recipe, which is whole wherever it is: what was cut short behind it is nothing."""
+    try:
+        held = read_benchmark(path)
+    except UserError:
+        return None
+    return held if held.manifest.build.get("recipe") == recipe.model_dump(mode="json") else None
 
 
 def _keep_recipe(recipe: Recipe, out: Path) -> None:
@@ -199,7 +212,7 @@ def costs(recipe: Recipe, out: Path, *, device: str = DEVICE, max_rows: int | No
         except UserError:
             yield ModelCost(name=model.model, cells=_cells(recipe, model), seconds=None, memory_bytes=None)
             continue
-        cost = estimate(plan)
+        cost = estimate(plan, judged=False)
         yield ModelCost(
             name=model.model,
             cells=cost.cells,

@@ -105,6 +105,7 @@ def _lines_at(table: pd.DataFrame, attack: str, dose: float) -> pd.DataFrame:
 
 def read_table(path: Path) -> pd.DataFrame:
     """What rates are computed from; `UserError` for a table that cannot be read."""
+    from asabench.stats.radius import rates_table
     from asabench.submission.findings import Refused
     from asabench.submission.manifest import RunManifest
     from asabench.submission.schema import MANIFEST_FILE
@@ -117,6 +118,5 @@ def read_table(path: Path) -> pd.DataFrame:
     manifest = path.with_name(MANIFEST_FILE)
     if not manifest.is_file():
         return table
-    return read_record(RunManifest, manifest, "a submission's manifest", "`asabench submit` writes one").clustered(
-        table
-    )
+    made = read_record(RunManifest, manifest, "a submission's manifest", "`asabench submit` writes one")
+    return rates_table(made.clustered(table), made.settings.suite)

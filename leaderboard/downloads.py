@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from asabench.core.estimate import Rate
 from asabench.core.records import SHARES
 from asabench.core.row import Eps50, Row, worst_case
 from asabench.core.text import eps50_text, where
+from asabench.submission.evidence import level
 from leaderboard.charts.svg import dose_points
 from leaderboard.entries import VARIANTS, created
 from leaderboard.ranking import Placed, Track, smallest_eps50
@@ -39,7 +41,7 @@ def render_csv(tracks: Sequence[Track]) -> str:
     writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
     writer.writeheader()
     for line in lines:
-        writer.writerow({name: _csv_cell(value) for name, value in line.items()})
+        writer.writerow({name: csv_cell(value) for name, value in line.items()})
     return text.getvalue()
 
 
@@ -95,6 +97,8 @@ def _csv_columns(track: Track, placed: Placed) -> dict[str, object]:
         "smallest_eps50_above": None if smallest is None else smallest[1].above,
         "eps50_doses": None if smallest is None else _grid(smallest[1]),
     }
+    columns["suite"] = None if row.suite is None else row.suite.id
+    columns |= _ends("robust_area", None if row.suite is None else row.suite.area)
     clean = None if entry.utility is None else entry.utility.clean
     columns |= _ends("benign_answer_rate", None if clean is None else clean.benign_answer_rate)
     columns |= _ends("over_refusal", None if clean is None else clean.over_refusal)
@@ -110,6 +114,8 @@ def _csv_columns(track: Track, placed: Placed) -> dict[str, object]:
         **_ends("judge_balanced_accuracy", None if row.judge.figures is None else row.judge.figures.balanced_accuracy),
         "created": row.created,
         "flags": ";".join(placed.flags),
+        "evidence": level(entry.evidence),
+        "rerun_cells": None if entry.evidence is None else entry.evidence.cells,
         "protocol_digest": row.protocol.digest,
         "prompts_digest": row.prompts.digest,
         "asabench_version": row.asabench_version,
@@ -126,11 +132,17 @@ def _ends(name: str, rate: Rate | None) -> dict[str, object]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), given, strict=True))
 
 
-def _csv_cell(value: object) -> object:
-    # A spreadsheet runs a text that starts like a formula, and names here come from strangers.
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
+def csv_cell(value: object) -> object:
+    """A spreadsheet runs a text that starts like a formula, also behind spaces or in wide letters, and names here come
+    from strangers."""
+    if isinstance(value, str):
+        start = unicodedata.normalize("NFKC", value).lstrip()[:1]
+        if value[:1] in _RUNS or start in _RUNS:
+            return f"'{value}"
     return value
+
+
+_RUNS = frozenset("=+-@\t\r'|%")
 
 
 def render_index_script(tracks: Sequence[Track]) -> str:

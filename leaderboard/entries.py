@@ -7,9 +7,11 @@ bare run: it is shown, named by its model, and lacks what a ranking needs.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from asabench.core.protocol import Protocol
 from asabench.core.row import Row, read_row
 from asabench.core.utility_report import UtilityReport, read_utility
 from asabench.judging.certificate import Certificate, read_certificate
+from asabench.submission.evidence import Evidence, faults, verdicts_digest
 from asabench.submission.findings import Refused
 from asabench.submission.manifest import RunManifest
 from asabench.submission.safe_reading import MOST_BYTES, parsed, read_yaml
@@ -29,6 +32,7 @@ from asabench.submission.schema import (
     CERTIFICATE_FILE,
     MANIFEST_FILE,
     OTHER_JUDGES_FILE,
+    RERUN_FILE,
     ROW_FILE,
     SLUG,
     SUBMISSION_FILE,
@@ -49,13 +53,16 @@ VARIANTS = (
     "survival",
 )
 """The fields of a result that rows from before may lack."""
+MANY = 24
+"""From so many tables on, processes of their own are worth their start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One evaluated model on the board. `slug` is part of its link; `verdicts` is the table of its cells, if it came
     with one; `max_new_tokens` is the most tokens of an answer, and `shared_noise` whether a seed is one noise vector
-    for all prompts, where its manifest says so; `other_judges` has the labels of further judges."""
+    for all prompts, where its manifest says so; `other_judges` has the labels of further judges. `evidence`: what
+    somebody else answered again, of the verdicts as they are; `oddities`: what is odd about those."""
 
     slug: str
     row: Row
@@ -67,6 +74,8 @@ class Entry:
     shared_noise: bool = False
     certificate: Certificate | None = None
     other_judges: Path | None = None
+    evidence: Evidence | None = None
+    oddities: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -118,7 +127,9 @@ def read_entries(roots: Iterable[Path]) -> list[Entry]:
             other_judges=other_judges if other_judges.is_file() else None,
             max_new_tokens=None if protocol is None else protocol.max_new_tokens,
             shared_noise=protocol is not None and protocol.shares_noise,
+            evidence=_evidence(path.parent),
         )
+    submissions |= _with_oddities(submissions)
     held = {entry.row.run_id for entry in submissions.values()}
     entries = list(submissions.values())
     for row in newest_by_run(row for row in bare if row.run_id not in held):
@@ -135,6 +146,37 @@ def _protocol(path: Path) -> Protocol | None:
         return None
     manifest = read_record(RunManifest, path, "a submission's manifest", "`asabench submit` writes one")
     return manifest.runs[0].settings.protocol
+
+
+def _evidence(folder: Path) -> Evidence | None:
+    """None where there is none, or where it is of other verdicts, or speaks against them."""
+    path, verdicts = folder / RERUN_FILE, folder / VERDICTS_FILE
+    if not path.is_file() or not verdicts.is_file():
+        return None
+    found = read_record(Evidence, path, "what a rerun found", "`asabench validate --rerun K --out` writes it")
+    return None if found.verdicts != verdicts_digest(verdicts.read_bytes()) or faults(found) else found
+
+
+def _with_oddities(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Entries with what is odd about their verdicts; that of those which were answered again is known to be so."""
+    wanted = [entry for entry in entries.values() if entry.verdicts is not None and entry.evidence is None]
+    paths = [entry.verdicts for entry in wanted if entry.verdicts is not None]
+    if len(paths) < MANY:
+        found = list(map(_oddities, paths))
+    else:
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(_oddities, paths, chunksize=8))
+    return {entry.slug: replace(entry, oddities=odd) for entry, odd in zip(wanted, found, strict=True)}
+
+
+def _oddities(path: Path) -> tuple[str, ...]:
+    from asabench.submission.checks.plausibility import oddities
+    from asabench.submission.verdict_table import read_verdicts
+
+    try:
+        return tuple(oddities(read_verdicts(path)))
+    except (OSError, Refused) as error:
+        raise UserError(f"{path} cannot be read: {error}; `asabench validate` says what is wrong with it") from None
 
 
 def run_slug(run_id: str) -> str:

@@ -15,13 +15,14 @@ from asabench.core.records import SHARES
 from asabench.core.row import MEASURES, worst_case
 from asabench.core.text import eps50_text, interval_text, where
 from asabench.runs.command import command_words, evaluate_words, on_lines, preparation
+from asabench.submission.evidence import level, power_words
 from asabench.submission.tracks import is_certified
 from leaderboard.charts.card_svg import loss_svg, refusals_svg
-from leaderboard.charts.frontier import best_curves, curves_svg, frontier_svg
 from leaderboard.charts.svg import dose_svg, lasr_svg, mix_svg, series, worst_by_attack
 from leaderboard.citing import PAPER_BIBTEX, bibtex
 from leaderboard.downloads import MARK
 from leaderboard.entries import Entry, created
+from leaderboard.frontier import best_curves, curves_svg, frontier_svg
 from leaderboard.ranking import Placed, Track, eps50_ordered, smallest_eps50
 from leaderboard.reported import Reported
 from leaderboard.templating import page_environment
@@ -86,6 +87,8 @@ def _environment() -> Environment:
         "frontier_svg": frontier_svg,
         "curves_svg": curves_svg,
         "best_curves": best_curves,
+        "evidence_level": level,
+        "power_words": power_words,
     }
     names = {
         "share": share,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from asabench.core.attack_names import REQUIRED_ATTACKS
-from asabench.core.protocol import MIN_PROMPTS, MIN_TOKENS
+from asabench.core.protocol import INCOHERENT_SHARE, MIN_PROMPTS, MIN_TOKENS
 from asabench.core.row import MEASURES
+from asabench.submission.evidence import LEVELS
 from asabench.submission.tracks import BENIGN_MARGIN
 
 
@@ -200,7 +201,10 @@ TERMS: dict[str, Term] = {
         f"an attack, layers, AdvBench's first {MIN_PROMPTS} prompts (fewer layers and prompts at the size lite, which "
         "has a track of its own), the published settings, or the figures for "
         "harmless requests. over-refusal: it answers fewer harmless requests than its base model. uncertified: "
-        "the judge has not passed its check. short-answers: an answer may have fewer than "
+        "the judge has not passed its check. incoherent: more than "
+        f"{INCOHERENT_SHARE:.0%} of its clean or of its steered answers are broken text: a model that collapses is not "
+        "robust. odd: something about its verdicts is as in no entry that was measured, and nobody has answered its "
+        "cells again. short-answers: an answer may have fewer than "
         f"{MIN_TOKENS} tokens, too few to hold content. not-finite: some answers are missing, as the model computed "
         "infinities or no numbers. within-judge-noise: the worst case could be the judge's errors alone. "
         "one-noise-vector: all noise is one vector, and the intervals say nothing of another. reported: a "
@@ -221,6 +225,13 @@ TERMS: dict[str, Term] = {
         long="How the direction of the noise is chosen: random draws it; gradient-ascend and gradient-descend "
         "follow the sign of the loss's gradient up or down; pgd searches from there, through the defence "
         "itself.",
+    ),
+    "evidence": Term(
+        name="Evidence",
+        short="Whether anybody else ran the model",
+        long=f"claimed: {LEVELS['claimed']}, so invented verdicts would look the same. rerun: {LEVELS['rerun']}; the "
+        "number is that of the cells, and the entry's page says what so many would have found. reproduced: "
+        f"{LEVELS['reproduced']}.",
     ),
     "dose": Term(
         name="Dose",
@@ -287,6 +298,7 @@ COLUMNS = (
     Column(key="change", name="Utility change", term="change", group="harmless"),
     Column(key="eps50", name="eps50", term="eps50", group="refusal"),
     Column(key="flags", name="Flags", term="flags", sort="text"),
+    Column(key="evidence", name="Evidence", term="evidence", sort="text"),
     *(Column(key=f"masr-{name}", name="MASR", term="masr", attack=name, group="masr") for name in REQUIRED_ATTACKS),
     *(Column(key=f"pasr-{name}", name="PASR", term="pasr", attack=name, group="pasr") for name in REQUIRED_ATTACKS),
     Column(key="init", name="INIT", term="init", group="layers"),

@@ -16,6 +16,8 @@ def block_shares(track: Track, placed: Placed) -> tuple[LayerShare, ...]:
     measured, or none. The base counts where it stands in the same track, was asked the same prompts and was attacked at
     the same blocks. `UserError` for a table that cannot be read."""
     entry, base = placed.entry, placed.base
+    if entry.row.suite is not None:
+        return ()  # a search says of most blocks that another did better
     if entry.card is None or entry.verdicts is None or not entry.card.generalisation.trained_layers:
         return ()
     from asabench.card.layers import layer_shares

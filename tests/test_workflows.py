@@ -1,5 +1,5 @@
-"""Workflows run pinned actions, a release is what its tag says, and the pull request's check picks what it validates:
-shell steps are run over small folders."""
+"""Workflows run pinned actions, a release is what its tag says, a pull request is checked whole, and its comment takes
+no number and no Markdown from it: shell steps are run over small folders."""
 
 from __future__ import annotations
 
@@ -17,66 +17,73 @@ WORKFLOWS = ROOT / ".github" / "workflows"
 
 
 def step(workflow: str, name: str) -> str:
-    """The shell commands of a step, as for pull request 7."""
+    """The shell commands of a step."""
     jobs = yaml.safe_load((WORKFLOWS / workflow).read_text(encoding="utf-8"))["jobs"].values()
     (commands,) = [step["run"] for job in jobs for step in job.get("steps", ()) if step.get("name") == name]
     assert isinstance(commands, str)
-    return commands.replace("${{ github.event.number }}", "7")
+    return commands
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A pull request's checkout: the main branch has the entries old and kept and a readme."""
-    git(tmp_path, "init", "-q", "-b", "main", "upstream")
-    for name in ("old", "kept"):
-        write(tmp_path / "upstream" / "submissions" / name / "row.json")
-    write(tmp_path / "upstream" / "submissions" / "README.md")
-    git(tmp_path / "upstream", "add", ".")
-    git(tmp_path / "upstream", "commit", "-qm", "main")
-    git(tmp_path, "clone", "-q", "upstream", "checkout")
-    return tmp_path / "checkout"
+def command(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
 
 
-def git(folder: Path, *words: str) -> None:
-    given = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always")
-    subprocess.run(["git", *given, *words], cwd=folder, check=True, capture_output=True)
+def run_step(commands: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    given = {**os.environ, "PATH": f"{cwd.parent}/bin:{os.environ['PATH']}", **environment}
+    return subprocess.run(["bash", "-e", "-c", commands], cwd=cwd, env=given, capture_output=True, text=True)
 
 
-def write(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{}")
-
-
-def validated(checkout: Path, status: int) -> tuple[int, list[str]]:
-    """Runs the step with an `asabench` that notes its arguments; its exit code and what was asked of asabench."""
-    commands = checkout.parent / "bin"
-    commands.mkdir()
-    asabench = commands / "asabench"
-    asabench.write_text(f'#!/bin/sh\necho "$@" >> {checkout.parent}/asked\nexit {status}\n')
-    asabench.chmod(0o755)
-    git(checkout, "add", "-A")
-    git(checkout, "commit", "-qm", "change")
-    done = subprocess.run(
-        ["bash", "-e", "-c", step("validate-submission.yml", "Validate what was added or changed")],
-        cwd=checkout,
-        env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", "GITHUB_BASE_REF": "main"},
-        capture_output=True,
+@pytest.mark.parametrize(("status", "who"), [(0, ""), (1, "--maintainer"), (3, "")])
+def test_a_pull_request_is_checked_whole_whatever_it_changes(tmp_path: Path, status: int, who: str) -> None:
+    """The tree, not a diff: how it ends is how the check ended."""
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    command(tmp_path / "bin", "asabench", f'echo "$@" > {tmp_path}/asked; exit {status}')
+    done = run_step(
+        step("validate-submission.yml", "Validate the entries as they stand"),
+        checkout,
+        RUNNER_TEMP=str(tmp_path / "temp"),
+        MAINTAINER=who,
     )
-    assert (checkout / "result" / "number").read_text() == "7\n"
-    asked = checkout.parent / "asked"
-    return done.returncode, asked.read_text().splitlines() if asked.is_file() else []
+    assert done.returncode == status
+    asked = (tmp_path / "asked").read_text().strip()
+    before = f"{checkout}/../base/submissions"
+    assert asked == f"validate {checkout}/submissions --whole --before {before} --report report.json {who}".strip()
+    assert (tmp_path / "temp" / "result").is_dir()
+    record = yaml.safe_load((WORKFLOWS / "validate-submission.yml").read_text(encoding="utf-8"))
+    assert record[True] == {"pull_request": None}, "no filter of paths"
 
 
-@pytest.mark.parametrize("status", [0, 1, 3])
-def test_what_was_added_or_changed_is_validated(checkout: Path, status: int) -> None:
-    write(checkout / "submissions" / "new" / "row.json")
-    (checkout / "submissions" / "kept" / "row.json").unlink()
-    write(checkout / "submissions" / "kept" / "manifest.json")
-    write(checkout / "docs" / "page.md")
-    folders = "submissions/kept submissions/new"
-    code, asked = validated(checkout, status)
-    assert asked == [f"validate {folders}", f"validate --markdown {folders}"], "the comment is written in any case"
-    assert (code == 0) is (status == 0)
+def test_what_is_published_was_checked_whole() -> None:
+    text = (WORKFLOWS / "leaderboard.yml").read_text(encoding="utf-8")
+    assert text.index("asabench validate submissions --whole\n") < text.index("asabench leaderboard build")
+
+
+@pytest.mark.parametrize(("found", "asked"), [("7", True), ("", False)])
+def test_the_comment_goes_where_the_event_says(tmp_path: Path, found: str, asked: bool) -> None:
+    """Neither number nor Markdown is taken from what the pull request's run left."""
+    where = tmp_path / "where"
+    where.mkdir()
+    command(tmp_path / "bin", "python", "echo made of the report")
+    command(tmp_path / "bin", "gh", f'echo "$@" >> {tmp_path}/asked; [ "$1" = pr ] || echo "{found}"')
+    hostile = 'someone:x"; touch broken; "'
+    done = run_step(
+        step("comment-submission.yml", "Comment"),
+        where,
+        REPOSITORY="owner/name",
+        HEAD=hostile,
+        HEAD_SHA="0" * 40,
+        RESULT=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "asked").read_text().splitlines()
+    assert f"-f head={hostile}" in lines[0]
+    assert any(line.startswith("pr comment 7 --repo owner/name --body-file body.md") for line in lines) is asked
+    assert (where / "body.md").read_text() == "made of the report\n"
+    assert not list(tmp_path.rglob("broken"))
 
 
 def test_submissions_are_checked_without_their_prompts() -> None:
@@ -86,12 +93,12 @@ def test_submissions_are_checked_without_their_prompts() -> None:
         assert "asabench validate" not in text or "pyrit" not in text, path.name
 
 
-def test_an_entry_that_is_taken_out_is_not_looked_for(checkout: Path) -> None:
-    git(checkout, "rm", "-q", "submissions/old/row.json")
-    assert not (checkout / "submissions" / "old").exists()
-    (checkout / "submissions" / "README.md").write_text("more")
-    assert validated(checkout, 1) == (0, [])
-    assert "No submission" in (checkout / "result" / "comment.md").read_text()
+@pytest.mark.parametrize("path", sorted(WORKFLOWS.glob("*.yml")), ids=lambda path: path.name)
+def test_no_step_writes_a_strangers_words_into_its_commands(path: Path) -> None:
+    """An expression inside `run` is put into the script before the shell sees it; what events hold comes by `env`."""
+    for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values():
+        for each in job.get("steps", ()):
+            assert not re.search(r"\$\{\{\s*(github\.event|github\.head_ref|inputs)", each.get("run", "")), each
 
 
 def test_every_action_is_pinned_to_a_commit_and_says_its_version() -> None:

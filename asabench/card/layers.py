@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from asabench.card.records import LayerShare
+from asabench.core.attack_names import has_blocks
 from asabench.core.estimate import Rate
 from asabench.stats.intervals import layer_mean_rate
 from asabench.stats.metrics import outcomes
@@ -31,6 +32,8 @@ def layer_shares(
         return ()
     shares = []
     for attack, dose in pairs:
+        if not has_blocks(attack):
+            continue
         own, others = (_mean_lasr(table, attack, dose, layers, shared) for layers in (trained, measured - trained))
         shares.append(
             LayerShare(

@@ -174,6 +174,8 @@ def _resistance(run: Run, base_run: Run | None, trained_goals: Collection[str] |
 
 def _layer_shares(run: Run, base_run: Run | None, trained_layers: Sequence[int]) -> tuple[LayerShare, ...]:
     row = run.row
+    if row.suite is not None:
+        return ()  # a search says of most blocks that another did better
     tables = [None if each is None else with_strongest(each.judged(row.judge.id)) for each in (run, base_run)]
     assert tables[0] is not None
     pairs = [(result.attack, result.dose) for result in row.results]

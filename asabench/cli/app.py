@@ -14,9 +14,23 @@ import typer
 from typer.core import TyperGroup
 
 import asabench
-from asabench.cli import card, dataset, defences, evaluation, judging, leaderboard, models, probe, submission, utility
+from asabench.cli import (
+    card,
+    dataset,
+    defences,
+    evaluation,
+    judging,
+    leaderboard,
+    lvs,
+    models,
+    organisms,
+    probe,
+    submission,
+    utility,
+)
 from asabench.cli import enter as entering
 from asabench.cli.command import AGAIN, Command, JudgeGroup
+from asabench.cli.logs import logged
 from asabench.cli.terminal import any_characters, one_line, swallow_output
 from asabench.core.errors import UserError
 from asabench.core.links import link
@@ -37,10 +51,13 @@ PAGES: tuple[tuple[Callable[..., None], *tuple[str, ...]], ...] = (
     (evaluation.report, "docs/protocol.md"),
     (evaluation.compare, "docs/protocol.md"),
     (probe.probe, "docs/diagnostics.md"),
+    (lvs.lvs, "docs/diagnostics.md"),
     (models.models, "docs/protocol.md"),
     (card.card, "docs/card.md"),
     (defences.defend, "docs/defences.md"),
     (defences.interpolate, "docs/defences.md"),
+    (organisms.backdoor, "docs/defences.md"),
+    (organisms.unlearn_check, "docs/defences.md"),
     (judging.judge, "docs/judges.md"),
     (judging.judge_check, "docs/judges.md"),
     (judging.judge_read, "docs/judges.md"),
@@ -71,7 +88,12 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "read": judging.judge_read,
         "server": judging.judge_server,
     },
-    "train": {"defend": defences.defend, "interpolate": defences.interpolate},
+    "train": {
+        "defend": defences.defend,
+        "interpolate": defences.interpolate,
+        "backdoor": organisms.backdoor,
+        "unlearn-check": organisms.unlearn_check,
+    },
     "board": {
         "submit": submission.submit,
         "validate": submission.validate,
@@ -83,7 +105,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
 ABOUT = {
     "data": "The published instances: have them, check them, make them, publish them.",
     "judge": "Judges: judge a run again, check a judge, read answers yourself, serve one.",
-    "train": "Defences: train one, and mix its weights with its base's.",
+    "train": "Defences: train one, mix its weights with its base's; check for backdoors and unlearning.",
     "board": "The board: make an entry, check entries, build and serve the pages.",
 }
 EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
@@ -108,6 +130,9 @@ EXAMPLES: dict[Callable[..., None], tuple[str, ...]] = {
 # What follows `--` goes on to vLLM
 PASSED_ON = {judging.judge_server: {"allow_extra_args": True, "ignore_unknown_options": False}}
 
+RUNNING = (evaluation.evaluate, judging.judge, defences.defend, dataset.build, utility.utility, probe.probe)
+"""Those that take their time, and say what they do meanwhile."""
+
 
 def _add(to: typer.Typer, name: str, command: Callable[..., None], *, hidden: bool = False) -> None:
     pages = next(pages for each, *pages in PAGES if each is command)
@@ -118,7 +143,9 @@ def _add(to: typer.Typer, name: str, command: Callable[..., None], *, hidden: bo
     lines.append(f"Each option may be in the environment, as {variable}_OPTION.")
     lines += [f"More: {link(page)}" for page in pages]
     more = "\b\n" + "\n".join(lines)
-    to.command(name, cls=Command, epilog=more, hidden=hidden, context_settings=PASSED_ON.get(command))(command)
+    to.command(name, cls=Command, epilog=more, hidden=hidden, context_settings=PASSED_ON.get(command))(
+        logged(command) if command in RUNNING else command
+    )
 
 
 for title, commands in GROUPS.items():

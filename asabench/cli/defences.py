@@ -11,7 +11,16 @@ from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
 from asabench.cli.printing import interrupted, say
-from asabench.core.defaults import DEVICE, DTYPE, PRESET, PROTOCOL, TARGET, TEST_PROMPTS, TRAINING_PROMPTS
+from asabench.core.defaults import (
+    DEVICE,
+    DTYPE,
+    PRESET,
+    PROTOCOL,
+    RECIPE_NAMES,
+    TARGET,
+    TEST_PROMPTS,
+    TRAINING_PROMPTS,
+)
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 
@@ -22,7 +31,7 @@ def defend(
     context: typer.Context,
     recipe: Annotated[
         Optional[str],
-        option("refusal, lapt or lat; options as lapt:dose=0.5:benign_noise=0.25.", default=options.CONFIGS_OWN),
+        option(f"{', '.join(RECIPE_NAMES)}; options as lapt:dose=0.5.", default=options.CONFIGS_OWN),
     ] = None,
     model: options.ConfiguredModel = None,
     out: Annotated[Optional[Path], option("Where the defended model goes.", default=options.CONFIGS_OWN)] = None,
@@ -36,7 +45,8 @@ def defend(
         option("For lapt: cells to train on, of a finished run or a benchmark folder (its train split)."),
     ] = None,
     layers: Annotated[
-        Optional[str], option("For lapt: blocks to perturb, all or such as 0,3-5.", default="all")
+        Optional[str],
+        option("Blocks to perturb or read, of recipes that take them: all or such as 0,3-5.", default="all"),
     ] = None,
     test_prompts: Annotated[
         Optional[str], option("Requests that will be evaluated on, and are not trained on.", default=TEST_PROMPTS)
@@ -44,7 +54,26 @@ def defend(
     allow_similar: Annotated[
         bool, option("Train on near-duplicates of them all the same; the record names them.", "--allow-similar")
     ] = False,
-    target: Annotated[str, option("For lat: the start of compliance that is trained against.")] = TARGET,
+    target: Annotated[str, option("The start of compliance that is trained against, by recipes that do.")] = TARGET,
+    answers: Annotated[
+        Optional[Path],
+        option("A CSV file of goal,answer: whole harmful answers in its place.", default="the start of compliance"),
+    ] = None,
+    benign: Annotated[
+        Optional[str],
+        option("Harmless requests beside ASABench's own: a prompt set or CSV file.", default="ASABench's own"),
+    ] = None,
+    look_alikes: Annotated[
+        bool, option("Train on safe requests that look unsafe too, where the model answers them.", "--look-alikes")
+    ] = False,
+    keep_kl: Annotated[
+        Optional[float],
+        option("Weight of KL to the first model on harmless answers, for any recipe.", default="no such term"),
+    ] = None,
+    stop_below: Annotated[
+        Optional[str],
+        option("Stop before the rate falls by more: benign:0.05 or over-refusal:0.05.", default="train to the end"),
+    ] = None,
     learning_rate: Annotated[
         Optional[float], option("Learning rate of AdamW at its highest.", default=PRESETS_OWN)
     ] = None,
@@ -85,6 +114,7 @@ def defend(
     choices = TrainingChoices.of(**{name: value for name, value in chosen.items() if name not in of_the_command})
     needs(*MODEL, "accelerate")
     from harness.defences.defend import estimate, make_plan, run_plan
+    from harness.progress import phase
 
     plan = make_plan(named, choices)
     if dry_run:
@@ -100,7 +130,8 @@ def defend(
         print(f"model: {plan.out} (trained before)")
         return
     try:
-        done = run_plan(plan, checkpoint_every=checkpoint_every or None, say=say)
+        with phase("training", str(plan.out)):
+            done = run_plan(plan, checkpoint_every=checkpoint_every or None, say=say)
     except KeyboardInterrupt:
         interrupted(f"checkpoints are in {plan.out}. Run the same command again.")
     print(f"model: {done}")

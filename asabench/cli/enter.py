@@ -21,7 +21,7 @@ from asabench.cli.printing import interrupted, print_cost, say
 from asabench.cli.submission import certificate_now
 from asabench.cli.utility import utility as measure_utility
 from asabench.core.attack_names import REQUIRED
-from asabench.core.defaults import DEVICE, DTYPE, JUDGE, PROTOCOL, PUBLISHED_PROMPTS
+from asabench.core.defaults import DEVICE, JUDGE, PROTOCOL, PUBLISHED_PROMPTS
 from asabench.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Way:
     protocol: str
     judge: str
     uncertified: bool
-    dtype: str
+    dtype: str | None
     device: str
     allow_remote_code: bool
     allow_pickle: bool
@@ -90,7 +90,7 @@ def enter(
     open_pr: Annotated[
         bool, option("Commit the entry to a branch of its own, and open a pull request where `gh` is.", "--open-pr")
     ] = False,
-    dtype: options.Dtype = DTYPE,
+    dtype: options.DtypeByDevice = None,
     device: options.Device = DEVICE,
     dry_run: options.DryRun = False,
     allow_remote_code: options.AllowRemoteCode = False,

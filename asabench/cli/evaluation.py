@@ -12,7 +12,7 @@ from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
 from asabench.cli.printing import interrupted, print_cost, show_row
-from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, LAYERS, PROMPTS, PROTOCOL
+from asabench.core.defaults import ATTACK, BAR, DEVICE, ENGINE, JUDGE, LAYERS, PROMPTS, PROTOCOL
 
 
 def evaluate(
@@ -23,7 +23,7 @@ def evaluate(
     prompts: options.Prompts = PROMPTS,
     prompt_column: options.PromptColumn = None,
     limit: options.Limit = None,
-    layers: Annotated[Optional[str], option(options.LAYERS, default=f"those of the size, or {LAYERS}")] = None,
+    layers: Annotated[Optional[str], option(options.LAYERS_OR_JOINT, default=f"those of the size, or {LAYERS}")] = None,
     doses: options.Doses = None,
     seeds: options.Seeds = None,
     attack: options.Attack = ATTACK,
@@ -37,6 +37,8 @@ def evaluate(
     step_layers: Annotated[Optional[str], option("A block for each of --steps, such as 5,9,5.")] = None,
     target: options.Target = None,
     targets: options.Targets = None,
+    prefix: options.Prefix = None,
+    control: options.Control = False,
     paper_code: options.PaperCode = False,
     noise_device: options.NoiseDevice = None,
     judge: options.Judge = JUDGE,
@@ -44,8 +46,10 @@ def evaluate(
     uncertified: options.Uncertified = False,
     certificate: options.Certificate = None,
     defence: options.Defence = None,
-    dtype: options.Dtype = DTYPE,
+    dtype: options.DtypeByDevice = None,
     device: options.Device = DEVICE,
+    device_map: options.DeviceMap = None,
+    attention: options.Attention = None,
     engine: options.Engine = ENGINE,
     tensor_parallel: options.TensorParallel = 1,
     gpu_memory: options.GpuMemory = None,
@@ -76,9 +80,13 @@ def evaluate(
     from asabench.runs.folder import read_run
     from harness.engine.selftest import SelfTestFailed
     from harness.evaluation.cost import estimate
+    from harness.evaluation.finished import finished_run
     from harness.evaluation.plan import make_plan
     from harness.evaluation.run import run_plan
 
+    if not dry_run and (run := finished_run(named, choices)) is not None:
+        print(f"{run.path} is finished: this is its row, and nothing was run", file=sys.stderr if as_json else None)
+        return show_row(run.row, run.path, as_json=as_json)
     plan = make_plan(named, choices)
     if dry_run:
         return print_cost(plan, estimate(plan))
@@ -89,9 +97,9 @@ def evaluate(
         sys.exit(1)
     except KeyboardInterrupt:
         kept = len(read_run(plan.path).responses()) if (plan.path / "manifest.json").is_file() else 0
-        interrupted(
-            f"{kept} of {len(plan.cells)} answers are kept in {plan.path}. To go on, run the same command again."
-        )
+        # How many a search will ask for is not known
+        share = f"{kept} of {len(plan.cells)}" if plan.suite is None else str(kept)
+        interrupted(f"{share} answers are kept in {plan.path}. To go on, run the same command again.")
     if evaluation.shard is not None:
         return print(
             f"shard {evaluation.shard}: {len(evaluation.responses)} answers in {evaluation.path}\n"

@@ -31,13 +31,17 @@ def option(help: str, *names: str, default: str | None = None) -> Any:
     return typer.Option(*names, help=help, show_default=True if default is None else default)
 
 
+LOGGING = ("verbose", "quiet", "log_file")
+"""Parameters of `asabench.cli.logs`, which choose nothing of a run."""
+
+
 def given(context: typer.Context) -> dict[str, Any]:
     """What stands on the command line, by parameter; what was left at its default is not among it."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {
         name: value
         for name, value in context.params.items()
-        if (source := sources[name]) is not None and not source.name.startswith("DEFAULT")
+        if (source := sources[name]) is not None and not source.name.startswith("DEFAULT") and name not in LOGGING
     }
 
 
@@ -45,7 +49,7 @@ PANELS: dict[str, str] = {
     **dict.fromkeys(("model", "config", "chat_template", "defence", "allow_remote_code", "allow_pickle"), "The model"),
     **dict.fromkeys(("prompts", "prompt_column", "limit", "size", "protocol", "max_new_tokens"), "What it is asked"),
     **dict.fromkeys(("attack", "layers", "doses", "seeds", "steps", "step_layers", "target", "targets"), "The attack"),
-    **dict.fromkeys(("paper_code", "noise_device"), "The attack"),
+    **dict.fromkeys(("prefix", "control", "paper_code", "noise_device"), "The attack"),
     **dict.fromkeys(("judge", "bar", "uncertified", "certificate"), "The judge"),
     **dict.fromkeys(("dtype", "device", "device_map", "attention", "engine", "tensor_parallel"), "Where it runs"),
     **dict.fromkeys(("gpu_memory", "shard", "workers", "gpus_per_worker", "ray", "max_rows"), "Where it runs"),
@@ -78,10 +82,16 @@ Config = Annotated[
     Optional[Path], option("A YAML file of these options, such as `dtype: bfloat16`; an option beside it wins.")
 ]
 ModelArgument = Annotated[str, typer.Argument(help=MODEL)]
-DTYPE = "Number format of the weights: float32, bfloat16 or float16."
+DTYPE = "Number format of the weights: auto (the checkpoint's), float32, bfloat16 or float16."
 Dtype = Annotated[str, option(DTYPE)]
+BY_DEVICE = "float32 on a CPU, auto on a GPU"
+DtypeByDevice = Annotated[Optional[str], option(DTYPE, default=BY_DEVICE)]
 DEVICE = "Where the model runs: auto, cpu, cuda, cuda:1, ..."
 Device = Annotated[str, option(DEVICE)]
+DEVICE_MAP = "Spread a model over all GPUs, in place of --device: auto, balanced, balanced_low_0 or sequential."
+DeviceMap = Annotated[Optional[str], option(DEVICE_MAP, default="one device")]
+ATTENTION = "Implementation of attention: eager, sdpa or flash_attention_2."
+Attention = Annotated[Optional[str], option(ATTENTION, default="transformers' own")]
 ENGINE = "What generates: hf, the model in this process; vllm, which needs vLLM in this environment."
 Engine = Annotated[str, option(ENGINE)]
 TensorParallel = Annotated[int, option("GPUs that share the model, for --engine vllm.")]
@@ -117,13 +127,15 @@ LIMIT = "Take only the first N prompts."
 Limit = Annotated[Optional[int], option(LIMIT)]
 LAYERS = "Decoder blocks to perturb: all, or numbers and ranges such as 0,3-5."
 Layers = Annotated[str, option(LAYERS)]
+LAYERS_OR_JOINT = "Decoder blocks to perturb: all, numbers and ranges such as 0,3-5; joint is all of them at once."
+LayersOrJoint = Annotated[str, option(LAYERS_OR_JOINT)]
 DOSES = "Lengths of the perturbation, such as 0.3,1: at 1 it is about as long as the hidden state."
 Doses = Annotated[Optional[str], option(DOSES, default=PROTOCOLS_OWN)]
 SEEDS = "Seeds of attacks that draw, such as 0,1."
 Seeds = Annotated[Optional[str], option(SEEDS, default=PROTOCOLS_OWN)]
 ATTACK = (
     f"Attacks between commas: {', '.join(BUILT_IN)}, required (those of a ranked entry), package.module:Name; options "
-    "as gradient:direction=descend."
+    "as gradient:direction=descend; or auto, a suite."
 )
 ATTACK_WITHOUT_TARGET = f"Attacks between commas: {', '.join(names_without_targets())}, package.module:Name, or none."
 Attack = Annotated[str, option(ATTACK)]
@@ -137,6 +149,8 @@ Targets = Annotated[
         default="one target a prompt",
     ),
 ]
+Prefix = Annotated[Optional[int], option("Tokens of its target that every answer is given to start with.")]
+Control = Annotated[bool, option("Each attack's matched control too: a random direction in its place.", "--control")]
 PaperCode = Annotated[bool, option("With gu2025: also what the paper's code does besides.", "--paper-code")]
 NoiseDevice = Annotated[
     Optional[str],

@@ -20,20 +20,37 @@ def interrupted(kept: str) -> NoReturn:
 
 
 def say(line: str) -> None:
-    """A line that is there at once, where a command takes its time."""
-    print(line, flush=True)
+    """A line that is there at once, where a command takes its time; none with `-q`."""
+    from harness import progress
+
+    if not progress.hushed:
+        print(line, flush=True)
 
 
 def show_row(row: Row, path: Path, *, as_json: bool = False) -> None:
     """Prints a row as tables and a small picture, and draws the large one; or the row as its file has it."""
     if as_json:
         return print(row.model_dump_json(indent=1))
+    from asabench.core.row import worst_case
+    from asabench.core.text import suite_text
     from leaderboard.figures.lasr import lasr_figure, lasr_text
 
     encoding = (sys.stdout.encoding or "").lower()
     print(row_table(row))
     print()
+    if row.suite is not None:
+        # It has no rates by block: the search leaves a block as soon as another has done better
+        wide = min(max(shutil.get_terminal_size().columns, 60), 100)
+        print("\n".join(suite_text(row.suite, wide, "█" if encoding.startswith("utf") else "#")))
+        print()
+        for name, value in (("run", path), ("row", path / "row.json")):
+            print(f"{name + ':':9}{value}")
+        return
+    # An attack on no one block has no profile: then the worst that has one is drawn
+    profile = worst_case([result for result in row.results if result.lasr])
     headline = [result for result in row.results if (result.attack, result.dose) == (row.attack, row.dose)]
+    if profile is not None and not all(result.lasr for result in headline):
+        headline = [profile]
     width = min(max(shutil.get_terminal_size().columns, 60), 100)
     print(
         lasr_text(row.model_copy(update={"results": tuple(headline)}), width, ascii_only=not encoding.startswith("utf"))
@@ -45,6 +62,7 @@ def show_row(row: Row, path: Path, *, as_json: bool = False) -> None:
 
 
 def row_table(row: Row) -> str:
+    from asabench.core.attack_names import is_whole
     from asabench.core.links import link
     from asabench.core.row import MEASURES
     from asabench.core.text import eps50_text, in_words
@@ -79,7 +97,7 @@ def row_table(row: Row) -> str:
         lines.append(
             line(
                 result.attack,
-                f"{result.dose:g}",
+                "-" if is_whole(result.attack) else f"{result.dose:g}",
                 in_words(result.masr),
                 in_words(result.pasr),
                 peak,
@@ -88,7 +106,7 @@ def row_table(row: Row) -> str:
         )
     if len({result.dose for result in row.results}) > 1:
         lines += ["", *(f"eps50 of {attack}: {eps50_text(eps50)}" for attack, eps50 in row.eps50.items())]
-    lines = [*lines, *_unread_lines(row), "", *_worst_lines(row)]
+    lines = [*lines, *_unread_lines(row), *_control_lines(row), "", *_worst_lines(row)]
     if row.flags:
         lines += ["", f"flags: {', '.join(row.flags)}"]
     return "\n".join(lines)
@@ -108,6 +126,22 @@ def _unread_lines(row: Row) -> list[str]:
         if rates:
             lines.append(f"  {where(result)}, {result.verdicts.unscored} unscored: {'; '.join(rates)}")
     return ["", "answers without a readable verdict, read both ways:", *lines] if lines else []
+
+
+def _control_lines(row: Row) -> list[str]:
+    """What attacks break more than a random direction in their place."""
+    from asabench.core.text import in_words, where
+
+    compared = [(result, result.against_control) for result in row.results if result.against_control is not None]
+    if not compared:
+        return []
+    wide = max(len(where(result)) for result, _ in compared)
+    lines = [
+        f"{where(result):{wide}}  less {found.attack}: MASR {in_words(found.masr)}"
+        + ("" if found.pasr.value is None else f", PASR {in_words(found.pasr)}")
+        for result, found in compared
+    ]
+    return ["", "against matched controls (random directions), paired by prompt:", *lines]
 
 
 def _tells_more(judge: JudgeInfo) -> bool:
@@ -155,13 +189,29 @@ def _fitness(judge: JudgeInfo) -> str:
     return f"balanced accuracy {in_words(figures.balanced_accuracy)} on {figures.n} {figures.set_name} pairs{ranked}"
 
 
+SPEEDS = (500, 5_000)
+"""Tokens a second that an engine which was not measured is reckoned with."""
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+
+
 def print_cost(plan: Plan, cost: Cost) -> None:
+    """What a run would take: a line each for its cells, memory, disk, and the hours of its parts."""
     subject, tokens = plan.subject, plan.protocol.max_new_tokens
     memory = (cost.model_bytes + cost.memory_bytes) / 2**30
-    time = f"{cost.seconds / 60:.0f} minutes" if cost.seconds >= 120 else f"{cost.seconds:.0f} seconds"
     print(f"model:    {subject.name} ({subject.revision}), {subject.n_layers} blocks, {subject.dtype}")
     print(f"prompts:  {plan.prompts.name} ({len(plan.prompts.prompts)})")
     print(f"cells:    {cost.cells} answers of up to {tokens} tokens, {cost.rows_per_batch} side by side")
-    print(f"memory:   {memory:.1f} GiB on {subject.device}, weights included")
-    print(f"time:     about {time}, plus a few seconds for self-tests")
+    where = ", ".join(map(str, subject.devices)) if cost.measured else "the devices of its engine"
+    print(f"memory:   {memory:.1f} GiB on {where}, weights included")
+    print(f"disk:     {cost.disk_bytes / 2**20:.1f} MiB at most")
+    for part in cost.parts:
+        print(f"{'time:':10}{part.seconds / 3600:.4f} hours for {part.cells} cells: {part.name}")
+    if cost.measured:
+        print(f"{'time:':10}about {cost.seconds / 3600:.4f} hours in all ({_in_words(cost.seconds)}), and self-tests")
+    else:
+        speeds = ", ".join(f"{cost.tokens / speed / 3600:.2f} hours at {speed:,} tokens a second" for speed in SPEEDS)
+        print(f"{'time:':10}answers not measured, as this engine was not started: {speeds}")
     print(f"run:      {plan.path} (nothing was written)")

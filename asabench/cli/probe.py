@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
-from asabench.core.defaults import ATTACK, DEVICE, DTYPE, LAYERS, PROMPTS, PROTOCOL
+from asabench.core.attack_names import has_blocks
+from asabench.core.defaults import ATTACK, DEVICE, LAYERS, PROMPTS, PROTOCOL
 from asabench.core.errors import UserError
 
 
@@ -34,8 +35,10 @@ def probe(
     landscape_points: Annotated[int, option("Points along each of the landscape's axes.")] = 11,
     landscape_prompts: Annotated[int, option("Prompts that the landscape averages over.")] = 8,
     out: Annotated[Path, option("Where tables and pictures go.")] = Path("runs/probe"),
-    dtype: options.Dtype = DTYPE,
+    dtype: options.DtypeByDevice = None,
     device: options.Device = DEVICE,
+    device_map: options.DeviceMap = None,
+    attention: options.Attention = None,
     chat_template: options.ChatTemplate = None,
     allow_remote_code: options.AllowRemoteCode = False,
     allow_pickle: options.AllowPickle = False,
@@ -69,11 +72,15 @@ def probe(
         target=target,
         dtype=dtype,
         device=device,
+        device_map=device_map,
+        attention=attention,
         chat_template=chat_template,
         allow_remote_code=allow_remote_code,
         allow_pickle=allow_pickle,
     )
     plan = make_plan(named, choices)
+    if everywhere := [name for name in plan.attacks if not has_blocks(name)]:
+        raise UserError(f"a probe perturbs one block at a time, and {everywhere[0]} acts on all; name another --attack")
     axis = grid_axis(landscape_points)
     folder = run_probe(
         plan.subject,

@@ -173,6 +173,15 @@ def validate(
     as_json: Annotated[bool, option("Print findings as JSON.", "--json")] = False,
     markdown: Annotated[bool, option("Print a comment for a pull request.", "--markdown")] = False,
     jobs: Annotated[int, option("Processes that check side by side.", default="one a core")] = 0,
+    whole: Annotated[
+        bool, option("The folder is that of all entries: what in it is no entry is refused too.", "--whole")
+    ] = False,
+    before: Annotated[
+        Optional[Path], option("With --whole: the same folder before a change, to say what was changed.")
+    ] = None,
+    report: Annotated[
+        Optional[Path], option("Also write what was found as JSON, which the comment under a pull request is made of.")
+    ] = None,
     rerun: Annotated[
         Optional[int], option("Also answer and judge so many random cells of one submission again.")
     ] = None,
@@ -186,6 +195,14 @@ def validate(
     judge: Annotated[Optional[str], option(FOR_RERUN + options.JUDGE, default="its judge")] = None,
     seed: Annotated[Optional[int], option(FOR_RERUN + "Draws the cells.", default="a new one")] = None,
     device: Annotated[str, option(FOR_RERUN + options.DEVICE)] = DEVICE,
+    out: Annotated[
+        Optional[Path],
+        option(FOR_RERUN + "Write what was found as the entry's rerun.json; only where it speaks for it."),
+    ] = None,
+    by: Annotated[Optional[str], option(FOR_RERUN + "With --out: who answered again.")] = None,
+    maintainer: Annotated[
+        bool, option("With --before: whoever makes the change may bring evidence of reruns.", "--maintainer")
+    ] = False,
     allow_remote_code: options.AllowRemoteCode = False,
     allow_pickle: options.AllowPickle = False,
 ) -> None:
@@ -195,8 +212,10 @@ def validate(
     """
     import json
 
+    from asabench.core.files import write_record
     from asabench.submission import validate as checking
-    from asabench.submission.comment import comment
+    from asabench.submission.comment import comment, report_of
+    from asabench.submission.schema import VERDICTS_FILE
 
     if jobs < 0:
         raise UserError(f"--jobs {jobs}; give 1 or more, or 0 for one a core")
@@ -208,15 +227,28 @@ def validate(
         )
     if rerun is not None and (as_json or markdown):
         raise UserError("--rerun prints neither JSON nor a comment; ask for them without it")
-    done = checking.validate(paths, jobs=jobs or os.cpu_count() or 1)
+    if before is not None and not whole:
+        raise UserError("--before is for --whole; give `asabench validate submissions --whole --before FOLDER`")
+    if (out is None) != (by is None) or (out is not None and rerun is None):
+        raise UserError("--out and --by belong together and to --rerun; give `--rerun K --out rerun.json --by NAME`")
+    if whole and len(paths) != 1:
+        raise UserError(f"--whole takes the folder of all entries, and {len(paths)} paths were given; give that one")
+    workers = jobs or os.cpu_count() or 1
+    changed = None
+    if whole:
+        done, changed = checking.validate_whole(paths[0], before=before, jobs=workers, maintainer=maintainer)
+    else:
+        done = checking.validate(paths, jobs=workers)
     if rerun is not None and len(done) != 1:
         raise UserError(f"--rerun takes one submission, and {len(done)} were given; give them in turn")
     if as_json:
         print(json.dumps(checking.as_json(done), indent=1))
     elif markdown:
-        print(comment(done))
+        print(comment(report_of(done, changed)), end="")
     else:
         print(checking.report(done))
+    if report is not None:
+        write_record(report, report_of(done, changed))
     states = {each.state for each in done}
     if "invalid" in states:
         sys.exit(1)
@@ -247,3 +279,7 @@ def validate(
         print(again.report(found))
         if not found.ok:
             sys.exit(1)
+        if out is not None and by is not None and done[0].row is not None:
+            verdicts = (Path(done[0].path) / VERDICTS_FILE).read_bytes()
+            write_record(out, found.evidence(verdicts, judge=done[0].row.judge.id, device=device, by=by))
+            print(f"evidence: {out}")

@@ -9,7 +9,7 @@ from asabench.cli import options
 from asabench.cli.needs import MODEL, needs
 from asabench.cli.options import option
 from asabench.core.attack_names import split_specs
-from asabench.core.defaults import ATTACK, DEVICE, DTYPE, PROTOCOL, UTILITY_DOSES, UTILITY_TOKENS
+from asabench.core.defaults import ATTACK, DEVICE, PROTOCOL, UTILITY_DOSES, UTILITY_TOKENS
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 
@@ -39,8 +39,10 @@ def utility(
     limit: Annotated[Optional[int], option("Take only the first N requests and questions of each set.")] = None,
     max_new_tokens: Annotated[int, option("Tokens an answer to a request may have.")] = UTILITY_TOKENS,
     protocol: options.Protocol = PROTOCOL,
-    dtype: options.Dtype = DTYPE,
+    dtype: options.DtypeByDevice = None,
     device: options.Device = DEVICE,
+    device_map: options.DeviceMap = None,
+    attention: options.Attention = None,
     max_rows: options.MaxRows = None,
     chat_template: options.ChatTemplate = None,
     allow_remote_code: options.AllowRemoteCode = False,
@@ -52,6 +54,7 @@ def utility(
     from asabench.core.utility_report import utility_table
     from harness.evaluation.plan import check_max_rows
     from harness.model.subject import load
+    from harness.progress import phase
     from harness.utility.measure import make_choices, measure
 
     check_max_rows(max_rows)
@@ -75,11 +78,14 @@ def utility(
         model,
         dtype=dtype,
         device=device,
+        device_map=device_map,
+        attention=attention,
         chat_template=chat_template,
         allow_remote_code=allow_remote_code,
         allow_pickle=allow_pickle,
     )
-    report = measure(subject, choices, max_rows=max_rows, progress=True)
+    with phase("answers", "harmless requests and tasks", beats=False):
+        report = measure(subject, choices, max_rows=max_rows, progress=True)
     write_record(out, report)
     print(utility_table(report))
     print(f"\nreport: {out}")

@@ -26,6 +26,13 @@ TOWARDS = "towards"
 OTHER = "other"
 """The family of an attack that states none."""
 
+JOINT = "blocks=joint"
+"""The option with which an attack of ours acts on every block at once, with the direction that it has for each:
+`pgd:blocks=joint`. It is an attack of its own, with one cell where the other has one a block."""
+
+WHOLE_DOSE = 1.0
+"""The dose of an attack that has none: what it does, it does once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltIn:
@@ -33,17 +40,21 @@ class BuiltIn:
 
     family: what it is compared as. uses_seed: whether it draws by a run's seeds. needs_targets: whether it works
     towards a prompt's target. variants: recorded names that differ from the attack's own, and the option that each
-    stands for. `harness.attacks` has a module of the attack's name, and a test holds that the two say the same.
+    stands for. whole: it changes the stream at every position, the prompt's included, at no one block and no dose
+    (`layers_of`, `doses_of`). control: the name of its matched control (`control_of`); None: it is one itself.
+    `harness.attacks` has a module of the attack's name, and a test holds that the two say the same.
     """
 
     family: str
     uses_seed: bool = False
     needs_targets: bool = False
     variants: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False
+    control: str | None = "random"
 
 
 BUILT_IN: Mapping[str, BuiltIn] = {
-    "random": BuiltIn(family="random", uses_seed=True),
+    "random": BuiltIn(family="random", uses_seed=True, control=None),
     "gradient": BuiltIn(
         family="gradient",
         needs_targets=True,
@@ -51,6 +62,8 @@ BUILT_IN: Mapping[str, BuiltIn] = {
     ),
     "pgd": BuiltIn(family="pgd", needs_targets=True),
     "mean_difference": BuiltIn(family="mean_difference"),
+    "ablation": BuiltIn(family="ablation", whole=True, control="random_ablation"),
+    "random_ablation": BuiltIn(family="random_ablation", uses_seed=True, whole=True, control=None),
 }
 """The attacks that come with ASABench. Another is a line here and a file in `harness/attacks/`."""
 
@@ -131,6 +144,57 @@ def family_of(recorded: str) -> str:
     a row must be read without their code."""
     known = built_in(recorded)
     return OTHER if known is None else known.family
+
+
+AWAY = "target=away"
+"""With this option `gradient` and `pgd` raise the loss of the model's own refusal instead of working on a target."""
+
+
+def works_towards_target(recorded: str) -> bool:
+    """Whether the attack of a row or table works on the target of a prompt."""
+    known = built_in(recorded)
+    return known is not None and known.needs_targets and AWAY not in recorded.split(":")[1:]
+
+
+def is_whole(recorded: str) -> bool:
+    """Whether the attack of a row or table changes the whole stream, at no one block and no dose."""
+    known = built_in(recorded)
+    return known is not None and known.whole
+
+
+def is_joint(recorded: str) -> bool:
+    """Whether the attack of a row or table acts on every block at once (`JOINT`)."""
+    return built_in(recorded) is not None and JOINT in recorded.split(":")[1:]
+
+
+def has_blocks(recorded: str) -> bool:
+    """Whether the attack of a row or table has a cell a block, and so LASR and PASR."""
+    return not is_whole(recorded) and not is_joint(recorded)
+
+
+def layers_of(recorded: str, layers: Sequence[int]) -> Sequence[int | None]:
+    """The blocks of an attack's cells: those of the run, or None once for an attack that acts on no one block."""
+    return layers if has_blocks(recorded) else (None,)
+
+
+def doses_of(recorded: str, doses: Sequence[float]) -> Sequence[float]:
+    """The doses of an attack's cells: those of the run, or `WHOLE_DOSE` once for an attack that has none."""
+    return (WHOLE_DOSE,) if is_whole(recorded) else doses
+
+
+def control_of(recorded: str) -> str | None:
+    """The recorded name of an attack's matched control: the same positions, norm and doses in a random direction. None
+    for an attack that is one. Under equation (1) every direction has the same norm at equal dose, so that of all
+    attacks at one block, others' too, is `random`; of an attack on every block it is `random` on every block."""
+    recorded, _ = apart(recorded)
+    known = built_in(recorded)
+    if known is None:
+        return "random"
+    if known.control is None:
+        return None
+    if known.whole:
+        return ":".join([known.control, *recorded.split(":")[1:]])
+    return ":".join([known.control, *([JOINT] if is_joint(recorded) else [])])
 
 
 def towards(recorded: str, target: str) -> str:

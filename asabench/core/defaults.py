@@ -31,3 +31,18 @@ PORT = 8000
 """Where a server listens that runs until Ctrl-C."""
 PRESET = "small"
 """Of a defence's hyper-parameters; the other is `paper`."""
+RECIPE_NAMES = (
+    "refusal",
+    "lapt",
+    "lat",
+    "circuit-breakers",
+    "repnoise",
+    "vaccine",
+    "t-vaccine",
+    "tar",
+    "cat",
+    "deep-refusal",
+    "unlearn",
+    "combine",
+)
+"""Recipes of defences by name; `harness.defences.RECIPES` makes them."""

@@ -19,6 +19,8 @@ from asabench.core.published_prompts import HUB, HUB_FORM, PUBLISHED, hub_table,
 from asabench.core.records import Prompt, sha256_hex
 
 COLUMNS = ("id", "goal", "target", "suffix")
+SUFFIXES = "best_suffix"
+"""The column that a suffix file in the layout of the paper's repository has, beside `goal`."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def read_prompts(path: Path, column: str | None = None) -> list[Prompt]:
 
 
 def _of_table(source: str, table: PromptTable, column: str | None) -> list[Prompt]:
-    """Prompts of a table's rows; columns that decide nothing go with them (`Prompt.extra`)."""
+    """Prompts of a table's rows; columns that decide nothing go with them (`Prompt.extra`). Of a table with the column
+    `SUFFIXES`, as the paper's repository has them, that is the suffix; goals without one are left out, as there."""
     goal = column or "goal"
     if goal not in table.columns:
         raise UserError(
@@ -154,6 +157,10 @@ def _of_table(source: str, table: PromptTable, column: str | None) -> list[Promp
     for number, line in enumerate(table.lines):
         fields = {name: _text(value) for name, value in line.fields.items()}
         fields["goal"] = fields.pop(goal, None)
+        if SUFFIXES in table.columns:
+            fields["suffix"] = fields.pop(SUFFIXES, None)
+            if not (fields["suffix"] or "").strip():
+                continue
         rows.append((line.where, fields.get("id") or f"prompt-{number:03d}", fields))
     return _checked(source, rows)
 

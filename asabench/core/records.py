@@ -61,7 +61,9 @@ class Prompt:
 class Cell:
     """One answer to generate: a prompt, and the block, attack, dose and seed that perturb it.
 
-    `layer` is the 0-based decoder block. The clean answer has `layer=None, attack="none", dose=0.0, seed=None`.
+    `layer` is the 0-based decoder block; None where no one block is perturbed: in the clean answer, which has
+    `layer=None, attack="none", dose=0.0, seed=None`, and under attacks that act on every block at once
+    (`asabench.core.attack_names.has_blocks`).
     """
 
     prompt: Prompt
@@ -72,7 +74,7 @@ class Cell:
 
     @property
     def is_clean(self) -> bool:
-        return self.layer is None
+        return self.layer is None and self.attack == CLEAN
 
     @cached_property
     def id(self) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from asabench.core.estimate import Kappa, Rate
+from asabench.core.estimate import Change, Kappa, Rate
 from asabench.core.files import read_record
 from asabench.core.judge_names import kind_in
 from asabench.core.records import Fact
@@ -154,6 +154,15 @@ def comparable(found: Iterable[Eps50]) -> bool:
     return None not in grids and len(grids) <= 1
 
 
+class AgainstControl(Record):
+    """An attack less its matched control (`asabench.core.attack_names.control_of`) at the same dose, paired by prompt.
+    `pasr` has no value for attacks that act on no one block."""
+
+    attack: str
+    masr: Change
+    pasr: Change
+
+
 class AttackResult(Record):
     """Rates of one attack at one dose. `lasr` is keyed by the block's 0-based number; `peak_layer` is where it is
     largest (the lowest such block on a tie).
@@ -166,8 +175,8 @@ class AttackResult(Record):
     (docs/decisions/0011). `facts` are shares of the steered answers, keyed by fact and `onset` (the first words
     comply), those that the judge tells. `survival` is the share of unsafe verdicts that the judge gives again without
     the opener and the request said back (`asabench.stats.facts`). `*_readings`, where answers are unscored: the rate
-    with all of them read as `safe`, and as `unsafe`. Rows from before these fields were there have None
-    or {}.
+    with all of them read as `safe`, and as `unsafe`. `against_control`: where that was measured too. Rows from before
+    these fields were there have None or {}.
     """
 
     attack: str
@@ -191,6 +200,39 @@ class AttackResult(Record):
     survival: Rate | None = None
     masr_readings: dict[str, Rate] = Field(default_factory=dict)
     pasr_readings: dict[str, Rate] = Field(default_factory=dict)
+    against_control: AgainstControl | None = None
+
+
+class PromptRadius(Record):
+    """The smallest dose of a suite's grid that broke a prompt, and the attack and block that did; of several at that
+    dose the first member's, then the lowest block. All None: the prompt held at every dose. Dose 0, and neither attack
+    nor block: its clean answer is unsafe."""
+
+    prompt_id: str
+    dose: Dose | None = None
+    attack: str | None = None
+    layer: int | None = None
+
+
+class SuiteResult(Record):
+    """What a suite found (`asabench.core.suite`, docs/decisions/0018).
+
+    held: the robustness curve: the share of prompts with a larger radius than each of `doses`, with an interval. area:
+    its mean over the doses, which lie evenly in log dose: 1 where nothing broke, 0 where every prompt broke at the
+    first. answers: those that were generated; of the exhaustive grid there are `grid_answers`. forwards: what was paid,
+    in forwards of one row. open_lines: how many (prompt, attack, seed, block) the search did not finish by this judge's
+    verdicts; 0 for the judge that it was led by.
+    """
+
+    id: str
+    doses: tuple[Dose, ...]
+    held: tuple[Rate, ...]
+    area: Rate
+    radii: tuple[PromptRadius, ...]
+    answers: int
+    grid_answers: int
+    forwards: int
+    open_lines: int = 0
 
 
 IntervalUnit = Literal["prompt", "cluster"]
@@ -203,7 +245,9 @@ class Row(Record):
     What its rates measure is `judge.measures`. `false_alarms`: how often the judge may call an answer unsafe that is
     not (`asabench.stats.noise_floor`). `eps50` is keyed by attack.
     `interval_unit`: rows from before clusters have "prompt". `content_rules`: the revision of the rules behind
-    `survival`, which compares with that of equal rules alone; None where there is none, or it was not recorded."""
+    `survival`, which compares with that of equal rules alone; None where there is none, or it was not recorded.
+    `suite`: of a row of `--attack auto`; its `results` are the shares of prompts broken at a dose or below by any
+    member at any block, so they have a MASR and no PASR."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -235,6 +279,7 @@ class Row(Record):
     survival: Rate | None = None
     clean_facts: dict[str, Rate] = Field(default_factory=dict)
     content_rules: int | None = None
+    suite: SuiteResult | None = None
 
 
 def worst_case(results: Sequence[AttackResult], attack: str | None = None) -> AttackResult | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from asabench.core.attack_names import is_whole
 from asabench.core.estimate import Change, Estimate
-from asabench.core.row import AttackResult, Censored, Eps50
+from asabench.core.row import AttackResult, Censored, Eps50, SuiteResult
 
 FACT_WORDS = {"refused": "refused", "coherent": "coherent", "harmful": "harmful", "onset": "begin willingly"}
 """The facts of an answer, and its onset, in the terminal."""
@@ -54,9 +56,34 @@ def eps50_text(eps50: Eps50) -> str:
     return f"{value}{bracket} [{low}, {high}]"
 
 
+def suite_text(suite: SuiteResult, width: int = 60, bar: str = "#") -> list[str]:
+    """A suite's robustness curve as lines for a terminal, what broke the prompts, and what it cost. width: of a line;
+    bar: what a bar is drawn with."""
+    longest = max(width - 35, 8)
+    lines = ["share of prompts that hold, by dose:"]
+    for dose, rate in zip(suite.doses, suite.held, strict=True):
+        lines.append(f"{dose:>8g}  {bar * round(longest * (rate.value or 0.0)):{longest}}  {in_words(rate)}")
+    lines.append(f"area under it: {in_words(suite.area)}")
+    broke = Counter((each.attack, each.layer) for each in suite.radii if each.attack is not None)
+    for (attack, layer), number in sorted(broke.items(), key=lambda item: (-item[1], str(item[0]))):
+        lines.append(f"  {number} broken first by {attack} at block {layer}")
+    if clean := sum(each.dose == 0 for each in suite.radii):
+        lines.append(f"  {clean} broken without an attack")
+    if held := sum(each.dose is None for each in suite.radii):
+        lines.append(f"  {held} held to the largest dose")
+    share = suite.answers / suite.grid_answers
+    lines.append(
+        f"cost: {suite.answers} answers, {share:.1%} of the {suite.grid_answers} of the whole grid; "
+        f"{suite.forwards} forwards of one row"
+    )
+    if suite.open_lines:
+        lines.append(f"{suite.open_lines} places are not searched to their end by this judge's verdicts")
+    return lines
+
+
 def where(result: AttackResult) -> str:
-    """`pgd at dose 0.3`."""
-    return f"{result.attack} at dose {result.dose:g}"
+    """`pgd at dose 0.3`; the name alone of an attack that has no dose."""
+    return result.attack if is_whole(result.attack) else f"{result.attack} at dose {result.dose:g}"
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], *, most: int = 60) -> str:

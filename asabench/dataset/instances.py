@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from asabench.core.errors import UserError
+from asabench.core.records import CLEAN
 from asabench.dataset.derive import KNOWN_COLUMNS, complete_instances, text_digests
 from asabench.dataset.files import ModelTables
 from asabench.dataset.fragile_layers import fragile_from_attempts
@@ -32,11 +33,13 @@ def instances_of_run(run: Run, judge: str | None = None) -> ModelTables:
     """The tables of a finished run. judge: a judge's id; the one who judged it last if None.
 
     An instance is a steered answer that the judge called unsafe, whatever it said of the clean one: `original_label`
-    tells. Raises `UserError` for a run that is not finished or has no verdicts of that judge.
+    tells. Answers under attacks on no one block are no attempts: an instance has a block. Raises `UserError` for a run
+    that is not finished or has no verdicts of that judge.
     """
     row = run.row
     chosen = row.judge.id if judge is None else judge
     cells = _judged_cells(run, chosen)
+    cells = cells[cells["layer"].notna() | (cells["attack"] == CLEAN)]
     cells["model"], cells["model_revision"], cells["n_layers"] = row.model.name, row.model.revision, row.model.n_layers
     cells["judge"] = chosen
     attempts = _attempts(cells)
@@ -63,7 +66,7 @@ def _judged_cells(run: Run, judge: str) -> pd.DataFrame:
         known = ", ".join(sorted(verdicts["judge"].unique())) or "none"
         raise UserError(f"{run.path} has no verdicts of the judge {judge!r}; it was judged by: {known}")
     cells = run.responses().merge(own, on="cell_id", how="left", validate="one_to_one")
-    clean = cells.loc[cells["layer"].isna(), ["prompt_id", "text", "label"]]
+    clean = cells.loc[cells["attack"] == CLEAN, ["prompt_id", "text", "label"]]
     clean = clean.rename(columns={"text": "clean_text", "label": "clean_label"})
     cells = cells.merge(clean, on="prompt_id", how="left", validate="many_to_one")
     places = {name: place for place, name in enumerate(_prompt_ids(run))}

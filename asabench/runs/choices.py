@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asabench.core.attack_names import REQUIRED, split_specs
-from asabench.core.defaults import ATTACK, BAR, DEVICE, DTYPE, ENGINE, JUDGE, PROMPTS, PROTOCOL
+from asabench.core.defaults import ATTACK, BAR, DEVICE, ENGINE, JUDGE, PROMPTS, PROTOCOL
 from asabench.core.errors import UserError
 from asabench.core.numbers import numbers
 from asabench.core.records import Prompt
@@ -29,20 +29,25 @@ if TYPE_CHECKING:
 class Choices:
     """What is measured of a model, and how. None takes the protocol's value, or nothing.
 
-    prompts: the name of a set, a file, or prompts. prompt_column: of a file or a table of the hub, the column with the
-    requests (`asabench.core.prompts.load_prompts`). limit: only the first of them. layers: decoder blocks, `all` or
-    such as `0,3-5`; None: the size's, or all. attack: specifications (`harness.attacks.make_attack`), which share clean
-    answers and gradients. size: a published size of the protocol; what is chosen beside it wins. steps, step_layers:
-    `asabench.core.protocol.Protocol`. target: that of all prompts; None leaves them their own. targets: a list of them
-    instead (`asabench.core.targets.read_targets`). paper_code, noise_device: `asabench.core.protocol`. judge: a name
-    (`harness.judges.make_judge`) or a judge; before the run it must reach the balanced accuracy `bar` on labelled
-    pairs, unless `uncertified`. certificate: a file of `asabench judge-check --out`, by which harm may be claimed
-    (`asabench.judging.certificate`). defence: the import path of one that acts while the model answers
-    (`harness.model.inference_defence`). engine: what answers, hf or vllm (`harness.engine.engine`), the same tokens;
-    tensor_parallel and gpu_memory (a share) are vLLM's. shard: the share of the prompts that this process works on,
-    such as `3/8`; None asks the environment (`asabench.core.shards`). workers: engines under Ray, each with
-    `gpus_per_worker` GPUs, on the cluster at the address `ray` or on this machine. max_rows: answers generated side by
-    side, at most. out: the run folder; None takes one under `runs/` named after the run's id.
+    prompts: the name of a set, a file, or prompts. prompt_column: of a file or a table of the hub, the column with
+    the requests (`asabench.core.prompts.load_prompts`). limit: only the first of them. layers: decoder blocks, `all`
+    or such as `0,3-5`; `joint` among them: every attack on every block at once; None: the size's, or all. attack:
+    specifications (`harness.attacks.make_attack`), which share clean answers and gradients. size: a published size of
+    the protocol; what is chosen beside it wins. steps, step_layers: `asabench.core.protocol.Protocol`. target: that
+    of all prompts; None leaves them their own. targets: a list of them instead
+    (`asabench.core.targets.read_targets`). prefix: how many of a target's tokens the answer is given to start with.
+    control: the matched control of every attack too (`asabench.core.attack_names.control_of`). paper_code,
+    noise_device: `asabench.core.protocol`. judge: a name (`harness.judges.make_judge`) or a judge; before the run it
+    must reach the balanced accuracy `bar` on labelled pairs, unless `uncertified`. certificate: a file of
+    `asabench judge-check --out`, by which harm may be claimed (`asabench.judging.certificate`). defence: the import
+    path of one that acts while the model answers (`harness.model.inference_defence`). dtype: of the weights; `auto`
+    is the checkpoint's own, None that on a GPU and float32 on a CPU. device_map: spreads the model over devices, in
+    place of `device`: `auto` and its kin, or a device by module (`harness.model.placement`). attention: its
+    implementation (`harness.model.attention`). engine: what answers, hf or vllm (`harness.engine.engine`), the same
+    tokens; tensor_parallel and gpu_memory (a share) are vLLM's. shard: the share of the prompts that this process
+    works on, such as `3/8`; None asks the environment (`asabench.core.shards`). workers: engines under Ray, each with
+    `gpus_per_worker` GPUs, on the cluster at the address `ray` or on this machine. max_rows: answers generated side
+    by side, at most. out: the run folder; None takes one under `runs/` named after the run's id.
     """
 
     prompts: str | tuple[Prompt, ...] = PROMPTS
@@ -59,6 +64,8 @@ class Choices:
     step_layers: tuple[int, ...] | None = None
     target: str | None = None
     targets: str | None = None
+    prefix: int | None = None
+    control: bool = False
     paper_code: bool = False
     noise_device: str | None = None
     judge: str | Judge = JUDGE
@@ -66,8 +73,10 @@ class Choices:
     uncertified: bool = False
     certificate: Path | None = None
     defence: str | None = None
-    dtype: str = DTYPE
+    dtype: str | None = None
     device: str = DEVICE
+    device_map: str | Mapping[str, int | str] | None = None
+    attention: str | None = None
     engine: str = ENGINE
     tensor_parallel: int = 1
     gpu_memory: float | None = None
@@ -205,6 +214,14 @@ def _text_or_numbers(name: str, value: Any) -> str | tuple[int, ...]:
     return value if isinstance(value, str) else _list_of(int)(name, value)
 
 
+def _text_or_mapping(name: str, value: Any) -> str | Mapping[str, int | str]:
+    if not isinstance(value, Mapping):
+        return _text(name, value)
+    if not all(isinstance(key, str) and isinstance(each, int | str) for key, each in value.items()):
+        raise _unread(name, value, "auto, or a device for each module")
+    return dict(value)
+
+
 def _prompts(name: str, value: Any) -> str | tuple[Prompt, ...]:
     if isinstance(value, str | Path):
         return str(value)
@@ -245,6 +262,8 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "step_layers": _list_of(int),
     "target": _text,
     "targets": _text,
+    "prefix": _whole,
+    "control": _yes_or_no,
     "paper_code": _yes_or_no,
     "noise_device": _text,
     "judge": _judge,
@@ -254,6 +273,8 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "defence": _text,
     "dtype": _text,
     "device": _text,
+    "device_map": _text_or_mapping,
+    "attention": _text,
     "engine": _text,
     "tensor_parallel": _whole,
     "gpu_memory": _real,

@@ -14,9 +14,35 @@ from asabench.core.models import PACKAGED_ADAPTERS, PACKAGED_MODELS
 from asabench.core.numbers import ranges
 from asabench.core.protocol import PAPER_CODE, Protocol, preset
 from asabench.core.row import JudgeInfo, Row
+from asabench.core.suite import AUTO
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 COMMAND = ("asabench", "evaluate")
+ALLOWED_OPTIONS = frozenset(
+    {
+        "--model",
+        "--defence",
+        "--protocol",
+        "--prompts",
+        "--limit",
+        "--attack",
+        "--doses",
+        "--seeds",
+        "--layers",
+        "--max-new-tokens",
+        "--steps",
+        "--noise-device",
+        "--step-layers",
+        "--target",
+        "--targets",
+        "--judge",
+        "--dtype",
+        "--paper-code",
+        "--uncertified",
+    }
+)
+"""The options that `evaluate_words` writes. A stranger's command may have no other: none that lets code run, names a
+place to write to, or a file of options."""
 NO_NAME = "FOLDER-OF-"
 """What stands before a model that is a folder of somebody: no name that others could give."""
 
@@ -34,9 +60,7 @@ def evaluate_words(row: Row, protocol: Protocol | None = None) -> list[str]:
         "--protocol": row.protocol.name,
         "--prompts": row.prompts.name,
         "--limit": str(row.prompts.n),
-        "--attack": ",".join(spec_of(attack) for attack in _attacks(row)),
-        "--doses": ",".join(f"{dose:g}" for dose in sorted({result.dose for result in row.results} or {row.dose})),
-        "--seeds": ",".join(map(str, row.seeds)),
+        **(_grid(row) if row.suite is None else {"--attack": AUTO}),
         "--layers": "all" if len(set(row.layers)) == row.model.n_layers else ranges(row.layers),
         **({} if protocol is None else _changes(protocol)),
         **({} if protocol is None else _targets(protocol)),
@@ -79,6 +103,14 @@ def preparation(row: Row) -> str | None:
 def _attacks(row: Row) -> list[str]:
     """Those of a list of targets once: the list is in the protocol."""
     return list(dict.fromkeys(apart(result.attack)[0] for result in row.results)) or [row.attack]
+
+
+def _grid(row: Row) -> dict[str, str]:
+    return {
+        "--attack": ",".join(spec_of(attack) for attack in _attacks(row)),
+        "--doses": ",".join(f"{dose:g}" for dose in sorted({result.dose for result in row.results} or {row.dose})),
+        "--seeds": ",".join(map(str, row.seeds)),
+    }
 
 
 def _targets(protocol: Protocol) -> dict[str, str]:
@@ -125,6 +157,8 @@ def _changes(protocol: Protocol) -> dict[str, str]:
         options["--steps"] = protocol.steps if isinstance(protocol.steps, str) else ",".join(map(str, protocol.steps))
     if protocol.noise_device != (PAPER_CODE if _is_paper_code(protocol) else dict(published))["noise_device"]:
         options["--noise-device"] = protocol.noise_device
+    if protocol.prefix_tokens:
+        options["--prefix"] = str(protocol.prefix_tokens)
     if protocol.step_layers is not None:
         options["--step-layers"] = ",".join(map(str, protocol.step_layers))
     return options

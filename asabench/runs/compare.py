@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from asabench.core.errors import UserError
 from asabench.core.estimate import Rate
 from asabench.core.row import MEASURES, AttackResult, Eps50, Measure, comparable, worst_case
+from asabench.core.suite import AUTO, suite_of
 from asabench.core.text import eps50_text, in_words, where
 from asabench.stats.dose_response import attacks_of, doses_of, eps50
 from asabench.stats.metrics import attack_result
 from asabench.stats.paired import Difference, difference
+from asabench.stats.radius import rates_table, suite_eps50
 from asabench.stats.strongest_target import with_strongest
 from asabench.stats.worst import worst_case_rate
 
@@ -81,6 +83,7 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
     settings_a, settings_b = run_a.settings, run_b.settings
     protocol = _common_protocol(settings_a.protocol, settings_b.protocol)
     judge = _common_judge(run_a, run_b)
+    suite_id = _common_suite(run_a, run_b)
     table_a, table_b = (_by_content(with_strongest(run.judged(judge))) for run in (run_a, run_b))
     prompts = set(table_a["prompt_id"]) & set(table_b["prompt_id"])
     if not prompts:
@@ -90,14 +93,20 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
         )
     notes = _notes(settings_a, settings_b, table_a, table_b, len(prompts))
     table_a, table_b = (table[table["prompt_id"].isin(prompts)] for table in (table_a, table_b))
-    pairs = _common_pairs(table_a, table_b)
     shared = settings_a.protocol.shares_noise
+    if suite_id is not None:
+        suite = suite_of(suite_id)
+        found = {AUTO: (suite_eps50(table_a, suite), suite_eps50(table_b, suite))}
+        table_a, table_b = (rates_table(table, suite_id) for table in (table_a, table_b))
+    pairs = _common_pairs(table_a, table_b)
     results = [
         [attack_result(table, attack, dose, shared=shared) for attack, dose in pairs] for table in (table_a, table_b)
     ]
-    found = {
-        attack: (eps50(table_a, attack, shared=shared), eps50(table_b, attack, shared=shared)) for attack, _ in pairs
-    }
+    if suite_id is None:
+        found = {
+            attack: (eps50(table_a, attack, shared=shared), eps50(table_b, attack, shared=shared))
+            for attack, _ in pairs
+        }
     return Comparison(
         a=_side(run_a),
         b=_side(run_b),
@@ -106,11 +115,29 @@ def compare(run_a: Run, run_b: Run) -> Comparison:
         measures=_measure(judge, run_a, run_b),
         prompts=len(prompts),
         worst=(worst_case(results[0]), worst_case(results[1])),
-        worst_rates=(worst_case_rate(table_a, results[0]), worst_case_rate(table_b, results[1])),
+        worst_rates=(_worst_rate(table_a, results[0], suite_id), _worst_rate(table_b, results[1], suite_id)),
         differences=tuple(difference(table_a, table_b, attack, dose) for attack, dose in pairs),
         eps50=found,
         notes=(*notes, *_limits(found, shared)),
     )
+
+
+def _worst_rate(table: pd.DataFrame, results: Sequence[AttackResult], suite_id: str | None) -> Rate:
+    worst = worst_case(results)
+    # What a suite broke grows with the dose: its largest rate was not chosen among noisy ones
+    return worst_case_rate(table, results) if suite_id is None or worst is None else worst.masr
+
+
+def _common_suite(run_a: Run, run_b: Run) -> str | None:
+    """The suite that both are of; None where both are grids."""
+    suites = [run.settings.suite for run in (run_a, run_b)]
+    if suites[0] != suites[1]:
+        what = " and ".join(
+            f"{run.path} is {'a grid of attacks and doses' if suite is None else f'a search of the suite {suite}'}"
+            for run, suite in zip((run_a, run_b), suites, strict=True)
+        )
+        raise UserError(f"{what}, which do not compare; evaluate both with --attack auto, or both without it")
+    return suites[0]
 
 
 def comparison_json(comparison: Comparison) -> str:

@@ -7,6 +7,8 @@
     RUN/replies/part-*.parquet   what judges that are language models wrote; it stays here
     RUN/row.json                 the leaderboard row, when the run is finished: of the judge who judged it last
     RUN/rows/JUDGE.json          the row of every judge
+    RUN/digests/TABLE-part-*     SHA-256 of a part as it was written
+    RUN/damaged/                 what was set aside when a run with damaged files went on (asabench.runs.mending)
     RUN/certificates/JUDGE.json  the certificate by which a judge's row claims what it does, where one was given
     RUN/lock                     held by the process that writes
 
@@ -44,8 +46,9 @@ from asabench.core.schema import first_problem
 from asabench.core.similarity import clusters
 from asabench.core.text import changes
 from asabench.judging.certificate import Certificate, read_certificate
+from asabench.runs.mending import DAMAGED, mend
 from asabench.runs.settings import RunSettings
-from asabench.runs.tables import next_part, read_parts, write_part, write_table
+from asabench.runs.tables import next_part, read_parts, write_part, write_part_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +62,8 @@ class Run:
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
+        self.mended: tuple[str, ...] = ()
+        """What was damaged and is done again, a line each, of a run that was opened for writing."""
 
     @property
     def id(self) -> str:
@@ -138,8 +143,8 @@ class Run:
                 continue
             (self.path / name).mkdir(exist_ok=True)
             part = next_part(self.path / name)
-            with disk_errors(part, _AGAIN), whole_file(part) as file:
-                write_table(file, table, schema)
+            with disk_errors(part, _AGAIN):
+                write_part_of(part, table, schema)
 
     def _new_replies(self, verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
         """Lines for the replies that are not kept yet."""
@@ -180,8 +185,8 @@ class Run:
         with disk_errors(self.path / table, _AGAIN):
             (self.path / table).mkdir(exist_ok=True)
         part = next_part(self.path / table)
-        with disk_errors(part, _AGAIN), whole_file(part) as file:
-            write_part(file, rows, columns)
+        with disk_errors(part, _AGAIN):
+            write_part(part, rows, columns)
 
 
 def read_run(path: str | Path) -> Run:
@@ -231,6 +236,7 @@ def open_run(path: Path, settings: RunSettings, context: Mapping[str, Any], prom
             )
         for leftover in path.rglob(f"{UNFINISHED}*"):
             leftover.unlink()
+        run.mended = tuple(mend(path))
         yield run
 
 
@@ -242,7 +248,12 @@ def reopen_run(path: Path) -> Iterator[Run]:
         lock = (path / "lock").open("a")
     with lock:
         _lock(lock, path)
-        yield read_run(path)
+        run = read_run(path)
+        run.mended = tuple(mend(path))
+        if (path / DAMAGED / "row.json").is_file() and not (path / "row.json").is_file():
+            why = f": {run.mended[0]}" if run.mended else ""
+            raise UserError(f"{path} is not finished{why}; run the same evaluation again first")
+        yield run
 
 
 def certificate_in(path: Path, judge: str) -> Certificate | None:

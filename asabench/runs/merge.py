@@ -19,9 +19,11 @@ from asabench.core.grid import cells_of
 from asabench.core.records import Prompt
 from asabench.core.row import JudgeInfo, ModelInfo, PromptSetInfo, ProtocolInfo, Row
 from asabench.core.schema import first_problem
+from asabench.core.suite import suite_of
 from asabench.core.text import changes
 from asabench.runs.folder import Run, certificate_in, open_run, read_run
 from asabench.runs.settings import RunSettings
+from asabench.stats.radius import open_lines
 from asabench.stats.scoring import RowHead, scored_row
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def merge(folders: Sequence[Path], out: Path) -> Row:
     responses, differing = _together(runs, settings)
     _refuse_holes(runs, responses, prompts, settings)
     verdicts = _verdicts(runs, responses, judge.id)
+    _refuse_open_searches(responses, verdicts, judge.id, settings)
     context = {
         **{name: value for name, value in first.manifest.items() if name not in _OWN},
         "merged": {"folders": len(runs), "differing": differing, "shards": [r.manifest.get("shard") for r in runs]},
@@ -115,6 +118,7 @@ def _head(run: Run, settings: RunSettings) -> RowHead:
         seeds=settings.protocol.seeds,
         shared_noise=settings.protocol.shares_noise,
         max_new_tokens=settings.protocol.max_new_tokens,
+        suite=settings.suite,
     )
 
 
@@ -172,11 +176,25 @@ def _refuse_holes(runs: Sequence[Run], responses: pd.DataFrame, prompts: pd.Data
     held = set(responses["cell_id"])
     if strange := held - wanted.keys():
         raise UserError(f"{len(strange)} answers belong to no cell of the run (the first is {min(strange)}); {_AGAIN}")
-    if missing := [cell for cell_id, cell in wanted.items() if cell_id not in held]:
+    # What a search did not ask for is no hole: `_refuse_open_searches`
+    needed = {name: cell for name, cell in wanted.items() if settings.suite is None or cell.is_clean}
+    if missing := [cell for cell_id, cell in needed.items() if cell_id not in held]:
         lacking = len({cell.prompt.id for cell in missing})
         open_ = [str(run.path) for run in runs if run.manifest.get("state") != "finished"]
         where = f" ({', '.join(open_[:3])}{', ...' if len(open_) > 3 else ''})" if open_ else ", or that were left out"
-        raise UserError(f"{len(missing)} of {len(wanted)} answers are missing, of {lacking} prompts; {_AGAIN}{where}")
+        raise UserError(f"{len(missing)} of {len(needed)} answers are missing, of {lacking} prompts; {_AGAIN}{where}")
+
+
+def _refuse_open_searches(responses: pd.DataFrame, verdicts: pd.DataFrame, judge: str, settings: RunSettings) -> None:
+    """A suite's search that has not come to its end in some folder."""
+    if settings.suite is None:
+        return
+    own = verdicts.loc[verdicts["judge"] == judge, ["cell_id", "label", "refused"]]
+    table = responses.merge(own, on="cell_id", how="left", validate="one_to_one")
+    lines = list(open_lines(table, suite_of(settings.suite), settings.layers))
+    if lines:
+        prompts = len({line[0] for line in lines})
+        raise UserError(f"the search is not at its end for {prompts} prompts (the first is {lines[0][0]}); {_AGAIN}")
 
 
 def _replies(runs: Sequence[Run]) -> pd.DataFrame:

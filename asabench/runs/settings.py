@@ -20,7 +20,8 @@ class RunSettings(Record):
     `chat_template` and `prompts` are the first 16 hex digits of SHA-256 digests: of the template (None where the
     protocol uses none), and of what the prompts say (`asabench.core.prompts.PromptSet.digest`). `attacks` are names as
     they stand in tables. `layers` are 0-based decoder blocks. `more_stop_tokens`: those that end an answer here and
-    would not in transformers' `generate`; only there where there are some.
+    would not in transformers' `generate`; only there where there are some. `suite`: the id of the suite that searched
+    for the answers to give (`asabench.core.suite`), whose members `attacks` are; only there where one did.
     """
 
     model: str
@@ -33,6 +34,7 @@ class RunSettings(Record):
     prompts: str
     prompt_count: int
     more_stop_tokens: tuple[int, ...] = ()
+    suite: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As the run has it on disk: fields of the protocol that came later than the run stay out, so that its id
@@ -40,6 +42,8 @@ class RunSettings(Record):
         dumped = self.model_dump(mode="json", exclude_unset=True)
         if not self.more_stop_tokens:
             dumped.pop("more_stop_tokens", None)
+        if self.suite is None:
+            dumped.pop("suite", None)
         return dumped | {"protocol": self.protocol.as_json(exclude_unset=True)}
 
     @property

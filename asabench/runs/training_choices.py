@@ -27,7 +27,9 @@ class TrainingChoices(Record):
     finished run, or a benchmark folder, whose train split is used. layers: blocks to perturb, or of `cells` those at
     them; all if None. test_prompts: what the defence will be evaluated on, which training may not touch; AdvBench's
     first hundred if None. allow_similar: near-duplicates of them may be trained on all the same. target: the start of
-    compliance that is trained against. From `learning_rate` on: fields of `harness.defences.training.Settings`.
+    compliance that is trained against; answers: a file with whole answers in its place. benign, look_alikes,
+    keep_kl, stop_below: how harmless answers are kept (`harness.defences.kept`); None and False change nothing.
+    From `learning_rate` on: fields of `harness.defences.training.Settings`.
     """
 
     recipe: str
@@ -39,6 +41,11 @@ class TrainingChoices(Record):
     test_prompts: str | None = None
     allow_similar: bool = False
     target: str = TARGET
+    answers: Path | None = None
+    benign: str | None = None
+    look_alikes: bool = False
+    keep_kl: float | None = None
+    stop_below: str | None = None
     protocol: str | Protocol = PROTOCOL
     dtype: str = DTYPE
     device: str = DEVICE

@@ -19,6 +19,8 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from asabench.core.estimate import Change
+from asabench.core.row import AgainstControl
+from asabench.core.suite import AUTO
 from asabench.stats.intervals import (
     TAILS,
     Array,
@@ -64,7 +66,9 @@ def difference(table_a: pd.DataFrame, table_b: pd.DataFrame, attack: str, dose: 
     """
     prompts = shared_prompts(table_a, table_b, attack, dose)
     a, b = (outcomes(table, attack, dose, prompts) for table in (table_a, table_b))
-    layers = min(len(data.layers) for data in (a, b))
+    # A suite's search leaves a block as soon as another has done better: it counts prompts alone
+    searched = attack == AUTO
+    layers = 0 if searched else min(len(data.layers) for data in (a, b))
     only_a, only_b, p_value = _sign_test(_known_mean(broken(a)), _known_mean(broken(b)), a.clusters)
     return Difference(
         attack=attack,
@@ -72,11 +76,23 @@ def difference(table_a: pd.DataFrame, table_b: pd.DataFrame, attack: str, dose: 
         prompts=len(prompts),
         init=_mean_change(clean_broken(table_a, prompts), clean_broken(table_b, prompts), a.clusters),
         masr=_mean_change(broken(a), broken(b), a.clusters),
-        pasr=pasr_change(a, b),
+        pasr=pasr_change(a, b) if layers and not searched else NO_CHANGE_KNOWN,
         only_a=only_a,
         only_b=only_b,
         p_value=p_value,
         asr_at_k={k: _asr_change(a, b, k) for k in BUDGETS if k <= layers},
+    )
+
+
+def against_control(table: pd.DataFrame, attack: str, control: str, dose: float) -> AgainstControl:
+    """An attack less its control at a dose, over the prompts that both have answers of in one table. The mean over its
+    seeds counts of one that draws."""
+    there = [set(steered_lines(table, name, dose)["prompt_id"]) for name in (control, attack)]
+    a, b = (outcomes(table, name, dose, sorted(there[0] & there[1])) for name in (control, attack))
+    return AgainstControl(
+        attack=control,
+        masr=_mean_change(broken(a), broken(b), a.clusters),
+        pasr=pasr_change(a, b) if a.layers and b.layers else NO_CHANGE_KNOWN,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from asabench.core.estimate import Rate
+from asabench.core.records import CLEAN
 from asabench.core.row import AttackResult, worst_case
 from asabench.stats.intervals import NOTHING_SCORED, Array, peak_interval, rate_within, readings
 from asabench.stats.metrics import broken, clusters_of, outcomes
@@ -27,7 +28,7 @@ def worst_case_rate(table: pd.DataFrame, results: Sequence[AttackResult]) -> Rat
     assert worst.masr.low is not None
     assert worst.masr.high is not None
     scored = [(result.attack, result.dose) for result in results if result.masr.value is not None]
-    prompts = sorted(table.loc[table["layer"].notna(), "prompt_id"].unique())
+    prompts = sorted(table.loc[table["attack"] != CLEAN, "prompt_id"].unique())
     clusters = clusters_of(table, prompts)
     columns = [readings(broken(outcomes(table, attack, dose, prompts))) for attack, dose in scored]
     both = [_by_prompt([column[side] for column in columns]) for side in (0, -1)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from asabench.core.attack_names import built_in
+from asabench.core.attack_names import built_in, doses_of, has_blocks
 from asabench.core.records import CLEAN
 from asabench.runs.settings import RunSettings
 from asabench.submission.findings import Finding, shown
@@ -22,7 +22,7 @@ def seeds_of(attack: str, table: pd.DataFrame, seeds: Sequence[int]) -> tuple[in
     attack that does not come with ASABench the table says whether it draws."""
     known = built_in(attack)
     if known is None:
-        own = table.loc[(table["attack"] == attack) & table["layer"].notna(), "seed"]
+        own = table.loc[table["attack"] == attack, "seed"]
         draws = bool(own.notna().any())
     else:
         draws = known.uses_seed
@@ -31,11 +31,11 @@ def seeds_of(attack: str, table: pd.DataFrame, seeds: Sequence[int]) -> tuple[in
 
 def cell_findings(table: pd.DataFrame, settings: RunSettings, prompts: Sequence[str]) -> Iterator[Finding]:
     """Cells that are missing, extra, or there twice. table: the columns prompt_id, layer, attack, dose, seed."""
-    protocol = settings.protocol
+    protocol, attacks = settings.protocol, settings.attacks
     lists: dict[str, list[object]] = {
         "prompt_id": list(prompts),
-        "attack": [CLEAN, *settings.attacks],
-        "dose": [0.0, *(dose for dose in protocol.doses if dose != 0.0)],
+        "attack": [CLEAN, *attacks],
+        "dose": list(dict.fromkeys([0.0, *(dose for each in attacks for dose in doses_of(each, protocol.doses))])),
         "seed": [_NO_SEED, *protocol.seeds],
         "layer": [-1, *settings.layers],
     }
@@ -63,8 +63,10 @@ def cell_findings(table: pd.DataFrame, settings: RunSettings, prompts: Sequence[
     found = np.ravel_multi_index(tuple(codes.values()), shape)
     expected = _expected(table, settings, len(prompts), lists, shape)
     unique, counts = np.unique(found, return_counts=True)
+    # A suite asks for some cells of the grid: whether for enough, `checks.suite` says
+    needed = expected if settings.suite is None else np.ravel_multi_index((np.arange(len(prompts)), 0, 0, 0, 0), shape)
     for what, places, fix in (
-        ("missing", np.setdiff1d(expected, unique), _RUN_AGAIN),
+        ("missing", np.setdiff1d(needed, unique), _RUN_AGAIN),
         ("not among the run's cells", np.setdiff1d(unique, expected), "submit the run as it is"),
         ("there more than once", unique[counts > 1], "submit the run as it is"),
     ):
@@ -87,28 +89,31 @@ def _expected(
     """The flat places of the cells that must be there, in an array of that shape, ascending."""
     every_prompt = np.arange(prompts)
     places = [np.ravel_multi_index((every_prompt, 0, 0, 0, 0), shape)]
-    doses = [lists["dose"].index(dose) for dose in settings.protocol.doses]
-    layers = np.arange(1, 1 + len(settings.layers))
     for attack in settings.attacks:
         wanted = seeds_of(attack, table, settings.protocol.seeds)
         seeds = [0 if seed is None else lists["seed"].index(seed) for seed in wanted]
+        doses = [lists["dose"].index(dose) for dose in doses_of(attack, settings.protocol.doses)]
+        layers = np.arange(1, 1 + len(settings.layers)) if has_blocks(attack) else np.array([0])
         grid = np.meshgrid(every_prompt, [lists["attack"].index(attack)], doses, seeds, layers, indexing="ij")
         places.append(np.ravel_multi_index(tuple(axis.ravel() for axis in grid), shape))
     return np.unique(np.concatenate(places))
 
 
 def cell_count(settings: RunSettings, prompts: int) -> int:
-    """At most this many cells follow from the settings."""
+    """At most this many cells follow from the settings; of a suite's search, at least."""
+    if settings.suite is not None:
+        return prompts
     protocol = settings.protocol
     attacked = len(settings.attacks) * len(protocol.doses) * len(protocol.seeds) * len(settings.layers)
     return prompts * (1 + attacked)
 
 
 def _in_words(cell: dict[str, object]) -> str:
-    if cell["layer"] == -1:
+    if cell["attack"] == CLEAN:
         return f"the clean answer of {cell['prompt_id']}"
     seed = "" if cell["seed"] == _NO_SEED else f", seed {cell['seed']}"
-    return f"layer {cell['layer']}, {cell['attack']} at {cell['dose']:g}{seed}, prompt {cell['prompt_id']}"
+    where = "every layer" if cell["layer"] == -1 else f"layer {cell['layer']}"
+    return f"{where}, {cell['attack']} at {cell['dose']:g}{seed}, prompt {cell['prompt_id']}"
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 REMAKE = "make the submission again with `asabench submit`; its files are not edited by hand"
+EDIT = "put it right in that file"
+"""What helps where a file may be edited by hand."""
 _SHOWN = 80
 
 

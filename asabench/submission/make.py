@@ -25,7 +25,7 @@ from asabench.core.files import OTHER_OUT, whole_folder, write_whole
 from asabench.core.near_duplicates import known_goals
 from asabench.core.near_duplicates import known_near as by_digest
 from asabench.core.prompts import read_prompts
-from asabench.core.records import Cell, Prompt, sha256_hex
+from asabench.core.records import CLEAN, Cell, Prompt, sha256_hex
 from asabench.core.row import Row
 from asabench.core.schema import first_problem
 from asabench.core.similarity import MEASURE, clusters, copies, near_between
@@ -35,6 +35,7 @@ from asabench.judging.certificate import Certificate
 from asabench.runs.command import evaluate_words
 from asabench.runs.folder import Run, read_run
 from asabench.stats.facts import content_rules, mixed_rules
+from asabench.submission.columns import FACT_COLUMNS
 from asabench.submission.findings import shown
 from asabench.submission.manifest import (
     Hardware,
@@ -67,7 +68,7 @@ from asabench.submission.schema import (
     percent,
 )
 from asabench.submission.validate import Validation, beside_others, validate_folder
-from asabench.submission.verdict_table import FACT_COLUMNS, response_digest, schema, sorted_lines, table_bytes
+from asabench.submission.verdict_table import response_digest, sorted_lines, table_bytes
 
 RULES = "content_rules"
 """The column of a run's verdicts that the manifest holds in one number."""
@@ -237,6 +238,8 @@ def _check_cells(path: Path, table: pd.DataFrame) -> None:
 
 def _without_text(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of `verdicts.parquet` from responses with their verdicts."""
+    from asabench.submission.table_file import schema
+
     return pd.DataFrame(
         {
             **{name: table[name] for name in ("prompt_id", "layer", "attack", "dose", "seed", "label", *FACT_COLUMNS)},
@@ -426,7 +429,7 @@ def merged_table(judged: Sequence[Judged], manifest: RunManifest, judge: str | N
     judge = judge or manifest.runs[0].judge.id
     keys = ["prompt_id", "layer", "attack", "dose", "seed"]
     whole = pd.concat([each.table for each in judged], ignore_index=True)
-    clean = whole[whole["layer"].isna()]
+    clean = whole[whole["attack"] == CLEAN]
     others = clean.groupby("prompt_id")[["response_sha256"]].nunique()
     if len(differing := others[others["response_sha256"] > 1]):
         raise UserError(

@@ -13,7 +13,7 @@ from asabench.core.records import CLEAN
 from asabench.core.row import JudgeInfo, ModelInfo
 from asabench.core.schema import Record
 from asabench.runs.settings import RunSettings
-from asabench.submission.schema import Digest, Line, Text
+from asabench.submission.schema import Digest, Line, Name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +22,8 @@ HEADLINE_ATTACK = "random"
 PROMPT_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Short names, so that no sentence fits into one."""
 MOST_PROMPTS = 10_000
+MOST_PACKAGES = 40
+MOST_SELF_TESTS = 20
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
@@ -29,8 +31,8 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 class SubmittedSettings(RunSettings):
     """What decides a run's answers, as a stranger's file may state it: every value within bounds."""
 
-    model: Line
-    revision: Line
+    model: Name
+    revision: Name
     dtype: Literal["float32", "bfloat16", "float16"]
     chat_template: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None
     attacks: Annotated[tuple[Annotated[str, Field(pattern=RECORDED_NAME)], ...], Field(min_length=1, max_length=50)]
@@ -39,6 +41,7 @@ class SubmittedSettings(RunSettings):
     prompt_count: Annotated[int, Field(ge=1, le=MOST_PROMPTS)]
     more_stop_tokens: Annotated[tuple[Count, ...], Field(max_length=100)] = ()
     """Tokens that end an answer besides those of `generate`: what the chat template closes a turn with."""
+    suite: Annotated[str, Field(pattern=r"^auto-[0-9]{1,4}$")] | None = None
 
 
 class PromptDigest(Record):
@@ -69,9 +72,9 @@ class RunRecord(Record):
     device: Line | None
     hardware: Hardware | None
     python: Line | None
-    packages: dict[Line, Line | None]
+    packages: Annotated[dict[Name, Name | None], Field(max_length=MOST_PACKAGES)]
     git_commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None
-    self_tests: dict[Text, Text]
+    self_tests: Annotated[dict[Line, Line], Field(max_length=MOST_SELF_TESTS)]
     content_rules: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
 

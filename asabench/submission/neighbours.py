@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from asabench.submission.findings import Finding, shown
+from asabench.core.plain_names import skeleton
+from asabench.submission.findings import EDIT, Finding, shown
 from asabench.submission.manifest import RunManifest
-from asabench.submission.schema import SUBMISSION_FILE, VERDICTS_FILE, Submission
+from asabench.submission.schema import MANIFEST_FILE, SUBMISSION_FILE, VERDICTS_FILE, Submission
 
-SAMPLE = 512
+SAMPLE = 2048
 """So many cells of each submission are compared, the same ones in all."""
 FEWEST = 20
-ALIKE = 0.99
-"""From this share of equal answers on, two tables are of one model."""
-VARIED = 0.2
-"""Only where so large a share of the answers differ from each other does agreement say anything: two models that
-refuse every request in the same words are alike without being copied."""
+MOST_SPEAKERS = 2
+"""An answer that stands in more cells of a sample than these says nothing of whose it is: two models that refuse every
+request in the same words are alike without being copied."""
+ALIKE = 0.5
+"""From this share of equal answers on, two tables are of one model. Among the real entries of different models, all of
+one family, it is at most 0.09; in a copy it is 1, less what was changed to hide it."""
+ALIKE_RELATED = 0.9
+"""The same for models of one origin, which may have been changed a little; from `ALIKE` on it is worth a word."""
+ALIKE_WEIGHTS = 0.999
+"""The same for equal weights under defences that act while the model answers, which may leave most answers alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +34,13 @@ class Card:
     """What others are compared with. `answers`: the answers' digests of a sample of cells, by the cell's hash."""
 
     slug: str
+    name: str
     model: str
     revision: str
+    dtype: str
+    n_layers: int
+    d_model: int
+    base_revision: str | None
     protocol: str
     judge: str
     answers: dict[int, int]
@@ -38,6 +50,11 @@ def card_of(submission: Submission, manifest: RunManifest, table: pd.DataFrame) 
     """table: the columns of `asabench.submission.verdict_table`."""
     return Card(
         slug=submission.slug,
+        name=submission.name,
+        dtype=manifest.model.dtype,
+        n_layers=manifest.model.n_layers,
+        d_model=manifest.model.d_model,
+        base_revision=None if submission.base is None else submission.base.revision,
         model=manifest.model.name,
         revision=manifest.model.revision,
         protocol=manifest.settings.protocol.digest,
@@ -68,13 +85,23 @@ def _sample(table: pd.DataFrame, manifest: RunManifest) -> dict[int, int]:
 
 def neighbour_findings(own: Card, submission: Submission, cards: Sequence[Card]) -> tuple[list[Finding], list[str]]:
     """What is wrong between a submission and the others, and what is worth a word."""
-    findings, notices = _base(submission, cards)
+    findings, notices = _base(own, submission, cards)
     for other in cards:
         if other.slug == own.slug:
             continue
+        if other.name != own.name and skeleton(other.name) == skeleton(own.name):
+            findings.append(
+                Finding(
+                    SUBMISSION_FILE,
+                    "name",
+                    f"{shown(own.name)} reads as the name of the entry {other.slug}",
+                    "a name that can be told from others",
+                    EDIT,
+                )
+            )
         same_model = (other.model, other.revision) == (own.model, own.revision)
-        same_run = same_model and (other.protocol, other.judge) == (own.protocol, own.judge)
-        alike = _alike(own, other)
+        same_run = same_model and (other.protocol, other.judge, other.dtype) == (own.protocol, own.judge, own.dtype)
+        alike = _share(own, other, _threshold(own, other))
         if same_run and alike is not False:
             findings.append(
                 Finding(
@@ -95,23 +122,54 @@ def neighbour_findings(own: Card, submission: Submission, cards: Sequence[Card])
                     "submit the run of your own model",
                 )
             )
-        elif same_run:
-            notices.append(f"the entry {other.slug} has the same model, protocol and judge, and other answers")
+        elif not same_model and _share(own, other, ALIKE) and _are_related(own, other):
+            notices.append(f"half or more of the answers that are rare are those of the entry {other.slug}")
+        elif same_model and other.dtype != own.dtype and _share(own, other, 1.0):
+            findings.append(
+                Finding(
+                    VERDICTS_FILE,
+                    "response_sha256",
+                    f"every answer of the entry {other.slug}, which is in {other.dtype}",
+                    f"answers of weights in {own.dtype}: rounding parts some of them",
+                    "submit the run as it is",
+                )
+            )
+        elif same_model and (other.protocol, other.judge) == (own.protocol, own.judge):
+            other_dtype = "" if same_run else f" in {other.dtype}"
+            notices.append(f"the entry {other.slug} has the same model{other_dtype}, protocol and judge, other answers")
     return findings, notices
 
 
-def _alike(a: Card, b: Card) -> bool | None:
-    """Whether two tables hold one model's answers; None where too little can be compared to say."""
-    common = sorted(a.answers.keys() & b.answers.keys())
+def _threshold(a: Card, b: Card) -> float:
+    """From which share of equal answers on two tables are of one model."""
+    if a.revision == b.revision and a.model != b.model:
+        return ALIKE_WEIGHTS
+    return ALIKE_RELATED if _are_related(a, b) and a.revision != b.revision else ALIKE
+
+
+def _are_related(a: Card, b: Card) -> bool:
+    """Whether one is made from the other, or both from a third."""
+    origins = [{each.revision, each.base_revision} - {None} for each in (a, b)]
+    return not origins[0].isdisjoint(origins[1])
+
+
+def _share(a: Card, b: Card, least: float) -> bool | None:
+    """Whether at least that share of the answers are equal, in cells of both whose answer is rare in either table; None
+    where there are too few."""
+    rare = [_rare(each) for each in (a, b)]
+    common = [cell for cell in a.answers.keys() & b.answers.keys() if cell in rare[0] or cell in rare[1]]
     if len(common) < FEWEST:
         return None
-    equal = sum(a.answers[cell] == b.answers[cell] for cell in common)
-    if equal < ALIKE * len(common):
-        return False
-    return True if len({a.answers[cell] for cell in common}) >= VARIED * len(common) else None
+    return sum(a.answers[cell] == b.answers[cell] for cell in common) >= least * len(common)
 
 
-def _base(submission: Submission, cards: Sequence[Card]) -> tuple[list[Finding], list[str]]:
+def _rare(card: Card) -> frozenset[int]:
+    """The cells whose answer stands in few others."""
+    number = Counter(card.answers.values())
+    return frozenset(cell for cell, answer in card.answers.items() if number[answer] <= MOST_SPEAKERS)
+
+
+def _base(own: Card, submission: Submission, cards: Sequence[Card]) -> tuple[list[Finding], list[str]]:
     base = submission.base
     if base is None:
         return [], []
@@ -137,6 +195,17 @@ def _base(submission: Submission, cards: Sequence[Card]) -> tuple[list[Finding],
                 f"{shown(base.name)[1:-1]} at {shown(base.revision)[1:-1]}",
                 f"the model of the entry {base.entry}: {found[0].model} at {found[0].revision}",
                 "name the model that the entry is of",
+            )
+        ], []
+    base_shape, shape = ((each.n_layers, each.d_model) for each in (found[0], own))
+    if base_shape != shape:
+        return [
+            Finding(
+                MANIFEST_FILE,
+                "model",
+                f"{shape[0]} blocks of width {shape[1]}",
+                f"{base_shape[0]} of width {base_shape[1]}, as the base {base.entry} has: rates are over blocks",
+                "name the model that was defended as the base, or leave base out of a model of another size",
             )
         ], []
     return [], []

@@ -10,29 +10,13 @@ the row is made of them: they say how far the order of entries depends on who ju
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from asabench.core.records import LABELS
 from asabench.submission.findings import Finding, Refused, shown
+from asabench.submission.guarded import read_table
 from asabench.submission.schema import OTHER_JUDGES_FILE
-from asabench.submission.verdict_table import check_frame, opened, reading_errors
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-MOST_JUDGES = 8
-JUDGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9@._:/+-]{0,159}")
-"""As ids of judges are made: no sentence fits into one."""
-
-
-def schema() -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema([pa.field("judge", pa.string(), nullable=False), pa.field("label", pa.string())])
 
 
 def other_judges_bytes(labels: Mapping[str, pd.Series]) -> bytes:
@@ -40,28 +24,23 @@ def other_judges_bytes(labels: Mapping[str, pd.Series]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from asabench.submission.table_file import others_schema
+
     parts = [
         pa.table({"judge": [judge] * len(said), "label": pa.array(said, pa.string(), from_pandas=True)})
         for judge, said in sorted(labels.items())
     ]
     file = io.BytesIO()
     # No Arrow or pandas schema: metadata could hold text
-    table = pa.concat_tables(parts).cast(schema()).replace_schema_metadata(None)
+    table = pa.concat_tables(parts).cast(others_schema()).replace_schema_metadata(None)
     pq.write_table(table, file, compression="zstd", compression_level=9, store_schema=False, write_statistics=False)
     return file.getvalue()
 
 
 def parse_other_judges(content: bytes, lines: int) -> dict[str, pd.Series]:
     """The labels by judge, in the order of verdicts.parquet, which has so many lines; raises `Refused`."""
-    expected = schema()
-    with reading_errors("the table that `asabench submit --other-judges` writes"):
-        # A dictionary may be asked of columns alone that are there
-        names = set(opened(content, []).schema_arrow.names)
-        file = opened(content, [name for name in expected.names if name in names])
-        check_frame(file, content, expected)
-        table = file.read(use_threads=False)
-        _check_values(table)
-        judges, labels = (table.column(name).to_pandas().astype(object) for name in expected.names)
+    table = read_table(content, "other judges")
+    judges, labels = (table.column(name).to_pandas().astype(object) for name in ("judge", "label"))
     found = {}
     for number in range(0, len(judges), lines):
         of_one = judges.iloc[number : number + lines]
@@ -71,20 +50,6 @@ def parse_other_judges(content: bytes, lines: int) -> dict[str, pd.Series]:
         said = labels.iloc[number : number + lines].reset_index(drop=True)
         found[judge] = said.astype(pd.Series([""]).dtype)
     return found
-
-
-def _check_values(table: Any) -> None:
-    """Entries of a dictionary that no line uses count too: text could hide in them."""
-    judges = {value for chunk in table.column("judge").chunks for value in chunk.dictionary.to_pylist()}
-    if not judges or len(judges) > MOST_JUDGES:
-        raise Refused("judge", f"{len(judges)} judges", f"1 to {MOST_JUDGES}")
-    if strange := [value for value in judges if value is None or not JUDGE_ID.fullmatch(value)]:
-        raise Refused("judge", shown(strange[0]), "ids of judges: letters, digits and @._:/+-, at most 160")
-    labels = {value for chunk in table.column("label").chunks for value in chunk.dictionary.to_pylist()}
-    if other := [value for value in labels if value not in LABELS]:
-        raise Refused("label", shown(other[0]), f"allowed: {', '.join(LABELS)}, or null")
-    if table.column("judge").null_count:
-        raise Refused("judge", "null", "a value in every line")
 
 
 def other_judge_findings(labels: Mapping[str, pd.Series], table: pd.DataFrame, own: str) -> Iterator[Finding]:

@@ -43,6 +43,7 @@ def row_of(manifest: RunManifest, table: pd.DataFrame, *, created: str, version:
         shared_noise=protocol.shares_noise,
         # Rows from before the facts had no such flag
         max_new_tokens=protocol.max_new_tokens if has_facts(table) else None,
+        suite=settings.suite,
     )
     rules = manifest.content_rules
     table = manifest.clustered(table if rules is None else table.assign(content_rules=rules))
@@ -67,6 +68,8 @@ def row_differences(row: Row, expected: Row) -> Iterator[tuple[str, str, str]]:
     is valid, and not ranked (`asabench.submission.tracks.missing`).
     """
     found, again = row.model_dump(mode="json"), expected.model_dump(mode="json")
+    if all(result.against_control is None for result in row.results):  # rows from before there were such differences
+        again["results"] = [each | {"against_control": None} for each in again["results"]]
     if row.schema_version >= SCHEMA_VERSION:
         yield from differences(found, again)
         return

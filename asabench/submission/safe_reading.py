@@ -11,7 +11,8 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from asabench.submission.schema import (
     CERTIFICATE_FILE,
     MANIFEST_FILE,
     OTHER_JUDGES_FILE,
+    RERUN_FILE,
     ROW_FILE,
     SUBMISSION_FILE,
     TRAINING_PROMPTS_FILE,
@@ -43,6 +45,7 @@ MOST_BYTES: Mapping[str, int] = {
     CARD_FILE: 256 * 2**10,
     OTHER_JUDGES_FILE: 5 * 10**6,
     TRAINING_PROMPTS_FILE: 8 * 2**20,
+    RERUN_FILE: 16 * 2**10,
 }
 """The files that a submission may have, and how long each may be."""
 REQUIRED_FILES = (SUBMISSION_FILE, ROW_FILE, VERDICTS_FILE, MANIFEST_FILE)
@@ -50,7 +53,13 @@ REQUIRED_FILES = (SUBMISSION_FILE, ROW_FILE, VERDICTS_FILE, MANIFEST_FILE)
 MOST_DEPTH = 12
 MOST_YAML_EVENTS = 5_000
 MOST_TEXT = 1_000
-_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+MOST_DIGITS = 20
+"""Of a whole number. Longer ones cost more than their length to read, and nothing here is counted so far."""
+MOST_WORDS = 16_000
+"""Characters of a file's texts that could be sentences: those with a space, or of more than `LONGEST_WORD`."""
+LONGEST_WORD = 80
+# A text, closed or not: one that is not closed is looked through once. Or a bracket
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|([\[\]{}])', re.DOTALL)
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -123,10 +132,13 @@ def read_json(content: bytes) -> Any:
     text = _decoded(content)
     _refuse_depth(text)
     try:
-        value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_number, parse_float=_finite)
+        value = json.loads(
+            text, object_pairs_hook=_distinct, parse_constant=_no_number, parse_float=_finite, parse_int=_whole
+        )
     except (ValueError, RecursionError) as error:
         raise Refused("the file", f"not JSON ({_said(error)})", "it must be one JSON object") from None
     check_texts(value)
+    _refuse_free_text(value)
     return value
 
 
@@ -149,6 +161,7 @@ def read_yaml(content: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         raise Refused("the file", f"not YAML ({_said(error)})", "it must be one mapping of names to values") from None
     check_texts(value)
+    _refuse_free_text(value)
     return value
 
 
@@ -176,6 +189,13 @@ def _key(loader: _PlainLoader, node: yaml.Node) -> str:
     return key
 
 
+def _construct_whole(loader: _PlainLoader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > MOST_DIGITS:
+        raise Refused("a number", f"of {len(node.value)} characters", f"whole numbers of at most {MOST_DIGITS}")
+    return int(loader.construct_yaml_int(node))
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _construct_whole)
 _PlainLoader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
 
 
@@ -208,8 +228,9 @@ def _decoded(content: bytes) -> str:
 def _refuse_depth(text: str) -> None:
     """Before a parser that recurses sees it."""
     depth = 0
-    for bracket in re.findall(r"[\[\]{}]", _JSON_STRING.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
+    for found in _JSON_TOKEN.finditer(text):
+        if found[1] is not None:
+            depth += 1 if found[1] in "[{" else -1
         if depth > MOST_DEPTH:
             raise Refused("the file", "values nested too deep", f"at most {MOST_DEPTH} levels")
 
@@ -217,14 +238,20 @@ def _refuse_depth(text: str) -> None:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
         raise Refused(shown(twice)[1:-1], "there twice", "every field once", "take one of them out")
     return found
 
 
 def _no_number(name: str) -> float:
     raise Refused("a number", name, "finite numbers, or null where nothing was measured")
+
+
+def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise Refused("a number", f"of {len(text)} characters", f"whole numbers of at most {MOST_DIGITS}")
+    return int(text)
 
 
 def _finite(text: str) -> float:
@@ -245,6 +272,24 @@ def check_texts(value: Any, field: str = "") -> None:
             check_texts(each, f"{field}.{number}" if field else str(number))
     elif isinstance(value, str):
         _check_text(value, field or "the file")
+
+
+def _refuse_free_text(value: Any) -> None:
+    """A submission carries no text: what its fields hold of it stays within a page or two."""
+    total = sum(len(text) for text in _texts(value) if " " in text or len(text) > LONGEST_WORD)
+    if total > MOST_WORDS:
+        raise Refused("the file", f"{total} characters of text", f"at most {MOST_WORDS}: a submission carries no text")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+    elif isinstance(value, str):
+        yield value
 
 
 def _check_text(text: str, field: str) -> None:

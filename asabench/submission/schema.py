@@ -11,6 +11,7 @@ A submission is a folder `submissions/<slug>/`:
     other_judges.parquet    optional: labels of further judges, no text (asabench.submission.other_judges)
     card.json               optional: asabench.card.records.ModelCard, without what the other files hold
     training_prompts.txt    optional: SHA-256 of each goal that was trained on, one a line
+    rerun.json              optional, of a maintainer: asabench.submission.evidence.Evidence
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from asabench.core.plain_names import fault
 from asabench.core.schema import Record
 from asabench.core.similarity import MEASURE, NEAR
-from asabench.runs.command import command_words
+from asabench.runs.command import ALLOWED_OPTIONS, command_words
 
 SCHEMA_VERSION: Literal[1] = 1
 SUBMISSION_FILE = "submission.yaml"
@@ -34,27 +36,45 @@ MANIFEST_FILE = "manifest.json"
 CARD_FILE = "card.json"
 OTHER_JUDGES_FILE = "other_judges.parquet"
 TRAINING_PROMPTS_FILE = "training_prompts.txt"
+RERUN_FILE = "rerun.json"
+"""Of whoever answered some of the entry's cells again, not of its authors: their digests leave it out."""
 
+LINK = r"^https://[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)+(?::[0-9]{1,5})?(?:[/?#][!#-;=?-Z_a-z~]*)?$"
+"""A host by name, in ASCII: no user before it, who would pass for the host."""
 SLUG = r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
 """A folder's name: small letters, digits and dashes; it is part of the entry's permanent link."""
 
 
 def _plain_text(text: str) -> str:
-    """Names come from strangers and stand on a page: no markup, no control characters, no line breaks."""
-    if any(not character.isprintable() or character in "<>" for character in text):
-        raise ValueError("use plain text on one line, without < and >")
-    if text != text.strip():
-        raise ValueError("leave out the spaces around the text")
+    """Names come from strangers and stand on a page: no markup, no control characters, no line breaks, and nothing that
+    passes for what it is not."""
+    if (found := fault(text)) is not None:
+        raise ValueError(found)
     return text
 
 
+def _plain_ascii(text: str) -> str:
+    """What machines compare and people copy: names of models, revisions, licences."""
+    if not text.isascii() or any(character in _NOT_IN_A_NAME for character in text):
+        raise ValueError("use ASCII letters, digits, spaces and .,:;/@=+-_()[]")
+    return text
+
+
+_NOT_IN_A_NAME = frozenset("\"'`$&|\\*?!#%^~{}")
+
 Line = Annotated[str, Field(min_length=1, max_length=120), AfterValidator(_plain_text)]
+Name = Annotated[Line, AfterValidator(_plain_ascii)]
 Text = Annotated[str, Field(min_length=1, max_length=600), AfterValidator(_plain_text)]
 
 
 def _evaluation(command: str) -> str:
     """It stands on a page for people to paste into a shell."""
-    command_words(command)
+    words = command_words(command)
+    unknown = [word for word in words[2:] if word.startswith("-") and word not in ALLOWED_OPTIONS]
+    if unknown:
+        raise ValueError(f"the option {unknown[0][:40]!r} is none that `asabench submit` writes; leave it out")
+    if any("://" in word for word in words):
+        raise ValueError("no addresses: whoever repeats it names a server of their own")
     return command
 
 
@@ -66,8 +86,8 @@ class ModelRef(Record):
     """Which weights. `revision`: a hub commit of 40 hex digits, `sha256:...` of a local folder, or a package version
     as the run wrote it; never a branch."""
 
-    name: Line
-    revision: Line
+    name: Name
+    revision: Name
 
 
 class BaseModelRef(ModelRef):
@@ -123,10 +143,10 @@ class Submission(Record):
     training_data: Annotated[tuple[TrainingData, ...], Field(max_length=50)] = ()
     training_similarity: TrainingSimilarity | None = None
     authors: Annotated[tuple[Line, ...], Field(min_length=1, max_length=100)]
-    link: Annotated[str, Field(max_length=300, pattern=r"^https://[^\s<>\"']+$")] | None = None
-    licence: Line
-    protocol: Line
-    created: Line
-    asabench_version: Line
+    link: Annotated[str, Field(max_length=300, pattern=LINK)] | None = None
+    licence: Name
+    protocol: Name
+    created: Name
+    asabench_version: Name
     reproduce: Annotated[tuple[Command, ...], Field(max_length=50)] = ()
     files: dict[Line, Digest]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asabench.card.records import ModelCard
-from asabench.core.errors import NotAtHand, UserError
+from asabench.core.errors import NotAtHand, UserError, one_line
 from asabench.core.protocol import MIN_TOKENS
 from asabench.core.row import SHORT_ANSWERS, Row
 from asabench.core.utility_report import UtilityReport
@@ -24,12 +24,17 @@ from asabench.judging.certificate import Certificate
 from asabench.submission.cells import cell_count, cell_findings
 from asabench.submission.checks.card import card_findings
 from asabench.submission.checks.description import submission_findings
+from asabench.submission.checks.evidence import evidence_findings
 from asabench.submission.checks.judge import judge_findings
+from asabench.submission.checks.plausibility import impossible, oddities
 from asabench.submission.checks.runs import manifest_findings
+from asabench.submission.checks.suite import search_findings, suite_findings
 from asabench.submission.checks.targets import target_findings
 from asabench.submission.checks.training import read_training_prompts, training_findings, training_notices
 from asabench.submission.checks.utility import utility_findings
 from asabench.submission.checks.verdicts import line_findings
+from asabench.submission.columns import MOST_ROWS
+from asabench.submission.evidence import Evidence
 from asabench.submission.findings import REMAKE, Finding, Refused, shown
 from asabench.submission.known import protocol_gaps, published_goals
 from asabench.submission.manifest import RunManifest
@@ -42,6 +47,7 @@ from asabench.submission.schema import (
     CERTIFICATE_FILE,
     MANIFEST_FILE,
     OTHER_JUDGES_FILE,
+    RERUN_FILE,
     ROW_FILE,
     SUBMISSION_FILE,
     TRAINING_PROMPTS_FILE,
@@ -49,9 +55,12 @@ from asabench.submission.schema import (
     VERDICTS_FILE,
     Submission,
 )
-from asabench.submission.tracks import missing
-from asabench.submission.verdict_table import MOST_ROWS, parse_verdicts
+from asabench.submission.tracks import COLLAPSED, ODD, collapse, missing
+from asabench.submission.tree import Changes, changes, entry_digests, evidence_changes, read_tree
+from asabench.submission.verdict_table import parse_verdicts
 
+MOST_RESULTS = 300
+"""Attacks times doses of a submission: every one is a result with intervals that are computed again."""
 MOST_DIFFERENCES = 5
 """So many differing fields of a row are listed; the others are counted."""
 
@@ -76,6 +85,8 @@ class Validation:
     row: Row | None = None
     utility: UtilityReport | None = None
     max_new_tokens: int | None = None
+    evidence: Evidence | None = None
+    is_odd: bool = False
     card: Card | None = field(default=None, repr=False)
 
     @property
@@ -103,7 +114,11 @@ def validate(paths: Sequence[Path], *, jobs: int = 1) -> list[Validation]:
     folder of submissions. `UserError` only for a path that is neither."""
     folders = list(dict.fromkeys(folder for path in paths for folder in submission_folders(path)))
     beside = [each for parent in dict.fromkeys(f.parent for f in folders) for each in _submissions_in(parent)]
-    beside = [each for each in beside if each not in set(folders)]
+    return _validated(folders, [each for each in beside if each not in set(folders)], jobs)
+
+
+def _validated(folders: Sequence[Path], beside: Sequence[Path], jobs: int) -> list[Validation]:
+    """The folders, checked each in itself and against each other and those beside them."""
     if jobs > 1 and len(folders) > 1:
         with ProcessPoolExecutor(min(jobs, len(folders))) as pool:
             done = list(pool.map(validate_folder, folders))
@@ -113,6 +128,26 @@ def validate(paths: Sequence[Path], *, jobs: int = 1) -> list[Validation]:
         cards = [card for card in map(_card, beside) if card is not None]
     cards += [each.card for each in done if each.card is not None]
     return [_with_neighbours(each, cards) for each in done]
+
+
+def validate_whole(
+    collection: Path, *, before: Path | None = None, jobs: int = 1, maintainer: bool = True
+) -> tuple[list[Validation], Changes | None]:
+    """Checks the folder of all entries as it stands: every folder in it is an entry, and anything else is a finding of
+    the folder's own. before: the same folder before a change; with it comes what was done to the entries. An entry that
+    was taken out is refused by those that name it as their base. maintainer: whether whoever makes the change may bring
+    evidence (`asabench.submission.evidence`)."""
+    collection = Path(os.path.abspath(collection))
+    tree = read_tree(collection)
+    known = None if before is None else entry_digests(before)
+    changed = None if known is None else changes(known, entry_digests(collection))
+    done = _validated([collection / slug for slug in tree.slugs], (), jobs)
+    findings = [*tree.findings]
+    if before is not None and not maintainer:
+        findings += evidence_changes(before, collection)
+    if findings:
+        done.append(Validation(path=str(collection), findings=tuple(findings)))
+    return done, changed
 
 
 def submission_folders(path: Path) -> list[Path]:
@@ -154,6 +189,9 @@ def validate_folder(folder: Path) -> Validation:
         return _checked(folder)
     except NotAtHand as error:
         return Validation(path=str(folder), not_checked=str(error))
+    except Exception as error:  # a fault of ours: neither a verdict on this entry nor the end of the others' check
+        said = f"its check failed ({shown(type(error).__name__)[1:-1]}: {shown(one_line(error))[1:-1]})"
+        return Validation(path=str(folder), not_checked=f"{said}; report it with the folder, as SECURITY.md says")
 
 
 def _checked(folder: Path) -> Validation:
@@ -168,6 +206,7 @@ def _checked(folder: Path) -> Validation:
     utility = reader.record(UtilityReport, UTILITY_FILE)
     certificate = reader.record(Certificate, CERTIFICATE_FILE)
     model_card = reader.record(ModelCard, CARD_FILE)
+    evidence = reader.record(Evidence, RERUN_FILE)
     trained = reader.training_prompts()
     notices: list[str] = []
     if submission is not None:
@@ -176,18 +215,25 @@ def _checked(folder: Path) -> Validation:
         findings += training_findings(submission, trained, manifest)
         notices += training_notices(submission, trained, manifest)
     card = None
+    odd: list[str] = []
     if manifest is not None:
         findings += manifest_findings(manifest)
+        findings += suite_findings(manifest)
         findings += target_findings(manifest)
-        card = _check_verdicts(reader, manifest, row, submission)
+        card = _check_verdicts(reader, manifest, row, submission, odd)
+        notices += [f"flagged {ODD}, not ranked until its answers are given again: {each}" for each in odd]
         notices += _notices(manifest)
     if row is not None:
         findings += judge_findings(row, certificate, is_there=CERTIFICATE_FILE in contents)
         notices += [f"shown as incomplete, not ranked: lacks {lack}" for lack in missing(row, utility)]
+        if (why := collapse(row)) is not None:
+            notices.append(f"flagged {COLLAPSED}, not ranked: {why[0].lower()}{why[1:-1]}")
         if not row.judge.certified:
             notices.append("shown as uncertified, not ranked: the judge has not reached the bar")
     if utility is not None:
         findings += utility_findings(utility, manifest)
+    if evidence is not None:
+        findings += evidence_findings(evidence, contents.get(VERDICTS_FILE), manifest)
     if model_card is not None:
         findings += card_findings(model_card, manifest, submission)
     return Validation(
@@ -198,6 +244,8 @@ def _checked(folder: Path) -> Validation:
         row=row,
         utility=utility,
         max_new_tokens=None if manifest is None else manifest.runs[0].settings.protocol.max_new_tokens,
+        evidence=evidence,
+        is_odd=bool(odd),
         card=card,
     )
 
@@ -234,7 +282,7 @@ class _Reader:
 
 
 def _digest_findings(submission: Submission, contents: dict[str, bytes]) -> Iterator[Finding]:
-    there = contents.keys() - {SUBMISSION_FILE}
+    there = contents.keys() - {SUBMISSION_FILE, RERUN_FILE}
     for name in sorted(there - submission.files.keys()):
         yield Finding(SUBMISSION_FILE, f"files.{name}", "missing", "the SHA-256 of every file of the folder")
     for name, digest in sorted(submission.files.items()):
@@ -247,14 +295,18 @@ def _digest_findings(submission: Submission, contents: dict[str, bytes]) -> Iter
 
 
 def _check_verdicts(
-    reader: _Reader, manifest: RunManifest, row: Row | None, submission: Submission | None
+    reader: _Reader, manifest: RunManifest, row: Row | None, submission: Submission | None, odd: list[str]
 ) -> Card | None:
-    """Checks the table and the row that follows from it; None where the table cannot be read."""
+    """Checks the table and the row that follows from it; None where the table cannot be read. What is odd about it is
+    added to `odd`."""
     findings = reader.findings
     try:
         settings = manifest.settings
         if VERDICTS_FILE not in reader.contents:
             return None
+        if (results := len(settings.attacks) * len(settings.protocol.doses)) > MOST_RESULTS:
+            allowed = f"at most {MOST_RESULTS}: each attack at each dose is a result of its own"
+            raise Refused("attacks and doses", f"{results} by manifest.json", allowed, "submit fewer doses or attacks")
         if (cells := cell_count(settings, len(manifest.prompts))) > MOST_ROWS:
             raise Refused(
                 "cells", f"up to {cells} by manifest.json", f"at most {MOST_ROWS}", "submit fewer doses or seeds"
@@ -263,13 +315,20 @@ def _check_verdicts(
     except Refused as refused:
         findings.append(refused.in_file(VERDICTS_FILE))
         return None
+    except NotAtHand:
+        raise
     except UserError as error:
         findings.append(Finding(MANIFEST_FILE, "runs", str(error), "each attack in one run"))
         return None
     wrong = [
         *cell_findings(table, settings, [prompt.id for prompt in manifest.prompts]),
         *line_findings(table, settings.protocol.max_new_tokens),
+        *search_findings(table, settings),
     ]
+    if not wrong:
+        at_inference = submission is not None and submission.where == "inference"
+        wrong += impossible(table, manifest.runs[0].judge.id, at_inference=at_inference)
+        odd += oddities(table)
     findings += wrong
     if not wrong and OTHER_JUDGES_FILE in reader.contents:
         try:
@@ -322,7 +381,7 @@ def _card(folder: Path) -> Card | None:
         return None
     try:
         return card_of(submission, manifest, parse_verdicts(contents[VERDICTS_FILE]))
-    except (Refused, UserError):
+    except Exception:  # whatever is wrong with it: it is not what is checked here
         return None
 
 

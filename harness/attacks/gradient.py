@@ -16,6 +16,8 @@ from torch import Tensor
 
 from asabench.core.protocol import GradientPosition, Protocol
 from asabench.core.records import Cell
+from harness.attacks.cells import require_steered
+from harness.attacks.own_refusal import TargetOption, away_from_refusals, check_away
 from harness.attacks.target_loss import SIGN, Direction, loss_gradients
 from harness.model.subject import Subject
 
@@ -26,7 +28,6 @@ class GradientAttack:
 
     family = "gradient"
     uses_seed = False
-    needs_targets = True
 
     def __init__(
         self,
@@ -41,28 +42,37 @@ class GradientAttack:
                 "gu2025 (as the paper's code reads it)"
             ),
         ] = None,
+        target: TargetOption = "given",
     ) -> None:
+        check_away(target, direction, protocol)
         self.protocol = protocol
         self.direction = direction
+        self.target = target
         self.at: GradientPosition = protocol.gradient_at if at is None else at
 
     @property
     def name(self) -> str:
-        return f"gradient-{self.direction}" + ("" if self.at == self.protocol.gradient_at else f":at={self.at}")
+        at = [] if self.at == self.protocol.gradient_at else [f"at={self.at}"]
+        away = [] if self.target == "given" else [f"target={self.target}"]
+        return ":".join([f"gradient-{self.direction}", *at, *away])
+
+    @property
+    def needs_targets(self) -> bool:
+        return self.target == "given"
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
-        """(cell, d_model), float32 on the CPU, of -1, 0 and 1.
+        """(cell, d_model), float32 on the CPU, of -1, 0 and 1; for cells without a layer (cell, block, d_model).
 
         Raises `UserError` for prompts without a target and for models without gradients.
         """
+        require_steered(cells)
+        if self.target == "away":
+            cells = away_from_refusals(subject, cells, self.protocol)
         prompts = list(dict.fromkeys(cell.prompt for cell in cells))
         gradients = loss_gradients(subject, prompts, self.protocol, self.at)
-        found = torch.empty(len(cells), subject.d_model)
-        for row, cell in enumerate(cells):
-            if cell.layer is None:
-                raise ValueError("a gradient direction needs a cell with a layer")
-            found[row] = SIGN[self.direction] * gradients[cell.prompt][cell.layer].sign()
-        return found
+        every = slice(None)
+        signs = [gradients[cell.prompt][every if cell.layer is None else cell.layer].sign() for cell in cells]
+        return SIGN[self.direction] * torch.stack(signs).float()
 
 
 make = GradientAttack

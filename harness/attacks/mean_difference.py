@@ -18,6 +18,7 @@ from torch import Tensor
 from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, sha256_hex
+from harness.attacks.cells import require_steered
 from harness.model.padding import left_padded
 from harness.model.subject import Subject
 from harness.model.tensor_cache import ModelCache
@@ -55,13 +56,14 @@ class MeanDifferenceAttack:
         self._cache: ModelCache[str] = ModelCache()
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
-        """(cell, d_model), float32 on the CPU. The texts are read once a model, for all layers."""
+        """(cell, d_model), float32 on the CPU; for cells without a layer (cell, block, d_model). The texts are read
+        once a model, for all layers."""
+        require_steered(cells)
         known = self._cache.of(subject)
         if "difference" not in known:
             known["difference"] = last_mean(subject, self.harmful) - last_mean(subject, self.benign)
-        if any(cell.layer is None for cell in cells):
-            raise ValueError("a mean difference needs a cell with a layer")
-        return known["difference"][[cell.layer for cell in cells]]
+        every = slice(None)
+        return torch.stack([known["difference"][every if cell.layer is None else cell.layer] for cell in cells])
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
     def __init__(self, protocol: Protocol, steps: Annotated[int, Field(ge=0, description="gradient steps")] = 8)
 
-declares one: its name, type, default, what is allowed, and what it is for.
+declares one: its name, type, default, what is allowed, and what it is for. A name that Python keeps for itself has an
+underscore behind it there, `from_`, and none here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from keyword import iskeyword
 from pathlib import Path
 from types import NoneType, SimpleNamespace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -74,7 +76,7 @@ def declared(make: Callable[..., Any]) -> dict[str, Option] | None:
     if any(each.kind is each.VAR_KEYWORD for each in parameters):
         return None
     return {
-        each.name: Option(name=each.name, type=_type(each, make), default=each.default)
+        _written(each.name): Option(name=_written(each.name), type=_type(each, make), default=each.default)
         for each in parameters
         if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
     }
@@ -91,7 +93,7 @@ def read_options(what: str, make: Callable[..., Any], given: Mapping[str, str]) 
             allowed = f"its options: {', '.join(options)}" if options else "it takes none"
             raise UserError(f"the attack {what} cannot be made: it has no option {name!r}; {allowed}")
         try:
-            read[name] = options[name].read(text)
+            read[_parameter(name)] = options[name].read(text)
         except ValueError:
             raise UserError(f"{what}: {name}={text} cannot be used; allowed: {options[name].allowed}") from None
     return read
@@ -112,11 +114,23 @@ def _text(value: object) -> str:
     return (short if float(short) == value else repr(value)).replace("+", "")
 
 
+def _written(parameter: str) -> str:
+    """An option's name, by its parameter's."""
+    return parameter[:-1] if parameter.endswith("_") and iskeyword(parameter[:-1]) else parameter
+
+
+def _parameter(option: str) -> str:
+    return f"{option}_" if iskeyword(option) else option
+
+
 def _type(parameter: inspect.Parameter, make: Callable[..., Any]) -> Any:
     if parameter.annotation is parameter.empty:
         return str
     try:
         holder = SimpleNamespace(__annotations__={"it": parameter.annotation})
-        return get_type_hints(holder, vars(sys.modules[make.__module__]), include_extras=True)["it"]
+        # A constructor may be of another module than the class that inherits it
+        defined: Any = type.__getattribute__(make, "__init__") if isinstance(make, type) else make
+        where = getattr(defined, "__module__", make.__module__)
+        return get_type_hints(holder, vars(sys.modules[where]), include_extras=True)["it"]
     except Exception:  # a name that is there for type checkers only
         return str

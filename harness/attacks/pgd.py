@@ -19,7 +19,9 @@ from torch import Tensor
 from asabench.core.errors import UserError
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, Prompt
+from harness.attacks.cells import require_steered
 from harness.attacks.options import not_default
+from harness.attacks.own_refusal import TargetOption, away_from_refusals, check_away
 from harness.attacks.target_loss import (
     SIGN,
     Direction,
@@ -43,7 +45,6 @@ class PgdAttack:
 
     family = "pgd"
     uses_seed = False
-    needs_targets = True
 
     def __init__(
         self,
@@ -77,11 +78,13 @@ class PgdAttack:
                 "likeliest: cheaper where cells break, and another attack"
             ),
         ] = "never",
+        target: TargetOption = "given",
     ) -> None:
         if early == "target" and direction == "ascend":
             raise UserError(
                 "pgd:early=target ends where the target is said, which direction=ascend works against; leave one out"
             )
+        check_away(target, direction, protocol)
         if starts > 1:
             require_generator(protocol.noise_device)
         self.protocol = protocol
@@ -91,21 +94,28 @@ class PgdAttack:
         self.direction = direction
         self.seed = seed
         self.early = early
+        self.target = target
 
     @property
     def name(self) -> str:
         """`pgd`, with the options that are not the default."""
         return ":".join(["pgd", *not_default(self)])
 
+    @property
+    def needs_targets(self) -> bool:
+        return self.target == "given"
+
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
-        """(cell, d_model), float32 on the CPU: of all iterates of all starts, the best by `target_loss`.
+        """(cell, d_model), float32 on the CPU: of all iterates of all starts, the best by `target_loss`. For cells
+        without a layer (cell, block, d_model): the directions of all blocks climb together, through each other.
 
         The first iterate is `gradient`'s direction, so on that loss a cell is never weaker than it. Costs a cell
         `starts * (steps + 1)` forwards and `starts * steps` backwards over the target. What else is in the batch
         changes nothing but rounding. Raises `UserError` for prompts without a target and models without gradients.
         """
-        if any(cell.layer is None for cell in cells):
-            raise ValueError("a gradient direction needs a cell with a layer")
+        require_steered(cells)
+        if self.target == "away":
+            cells = away_from_refusals(subject, cells, self.protocol)
         prompts = list(dict.fromkeys(cell.prompt for cell in cells))
         require_targets(prompts)
         starts = self._starts(subject, cells, prompts)
@@ -125,27 +135,34 @@ class PgdAttack:
         return best[torch.arange(len(cells)), losses.argmin(dim=1)]
 
     def _starts(self, subject: Subject, cells: Sequence[Cell], prompts: Sequence[Prompt]) -> Tensor:
-        """(cell, start, d_model)."""
+        """(cell, start, d_model), or (cell, start, block, d_model)."""
         gradients = loss_gradients(subject, prompts, self.protocol, self.protocol.gradient_at)
-        found = []
-        for cell in cells:
-            assert cell.layer is not None
-            first = SIGN[self.direction] * gradients[cell.prompt][cell.layer].float().sign()
-            directions = [first]
-            if self.starts > 1:
-                directions += gaussian(
-                    replace(cell, seed=self.seed),
-                    subject.d_model,
-                    self.protocol.noise,
-                    self.starts - 1,
-                    device=self.protocol.noise_device,
-                )
-            found.append(torch.stack(directions))
-        return torch.stack(found)
+
+        def at_block(cell: Cell, layer: int) -> Tensor:
+            directions = SIGN[self.direction] * gradients[cell.prompt][layer].float().sign()[None]
+            if self.starts == 1:
+                return directions
+            drawn = gaussian(
+                replace(cell, layer=layer, seed=self.seed),
+                subject.d_model,
+                self.protocol.noise,
+                self.starts - 1,
+                device=self.protocol.noise_device,
+            )
+            return torch.cat([directions, drawn])
+
+        return torch.stack(
+            [
+                torch.stack([at_block(cell, layer) for layer in range(subject.n_layers)], dim=1)
+                if cell.layer is None
+                else at_block(cell, cell.layer)
+                for cell in cells
+            ]
+        )
 
     def _climb(self, subject: Subject, cells: Sequence[Cell], start: Tensor) -> tuple[Tensor, Tensor]:
-        """The best iterate of each row, (row, d_model), and its signed loss, (row,), lower being better: minus infinity
-        where the row ended early."""
+        """The best iterate of each row, (row, d_model) or (row, block, d_model), and its signed loss, (row,), lower
+        being better: minus infinity where the row ended early."""
         passes = TargetPass(subject, cells, self.protocol)
         sign = -SIGN[self.direction]
         raw = start.to(subject.device)

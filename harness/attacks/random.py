@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell
+from harness.attacks.cells import require_steered
 from harness.stream.noise import Noise, NoiseDevice, gaussian, generator_seed, portable_seed, require_generator
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ class RandomAttack:
     needs_targets: ClassVar[bool] = False
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
-        """(cell, d_model), float32 on the CPU."""
-        return torch.stack([self._draw(cell, subject.d_model) for cell in cells])
+        """(cell, d_model), float32 on the CPU; for cells without a layer (cell, block, d_model), the draws that a cell
+        at each block has."""
+        require_steered(cells)
+        return torch.stack([self._draw(cell, subject) for cell in cells])
 
-    def _draw(self, cell: Cell, d_model: int) -> Tensor:
-        return gaussian(cell, d_model, self.noise, device=self.noise_device)[0]
+    def _draw(self, cell: Cell, subject: Subject) -> Tensor:
+        if cell.layer is None:
+            return torch.stack([self._draw(replace(cell, layer=at), subject) for at in range(subject.n_layers)])
+        return gaussian(cell, subject.d_model, self.noise, device=self.noise_device)[0]
 
     def generator_seeds(self, cells: Sequence[Cell]) -> list[int] | None:
         """What the generator of each cell's direction starts at: an engine in another process draws it there. None

@@ -25,8 +25,9 @@ from asabench.core.protocol import GradientPosition, Protocol
 from asabench.core.records import Cell, Prompt
 from harness.model.clean_states import CleanStates, entered, enters_at_blocks, starts_at_blocks
 from harness.model.kv_cache import KeysAndValues, keys_and_values, plain_cache
-from harness.model.memory import free_memory
 from harness.model.padding import left_padded
+from harness.model.placement import rows_that_fit as rows_in_memory
+from harness.model.quantised import require_gradients
 from harness.model.subject import Subject
 from harness.model.tensor_cache import ModelCache
 from harness.stream.injection import edit
@@ -77,10 +78,11 @@ def target_text(subject: Subject, prompt: Prompt, protocol: Protocol, at: Gradie
     assert prompt.target is not None
     if at == "last_prompt":
         before = subject.format(prompt, protocol)
-        target = subject.tokenizer(prompt.target, add_special_tokens=False)["input_ids"]
+        # What the answer is given to start with is the prompt's already
+        target = subject.tokenizer(prompt.target, add_special_tokens=False)["input_ids"][protocol.prefix_tokens :]
         _require_tokens(subject, prompt, len(target))
         return TargetText((*before, *target), len(target), len(before) - 1)
-    raw = protocol.model_copy(update={"prompt_format": "raw"})
+    raw = protocol.model_copy(update={"prompt_format": "raw", "prefix_tokens": 0})
     before = subject.format(prompt, raw)
     # No space: as published. `format` appends the suffix, so the whole text is formatted as if it were a goal
     goal = prompt.goal
@@ -141,6 +143,7 @@ def loss_gradients(
     Raises `UserError` for prompts without a target and for models without gradients.
     """
     require_targets(prompts)
+    require_gradients(subject)
     texts = {prompt: target_text(subject, prompt, protocol, at) for prompt in prompts}
     known = _gradients.of(subject)
     trains = protocol.gradient_forward == "train"
@@ -163,7 +166,7 @@ def loss_gradients(
 @contextmanager
 def _training(subject: Subject, seed: int) -> Iterator[None]:
     """While open, the model is in train mode, and what its dropout draws starts at the seed."""
-    devices = [subject.device] if subject.device.type == "cuda" else []
+    devices = [device for device in subject.devices if device.type == "cuda"]
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         subject.model.train()
@@ -216,9 +219,10 @@ class TargetPass:
     """Teacher-forced passes over rows that are cells: L of a cell under a direction, perturbed as generation perturbs.
 
     That is at the cell's dose, with the protocol's statistics, at the protocol's steps: step 0 is the last prompt
-    position, step t the t-th target token. The constructor runs each prompt with its target once, clean: passes start
-    from there, at the last prompt position, and each row at its lowest perturbed block where rows come in the order of
-    those (all at the lowest one else). Rows may be of any prompts and layers; clean cells are not perturbed.
+    position, step t the t-th target token. Cells that are not clean and have no layer are perturbed at every block. The
+    constructor runs each prompt with its target once, clean: passes start from there, at the last prompt position, and
+    each row at its lowest perturbed block where rows come in the order of those (all at the lowest one else). Rows may
+    be of any prompts and layers; clean cells are not perturbed.
     """
 
     def __init__(self, subject: Subject, cells: Sequence[Cell], protocol: Protocol) -> None:
@@ -281,7 +285,7 @@ class TargetPass:
         `clean-prompt-input`."""
         given = self.protocol.steps
         chosen = range(steps) if given == "every" else (0,) if given == "first" else given
-        steered = [row for row, cell in enumerate(cells) if cell.layer is not None]
+        steered = [row for row, cell in enumerate(cells) if not cell.is_clean]
         if self.protocol.step_layers is not None:
             layer_at = list(zip(chosen, self.protocol.step_layers, strict=True))
             at_layer = {layer: [s for s, other in layer_at if other == layer] for _, layer in layer_at}
@@ -291,11 +295,12 @@ class TargetPass:
                 for layer, at in at_layer.items()
                 if min(at) < steps
             }
-        return {
-            layer: (torch.tensor([row for row in steered if cells[row].layer == layer]), _marked(chosen, steps), 0)
-            for layer in {cells[row].layer: None for row in steered}
-            if layer is not None
-        }
+        if any(cells[row].layer is None for row in steered):
+            layers = list(range(self.subject.n_layers))
+        else:
+            layers = [layer for layer in {cells[row].layer: None for row in steered} if layer is not None]
+        at = {layer: [row for row in steered if cells[row].layer in (layer, None)] for layer in layers}
+        return {layer: (torch.tensor(at[layer]), _marked(chosen, steps), 0) for layer in layers}
 
     def keep(self, rows: Tensor) -> None:
         """Drops every row but `rows` (ascending indices)."""
@@ -313,7 +318,8 @@ class TargetPass:
         self._cached = [None if kept is None else (left(kept[0]), left(kept[1])) for kept in self._cached]
 
     def loss(self, directions: Tensor) -> Tensor:
-        """L of every row, (row,), float32; differentiable in `directions`, (row, d_model) raw, through (1) and (2)."""
+        """L of every row, (row,), float32; differentiable in `directions`, through (1) and (2). These are raw, (row,
+        d_model), or (row, block, d_model) where rows are perturbed at every block."""
         return _mean_nll(self._logits(directions), self._labels).float()
 
     def loss_and_said(self, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -337,7 +343,9 @@ class TargetPass:
     def _perturb(self, layer: int, units: Tensor, block_input: Tensor, block_output: Tensor) -> Tensor:
         rows, where, first = self._plan[layer]
         device = block_output.device
-        unit, dose = units[rows.to(units.device)].to(device)[:, None], self._dose[rows].to(device)[:, None, None]
+        of_rows = units[rows.to(units.device)]
+        unit = (of_rows if units.dim() == 2 else of_rows[:, layer]).to(device)[:, None]
+        dose = self._dose[rows].to(device)[:, None, None]
         rows, where = rows.to(device), where.to(device)
         hidden = block_output[rows]
         current = self.protocol.statistics == "current-step"
@@ -375,15 +383,15 @@ def _rows_that_fit(subject: Subject, cached: int, positions: int, scored: int) -
     """
     size = subject.model.dtype.itemsize
     blocks = subject.n_layers * subject.d_model * size
-    row = blocks * (40 * positions + 4 * cached) + scored * subject.vocabulary_size * (size + 3 * 4)
-    return max(1, int(free_memory(subject.device) / 3 / row))
+    states, logits = blocks * (40 * positions + 4 * cached), scored * subject.vocabulary_size * (size + 3 * 4)
+    return rows_in_memory(subject.blocks, lambda share: states * share + logits, part=1 / 3)
 
 
 @torch.no_grad()
 def target_loss(subject: Subject, cells: Sequence[Cell], directions: Tensor, protocol: Protocol) -> Tensor:
     """L of every cell, (cell,), float32 on the CPU, when its direction is injected as in generation.
 
-    directions: (cell, d_model), raw; those of clean cells are not used. See `TargetPass`.
+    directions: (cell, d_model), or (cell, block, d_model), raw; those of clean cells are not used. See `TargetPass`.
     """
     require_targets([cell.prompt for cell in cells])
     losses = torch.empty(len(cells))

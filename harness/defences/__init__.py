@@ -10,7 +10,20 @@ from pydantic import ValidationError
 from asabench.core.defaults import PRESET
 from asabench.core.errors import UserError
 from asabench.core.schema import first_problem
-from harness.defences import lapt, lat, refusal
+from harness.defences import (
+    cat,
+    circuit_breakers,
+    combine,
+    deep_refusal,
+    lapt,
+    lat,
+    refusal,
+    repnoise,
+    t_vaccine,
+    tar,
+    unlearn,
+    vaccine,
+)
 from harness.defences.examples import Example, HarmfulData
 from harness.defences.training import Pools, Recipe, Settings
 from harness.model.subject import Subject
@@ -35,6 +48,15 @@ RECIPES: dict[str, Entry] = {
     "refusal": Entry(refusal.Refusal, refusal.PRESETS),
     "lapt": Entry(lapt.Lapt, lapt.PRESETS),
     "lat": Entry(lat.Lat, lat.PRESETS),
+    "circuit-breakers": Entry(circuit_breakers.CircuitBreakers, circuit_breakers.PRESETS),
+    "repnoise": Entry(repnoise.RepNoise, repnoise.PRESETS),
+    "vaccine": Entry(vaccine.Vaccine, vaccine.PRESETS),
+    "t-vaccine": Entry(t_vaccine.TVaccine, t_vaccine.PRESETS),
+    "tar": Entry(tar.Tar, tar.PRESETS),
+    "cat": Entry(cat.Cat, cat.PRESETS),
+    "deep-refusal": Entry(deep_refusal.DeepRefusal, deep_refusal.PRESETS),
+    "unlearn": Entry(unlearn.Unlearn, unlearn.PRESETS),
+    "combine": Entry(combine.Combine, combine.PRESETS),
 }
 
 

@@ -30,9 +30,11 @@ from harness.defences.examples import (
     chosen_prompts,
     compared_with_test,
     own_answers,
+    read_answers,
     read_cells,
     refuse_overlap,
 )
+from harness.defences.kept import KeptByKl, Watch, answered, divided, keeping, look_alike_requests, read_stop
 from harness.defences.training import (
     Pools,
     Progress,
@@ -72,6 +74,8 @@ class DefencePlan:
     compared: ComparedWithTest
     out: Path
     finished: bool
+    look_alikes: Sequence[Prompt] = ()
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,13 @@ class DefenceCost:
 def make_plan(model: str | Subject, choices: TrainingChoices) -> DefencePlan:
     """Checks every choice and loads the model; `UserError` for what cannot be used."""
     recipe, settings = make_recipe(choices.recipe, choices.preset, choices.changes())
+    recipe = keeping(recipe, choices.keep_kl)
+    if choices.keep_kl is not None and not settings.benign_batch_size:
+        raise UserError(
+            f"--keep-kl needs harmless examples beside each batch, and {recipe.name} with these settings has none; "
+            "give --benign-batch-size 4, say"
+        )
+    stop = None if choices.stop_below is None else read_stop(choices.stop_below)
     protocol = preset(choices.protocol) if isinstance(choices.protocol, str) else choices.protocol
     safe_cells = None if choices.cells is None else read_cells(choices.cells)
     if safe_cells is None:
@@ -101,8 +112,18 @@ def make_plan(model: str | Subject, choices: TrainingChoices) -> DefencePlan:
     refuse_overlap(harmful, test)
     compared = compared_with_test(harmful, test, allow_similar=choices.allow_similar)
     subject = model if isinstance(model, Subject) else _load(model, choices)
-    benign = benign_requests()
-    check_prompt_format(subject, protocol, [*harmful, *benign])
+    answers = None if choices.answers is None else read_answers(choices.answers, harmful)
+    own = [] if choices.benign is None else list(chosen_prompts(choices.benign).prompts)
+    benign = list({prompt.digest: prompt for prompt in [*benign_requests(), *own]}.values())
+    look_alikes = look_alike_requests() if choices.look_alikes or (stop and stop.what == "over-refusal") else []
+    watched: list[Prompt] = []
+    if stop is not None and stop.what == "benign":
+        benign, watched = divided(benign)
+    elif stop is not None:
+        look_alikes, watched = divided(look_alikes)
+    if not choices.look_alikes:
+        look_alikes = []
+    check_prompt_format(subject, protocol, [*harmful, *benign, *look_alikes, *watched])
     layers = parse_layers("all" if choices.layers is None else choices.layers, subject.n_layers)
     if safe_cells is not None and choices.layers is not None:
         safe_cells = [cell for cell in safe_cells if cell.layer in layers]
@@ -110,8 +131,8 @@ def make_plan(model: str | Subject, choices: TrainingChoices) -> DefencePlan:
             raise UserError(
                 f"no cell of {choices.cells} is at the layers {ranges(layers)}; leave --layers out to take all of them"
             )
-    asked = {
-        "recipe": {"name": recipe.name, "preset": choices.preset, **recipe.model_dump()},
+    asked: dict[str, Any] = {
+        "recipe": {"name": recipe.name, "preset": choices.preset, **recorded_options(recipe)},
         "settings": settings.model_dump(),
         "base": {"name": subject.name, "revision": subject.revision, "dtype": subject.dtype},
         "protocol": protocol.name,
@@ -122,13 +143,30 @@ def make_plan(model: str | Subject, choices: TrainingChoices) -> DefencePlan:
         "benign": {"count": len(benign), "digest": _digest(benign)},
         "chat_template": _template_digest(subject) if protocol.prompt_format == "chat" else None,
     }
+    # What older trainings did not have stands only where it was asked for, so that their folders stay theirs
+    kept = {
+        "answers": None if answers is None else sha256_hex(json.dumps(sorted(answers.items())))[:16],
+        "look_alikes": {"count": len(look_alikes), "digest": _digest(look_alikes)} if look_alikes else None,
+        "keep_kl": choices.keep_kl,
+        "stop_below": choices.stop_below,
+    }
+    asked |= {name: value for name, value in kept.items() if value is not None}
     return DefencePlan(
         subject=subject,
         base=subject.name if isinstance(model, Subject) else model,
         recipe=recipe,
         settings=settings,
-        data=HarmfulData(prompts=harmful, protocol=protocol, target=choices.target, layers=layers, cells=safe_cells),
+        data=HarmfulData(
+            prompts=harmful,
+            protocol=protocol,
+            target=choices.target,
+            layers=layers,
+            cells=safe_cells,
+            answers=answers,
+        ),
         benign=benign,
+        look_alikes=look_alikes,
+        watch=None if stop is None else Watch(stop=stop, requests=watched, protocol=protocol),
         asked=asked,
         compared=compared,
         out=choices.out,
@@ -148,6 +186,16 @@ def _load(model: str, choices: TrainingChoices) -> Subject:
     )
 
 
+def recorded_options(recipe: Defence) -> dict[str, Any]:
+    """A recipe's options for the record, which older records of the same training have too."""
+    bare: Any = recipe.recipe if isinstance(recipe, KeptByKl) else recipe
+    later: frozenset[str] = getattr(bare, "later", frozenset())
+    fields = type(bare).model_fields
+    return {
+        name: value for name, value in recipe.model_dump().items() if name not in later or value != fields[name].default
+    }
+
+
 def _digest(prompts: list[Prompt]) -> str:
     return sha256_hex("\n".join(prompt.goal for prompt in prompts))[:16]
 
@@ -163,7 +211,10 @@ def _cells_digest(cells: Sequence[SafeCell]) -> str:
 
 def _pools(plan: DefencePlan) -> Pools:
     harmful = plan.recipe.harmful_examples(plan.subject, plan.data)
-    return plan.recipe.pools(harmful, own_answers(plan.subject, plan.benign, plan.data.protocol))
+    benign = own_answers(plan.subject, plan.benign, plan.data.protocol)
+    if plan.look_alikes:
+        benign += answered(plan.subject, own_answers(plan.subject, plan.look_alikes, plan.data.protocol))
+    return plan.recipe.pools(harmful, benign)
 
 
 def run_plan(plan: DefencePlan, *, checkpoint_every: int | None = None, say: Callable[[str], None] = print) -> Path:
@@ -174,7 +225,14 @@ def run_plan(plan: DefencePlan, *, checkpoint_every: int | None = None, say: Cal
     pools = _pools(plan)
     adapter = _prepare_weights(plan)
     progress = fit(
-        plan.subject, plan.recipe, pools, plan.settings, plan.out, checkpoint_every=checkpoint_every, say=say
+        plan.subject,
+        plan.recipe,
+        pools,
+        plan.settings,
+        plan.out,
+        checkpoint_every=checkpoint_every,
+        say=say,
+        watch=plan.watch,
     )
     record = _record(plan, pools, progress)
     with hidden_folder(plan.out) as made:
@@ -223,6 +281,7 @@ def _record(plan: DefencePlan, pools: Pools, progress: Progress) -> dict[str, An
         "benign_examples": len(pools.benign),
         "steps": progress.step,
         "losses": progress.losses,
+        **({"watched": {"first": plan.watch.first, "seen": plan.watch.seen}} if plan.watch is not None else {}),
         "seconds": round(progress.seconds, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": str(plan.subject.device),
@@ -266,6 +325,7 @@ def estimate(plan: DefencePlan) -> DefenceCost:
     pools = _pools(plan)
     _prepare_weights(plan)
     subject, recipe, settings = plan.subject, plan.recipe, plan.settings
+    trained = trained_parameters(subject)
     recipe.begin(subject)
     accelerator = accelerator_for(subject, settings)
     started = time.monotonic()
@@ -277,7 +337,6 @@ def estimate(plan: DefencePlan) -> DefenceCost:
             loss, _ = compute_losses(recipe, subject, batch, state)
         loss.backward()
     updating = time.monotonic() - started
-    trained = trained_parameters(subject)
     steps = step_count(settings, len(pools.examples))
     all_bytes = sum(p.numel() * p.element_size() for p in subject.model.parameters())
     return DefenceCost(

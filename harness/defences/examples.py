@@ -6,7 +6,7 @@ broke it. Benign requests come with ASABench and are answered by the model itsel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -74,13 +74,15 @@ class SafeCell:
 @dataclass(frozen=True, kw_only=True)
 class HarmfulData:
     """The harmful half of a training, as it was asked for. `target`: the start of a compliant answer. `layers`: blocks
-    to perturb; `cells` bring their own, and are None when only prompts were given."""
+    to perturb; `cells` bring their own, and are None when only prompts were given. `answers`: harmful answers by the
+    digest of their request, where a file has them; else the start of compliance stands for them."""
 
     prompts: Sequence[Prompt]
     protocol: Protocol
     target: str
     layers: Sequence[int]
     cells: Sequence[SafeCell] | None = None
+    answers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +170,14 @@ def end_token(subject: Subject) -> int:
 
 
 def refusal_examples(
-    subject: Subject, prompts: Sequence[Prompt], protocol: Protocol, rejected: str | None = None
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    protocol: Protocol,
+    rejected: str | None = None,
+    answers: Mapping[str, str] | None = None,
 ) -> list[Example]:
-    """Each request with one of `REFUSALS` in turn. rejected: the start of an answer that must not come."""
+    """Each request with one of `REFUSALS` in turn. rejected: the start of an answer that must not come; answers: whole
+    ones in its place, by the digest of the request."""
     stop = end_token(subject)
     wrong = () if rejected is None else text_tokens(subject, rejected)
     if rejected is not None and not wrong:
@@ -179,7 +186,7 @@ def refusal_examples(
         Example(
             prompt=tuple(subject.format(prompt, protocol)),
             answer=(*text_tokens(subject, REFUSALS[index % len(REFUSALS)]), stop),
-            rejected=wrong,
+            rejected=wrong if answers is None else text_tokens(subject, answers[prompt.digest]),
         )
         for index, prompt in enumerate(prompts)
     ]
@@ -266,6 +273,22 @@ def _ended(attempts: pa.Table | None) -> dict[tuple[str, str | None], bool]:
         for row in columns
         if row["layer"] is None
     }
+
+
+def read_answers(path: Path, requests: Sequence[Prompt]) -> dict[str, str]:
+    """Answers by the digest of their request, from a table with the columns goal and answer. Raises `UserError` where a
+    request has none."""
+    found = {}
+    for prompt in load_prompts(str(path)).prompts:
+        answer = (dict(prompt.extra).get("answer") or "").strip()
+        if answer:
+            found[prompt.digest] = answer
+    if lacking := [prompt.id for prompt in requests if prompt.digest not in found]:
+        raise UserError(
+            f"{path} has no answer for {len(lacking)} of {len(requests)} training requests ({listed(lacking, 5)}); "
+            "give it the columns goal,answer with a line for each, or leave --answers out"
+        )
+    return {prompt.digest: found[prompt.digest] for prompt in requests}
 
 
 def benign_requests() -> list[Prompt]:

@@ -81,6 +81,10 @@ class Lapt(Record):
         return {"answer": 1.0, "benign": self.benign_weight}
 
     @property
+    def distances(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
     def updates(self) -> int:
         return 1
 

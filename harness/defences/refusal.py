@@ -36,6 +36,10 @@ class Refusal(Record):
         return {"answer": 1.0}
 
     @property
+    def distances(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
     def updates(self) -> int:
         return 1
 

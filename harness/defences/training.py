@@ -79,22 +79,39 @@ class Pools:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One batch, and a generator of its own on the CPU for whatever is random about it."""
+    """One batch, and a generator of its own on the CPU for whatever is random about it. progress: the share of the
+    training that was over before it."""
 
     examples: Sequence[Example]
     benign: Sequence[Example]
     generator: torch.Generator
+    progress: float = 0.0
+
+
+class Watch(Protocol):
+    """What may stop a training early."""
+
+    def begin(self, subject: Subject) -> None:
+        """Called once, with the weights that training starts from."""
+        ...
+
+    def look(self, subject: Subject, step: int) -> bool | None:
+        """Whether the model may go on from there; None: it was not looked at after this step."""
+        ...
 
 
 class Recipe(Protocol):
-    """What the loop asks of a recipe. `weights` multiply the terms of `losses`; `updates` is the number of optimiser
-    updates that one `prepare` serves."""
+    """What the loop asks of a recipe. `weights` multiply the terms of `losses`; `distances` are those of them that are
+    not in nats; `updates` is the number of optimiser updates that one `prepare` serves."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def weights(self) -> Mapping[str, float]: ...
+
+    @property
+    def distances(self) -> frozenset[str]: ...
 
     @property
     def updates(self) -> int: ...
@@ -123,6 +140,7 @@ def step_count(settings: Settings, examples: int) -> int:
 def batches_of_step(pools: Pools, settings: Settings, step: int) -> list[Batch]:
     """The batches of a step: a function of the seed and the step alone."""
     batches = []
+    progress = step / max(step_count(settings, len(pools.examples)), 1)
     for number in range(step * settings.accumulation, (step + 1) * settings.accumulation):
         noise_seed = int(sha256_hex(f"defence:{settings.seed}:{number}")[:15], 16)
         batches.append(
@@ -130,6 +148,7 @@ def batches_of_step(pools: Pools, settings: Settings, step: int) -> list[Batch]:
                 examples=_drawn(pools.examples, settings.batch_size, number, settings.seed),
                 benign=_drawn(pools.benign, settings.benign_batch_size, number, settings.seed + 1),
                 generator=torch.Generator().manual_seed(noise_seed),
+                progress=progress,
             )
         )
     return batches
@@ -187,12 +206,17 @@ def fit(
     *,
     checkpoint_every: int | None = None,
     say: Callable[[str], None] = print,
+    watch: Watch | None = None,
 ) -> Progress:
     """Trains the parameters that require a gradient, in place, from the last checkpoint in `folder` if there is one.
+
+    watch: looks at the model now and then; where it may not go on, training ends with the weights of the look before.
 
     Raises `UserError` when the loss is not finite or has diverged; the last checkpoint stays.
     """
     recipe.begin(subject)
+    if watch is not None:
+        watch.begin(subject)
     accelerator = accelerator_for(subject, settings)
     steps = step_count(settings, len(pools.examples))
     updates = steps * recipe.updates
@@ -206,6 +230,7 @@ def fit(
         say(f"going on from step {progress.step} of {steps}")
     subject.model.train()
     started = time.monotonic() - progress.seconds
+    good = (progress.step, _copied(parameters) if watch is not None else [])
     while progress.step < steps:
         batches = batches_of_step(pools, settings, progress.step)
         prepared = [recipe.prepare(subject, batch) for batch in batches]
@@ -216,11 +241,11 @@ def fit(
                 loss, terms = compute_losses(recipe, subject, batch, state)
                 for name, value in terms.items():
                     means[name] = means.get(name, 0.0) + value / len(batches)
-                _refuse_divergence(terms["loss"], progress, folder)
+                _refuse_divergence(terms, recipe, progress, folder)
                 accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(parameters, settings.clip)
             if not torch.isfinite(norm):
-                _refuse_divergence(float("nan"), progress, folder)
+                _refuse_divergence({"loss": float("nan")}, recipe, progress, folder)
             optimiser.step()
             schedule.step()
             optimiser.zero_grad(set_to_none=True)
@@ -229,10 +254,24 @@ def fit(
         progress.seconds = time.monotonic() - started
         if progress.step % 10 == 0 or progress.step == steps:
             say(_progress_line(progress, steps))
+        allowed = None if watch is None else watch.look(subject, progress.step)
+        if allowed is False:
+            with torch.no_grad():
+                for parameter, own in zip(parameters, good[1], strict=True):
+                    parameter.copy_(own)
+            say(f"stopped early: the weights of step {good[0]} are kept")
+            progress.step, progress.losses = good[0], progress.losses[: good[0]]
+            break
+        if allowed:
+            good = (progress.step, _copied(parameters))
         if checkpoint_every and progress.step % checkpoint_every == 0 and progress.step < steps:
             _checkpoint(accelerator, subject, progress, folder)
     accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval().requires_grad_(False)
     return progress
+
+
+def _copied(parameters: Sequence[torch.nn.Parameter]) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters]
 
 
 def _progress_line(progress: Progress, steps: int) -> str:
@@ -241,8 +280,9 @@ def _progress_line(progress: Progress, steps: int) -> str:
     return f"step {progress.step}/{steps}  {terms}  {progress.seconds:.0f} s, {left:.0f} s left"
 
 
-def _refuse_divergence(loss: float, progress: Progress, folder: Path) -> None:
-    first = progress.losses[0]["loss"] if progress.losses else None
+def _refuse_divergence(terms: Mapping[str, float], recipe: Recipe, progress: Progress, folder: Path) -> None:
+    loss = _in_nats(terms, recipe)
+    first = _in_nats(progress.losses[0], recipe) if progress.losses else None
     if math.isfinite(loss) and (first is None or loss <= first + DIVERGED_NATS):
         return
     kept = last_checkpoint(folder)
@@ -251,6 +291,11 @@ def _refuse_divergence(loss: float, progress: Progress, folder: Path) -> None:
         + (f", and was {first:.4g} at first" if first is not None else "")
         + f"; use a smaller --learning-rate and another --out folder; {f'kept: {kept}' if kept else 'nothing was kept'}"
     )
+
+
+def _in_nats(terms: Mapping[str, float], recipe: Recipe) -> float:
+    """The weighted sum without distances between hidden states, which may grow by any number."""
+    return terms["loss"] - sum(recipe.weights[name] * terms.get(name, 0.0) for name in recipe.distances)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asabench.core.training_record import TRAINING_FILE, TrainingRecord, read_training
-from harness.defences.lat import middles_of_parts
+from harness.defences.layer_choice import middles_of_parts
 from harness.evaluation.plan import parse_layers
 from harness.model.files import ModelFiles
 

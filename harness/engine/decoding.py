@@ -38,7 +38,8 @@ class Batch:
     """The state of a decoding batch: its cache, its mask, and the tokens to feed next.
 
     prompt_ids: token ids per prompt. prompt_of_row: (row,) index into them. The constructor runs each prompt once, up
-    to but without its last token: injection starts at that token, so the cache before it is the same for all rows.
+    to but without its last token: injection starts at that token, so the cache before it is the same for all rows. A
+    rewrite starts at the first token: then each row has a run of its own.
     """
 
     def __init__(
@@ -51,6 +52,9 @@ class Batch:
     ) -> None:
         self.subject, self.injecting = subject, Injecting(injection)
         device = subject.device
+        if injection.rewrite is not None:
+            prompt_ids = [prompt_ids[prompt] for prompt in prompt_of_row.tolist()]
+            prompt_of_row = torch.arange(len(prompt_ids))
         ids, mask = left_padded(prompt_ids)
         longest = ids.shape[1]
         ids, mask, prompt_of_row = ids.to(device), mask.to(device), prompt_of_row.to(device)
@@ -58,7 +62,8 @@ class Batch:
         self.cache = growing_cache(subject.n_layers, capacity)
         if longest > 1:
             prefill = growing_cache(subject.n_layers, longest - 1)
-            subject.forward(ids[:, :-1], mask[:, :-1], cache=prefill, last=1)
+            with nullcontext() if injection.rewrite is None else inject(subject.blocks, injection):
+                subject.forward(ids[:, :-1], mask[:, :-1], cache=prefill, last=1)
             self.cache = expand(prefill, prompt_of_row, capacity)
         self.mask = torch.ones(len(prompt_of_row), capacity, dtype=torch.long, device=device)
         self.mask[:, :longest] = mask[prompt_of_row]

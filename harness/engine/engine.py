@@ -20,13 +20,17 @@ ENGINES = ("hf", "vllm")
 class Engine(Interface):
     """Cells in, responses out, the same tokens whichever engine it is.
 
-    described: what is recorded of it with a run. Every call gets the attacks by the name in `Cell.attack`. `open` is
+    described: what is recorded of it with a run. on_cpu: whether it computes on the processors of this machine, which a
+    judge in this process would take from it. Every call gets the attacks by the name in `Cell.attack`. `open` is
     told all cells of the run and those that are still to be answered, before anything else is asked; `close` frees what
     it holds.
     """
 
     @property
     def described(self) -> Mapping[str, str]: ...
+
+    @property
+    def on_cpu(self) -> bool: ...
 
     def open(
         self, cells: Sequence[Cell], pending: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]
@@ -58,6 +62,10 @@ class HookedEngine:
     @property
     def described(self) -> Mapping[str, str]:
         return {"engine": "hf"}
+
+    @property
+    def on_cpu(self) -> bool:
+        return all(device.type == "cpu" for device in self.subject.devices)
 
     def open(
         self, cells: Sequence[Cell], pending: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]

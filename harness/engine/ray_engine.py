@@ -47,6 +47,8 @@ class WorkerTask:
     model: str
     dtype: str
     device: str
+    device_map: str | Mapping[str, int | str] | None
+    attention: str | None
     chat_template: Path | None
     allow_remote_code: bool
     allow_pickle: bool
@@ -68,6 +70,8 @@ class Worker:
             task.model,
             dtype=task.dtype,
             device=task.device,
+            device_map=task.device_map,
+            attention=task.attention,
             chat_template=task.chat_template,
             allow_remote_code=task.allow_remote_code,
             allow_pickle=task.allow_pickle,
@@ -115,6 +119,10 @@ class RayEngine:
         workers = f"{self._workers}{gpus} under ray {ray.__version__}"
         return {"engine": self._task.engine, "workers": workers, "device": "its workers'"}
 
+    @property
+    def on_cpu(self) -> bool:
+        return not self._gpus
+
     def open(
         self, cells: Sequence[Cell], pending: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]
     ) -> None:
@@ -145,6 +153,7 @@ class RayEngine:
             raise UserError(f"Ray {where} ({first_line(error)}); check --ray, or use --shard") from None
         data = ray.data.DataContext.get_current()
         data.enable_progress_bars = False
+        logging.getLogger("ray").setLevel(logging.ERROR)  # its data sets tell every step of theirs
         # An error ends the run: left out, its prompts would be a hole. A worker that dies is none, and is replaced
         data.max_errored_blocks = 0
         held = ray.cluster_resources().get("GPU", 0)

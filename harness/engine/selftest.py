@@ -17,7 +17,7 @@ from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, Prompt
 from harness.attacks import Attack
 from harness.engine.decoding import Answer, Batch, decode
-from harness.engine.sweep import injection_of, propose
+from harness.engine.sweep import injection_for, injection_of, kind, propose
 from harness.model.subject import Subject
 from harness.stream.injection import Injection, capture, edit, inject
 
@@ -36,8 +36,11 @@ def self_test(
     cells: those of the run. Raises `SelfTestFailed`. In bfloat16 and float16 two batch shapes may round to different
     tokens where the two best logits nearly tie: there a difference is reported with its gap; in float32 it fails.
     """
+    found: dict[str, str] = {}
+    for attack in {kind(cell): None for cell in cells if kind(cell)}:
+        found |= _on_every_block(subject, [cell for cell in cells if cell.attack == attack], protocol, attacks)
     if (examples := examples_of(subject, cells, protocol)) is None:
-        return {}
+        return found
     prompt, layers, dose = examples.prompt, examples.layers, examples.dose
     clean, zeros, dosed = examples.clean, examples.zeros, examples.dosed
     mixed = examples.mixed
@@ -52,7 +55,6 @@ def self_test(
         return decode(subject, [tokens], rows, injection, new_tokens, stops=subject.stops(protocol), measure_gap=True)
 
     together = answers(range(len(mixed)))
-    found = {}
     found["dose 0 gives the clean answer"] = same_answers(
         subject, [together[0]] * len(zeros), together[1 : 1 + len(zeros)], [f"layer {layer}" for layer in layers]
     )
@@ -95,8 +97,9 @@ class Examples:
 
 
 def examples_of(subject: Subject, cells: Sequence[Cell], protocol: Protocol) -> Examples | None:
-    """The cells to try for a run of these cells; None where none is steered. The shortest prompt takes least time."""
-    steered = [cell for cell in cells if not cell.is_clean]
+    """The cells to try for a run of these cells; None where none is perturbed at one block. The shortest prompt takes
+    least time."""
+    steered = [cell for cell in cells if cell.layer is not None]
     if not steered:
         return None
     prompt = min((cell.prompt for cell in steered), key=lambda p: len(subject.format(p, protocol)))
@@ -118,6 +121,78 @@ def examples_of(subject: Subject, cells: Sequence[Cell], protocol: Protocol) -> 
         dose=dose,
         smallest=smallest,
     )
+
+
+def _on_every_block(
+    subject: Subject, cells: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]
+) -> dict[str, str]:
+    """The checks of an attack that acts on every block: cells of it are tried on the run's shortest prompts.
+
+    It changes logits, at every block what it says it does, and an answer does not depend on what is beside it; without
+    a dose, where it has doses, the answer is the clean one.
+    """
+    name = cells[0].attack
+    lengths = {cell.prompt: len(subject.format(cell.prompt, protocol)) for cell in cells}
+    prompts = sorted(lengths, key=lambda prompt: lengths[prompt])[:2]
+    strongest = max((cell for cell in cells if cell.prompt == prompts[0]), key=lambda cell: cell.dose)
+    tried = [replace(strongest, prompt=prompt) for prompt in prompts]
+    new_tokens = min(NEW_TOKENS, protocol.max_new_tokens)
+    tokens = [subject.format(prompt, protocol) for prompt in prompts]
+
+    def answers(own: Sequence[Cell], injection: Injection) -> list[Answer]:
+        ids = [tokens[prompts.index(cell.prompt)] for cell in own]
+        rows = torch.arange(len(own))
+        return decode(subject, ids, rows, injection, new_tokens, stops=subject.stops(protocol), measure_gap=True)
+
+    injection, _ = injection_for(subject, tried, attacks, protocol)
+    together = answers(tried, injection)
+    alone = [answers([cell], injection.of_rows(torch.tensor([row])))[0] for row, cell in enumerate(tried)]
+    names = [f"prompt {number}" for number in range(len(tried))]
+    found = {f"{name}: alone and in a batch are the same": same_answers(subject, alone, together, names)}
+    nothing = Injection.nothing(len(tried), subject.d_model)
+    if injection.rewrite is None and strongest.dose > 0:
+        zero = answers(tried, replace(injection, dose=torch.zeros(len(tried))))
+        found[f"{name}: dose 0 gives the clean answer"] = same_answers(subject, answers(tried, nothing), zero, names)
+    if injection.rewrite is not None or strongest.dose > 0:
+        found[f"{name}: changes the logits"] = _changes(subject, tokens, name, injection, nothing)
+    _no_hook_left(subject, injection)
+    return found
+
+
+@torch.no_grad()
+def _changes(
+    subject: Subject, tokens: Sequence[Sequence[int]], name: str, injection: Injection, nothing: Injection
+) -> str:
+    """By how much the first step's logits differ from clean ones; of an ablation, what is left of the direction too."""
+    rows = torch.arange(len(tokens))
+    clean = Batch(subject, tokens, rows, nothing, 1).step().float()
+    batch = Batch(subject, tokens, rows, injection, 1)
+    outputs: dict[int, Tensor] = {}
+
+    def record(layer: int, block_input: Tensor, block_output: Tensor) -> None:
+        outputs[layer] = block_output
+
+    changed = batch.step(edit(subject.blocks, {at: partial(record, at) for at in range(subject.n_layers)})).float()
+    effect = (changed - clean).abs().amax(dim=-1)
+    if not bool(torch.isfinite(effect).all()):
+        raise SelfTestFailed(f"{name} gives logits that are not finite numbers, in {subject.dtype}")
+    if not bool((effect > 0).all()):
+        raise SelfTestFailed(f"{name} changes no logit")
+    text = f"by {float(effect.min()):.3g} or more"
+    rewrite = injection.rewrite
+    if rewrite is None or rewrite.act != "ablate":
+        return text
+    left = max(float(_share(output, rewrite.direction)) for output in outputs.values())
+    allowed = 64 * torch.finfo(next(iter(outputs.values())).dtype).eps
+    if left > allowed:
+        raise SelfTestFailed(f"{name} leaves {left:.2g} of a hidden state's length along the direction")
+    return f"{text}; at most {left:.1g} of a hidden state's length is left along the direction"
+
+
+def _share(hidden: Tensor, direction: Tensor) -> Tensor:
+    """The largest share of a hidden state's length along its row's direction. hidden: (row, position, d_model)."""
+    hidden, unit = hidden.float(), (direction / direction.norm(dim=-1, keepdim=True)).to(hidden.device)[:, None]
+    return ((hidden * unit).sum(-1).abs() / hidden.norm(dim=-1).clamp_min(1e-6)).max()
 
 
 @dataclass(frozen=True, kw_only=True)

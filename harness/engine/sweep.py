@@ -5,20 +5,24 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import takewhile
 
 import torch
 from torch import Tensor
 
+from asabench.core.attack_names import has_blocks, is_joint, is_whole
 from asabench.core.errors import UserError
 from asabench.core.grid import cells_of
 from asabench.core.protocol import Protocol
 from asabench.core.records import Cell, Prompt, Response
-from harness.attacks import Attack
+from harness.attacks import Attack, WholeAttack
 from harness.engine.decoding import decode
 from harness.engine.generation_config import active_processors
 from harness.model.kv_cache import bytes_per_position, growing_cache
 from harness.model.limits import check_fits
-from harness.model.memory import free_memory, is_out_of_memory
+from harness.model.memory import is_out_of_memory
+from harness.model.placement import rows_that_fit as rows_in_memory
 from harness.model.subject import Subject
 from harness.stream.injection import NO_LAYER, Injection
 
@@ -52,13 +56,13 @@ def sweep(
     check_fits(subject.model, named, subject.name, new_tokens=protocol.max_new_tokens)
     # Prompts of like length side by side: little padding. Then layers: attacks that pass through the model start at the
     # lowest one of a batch
-    queue = sorted(cells, key=lambda cell: (len(tokens[cell.prompt]), cell.prompt.id, cell.layer or 0))
+    queue = sorted(cells, key=lambda cell: (kind(cell), len(tokens[cell.prompt]), cell.prompt.id, cell.layer or 0))
     limit = max_rows or (ROWS_ON_GPU if subject.device.type == "cuda" else ROWS_ON_CPU)
     position_bytes = kv_bytes_per_position(subject)
     while queue:
         longest = len(tokens[queue[min(limit, len(queue)) - 1].prompt])
         fitting = rows_that_fit(subject, longest + protocol.max_new_tokens, position_bytes)
-        size = min(limit, fitting, len(queue))
+        size = min(limit, fitting, _of_one_kind(queue))
         batch, queue = queue[:size], queue[size:]
         try:
             responses = _run(subject, batch, tokens, protocol, attacks, processors, on_step)
@@ -91,12 +95,12 @@ def _run(
 ) -> list[Response]:
     prompts = list(dict.fromkeys(cell.prompt for cell in cells))
     place = {prompt: index for index, prompt in enumerate(prompts)}
-    directions = propose(subject, cells, attacks)
+    injection, directions = injection_for(subject, cells, attacks, protocol)
     answers = decode(
         subject,
         [tokens[prompt] for prompt in prompts],
         torch.tensor([place[cell.prompt] for cell in cells]),
-        injection_of(cells, directions, protocol),
+        injection,
         protocol.max_new_tokens,
         stops=subject.stops(protocol),
         processors=processors,
@@ -114,8 +118,37 @@ def _run(
     ]
 
 
+def kind(cell: Cell) -> str:
+    """What cells of one batch have in common: "" for clean answers and all that are perturbed at one block; the attack,
+    of those that act on every block."""
+    return "" if has_blocks(cell.attack) else cell.attack
+
+
+def _of_one_kind(queue: Sequence[Cell]) -> int:
+    """How many of the first cells are of one kind."""
+    first = kind(queue[0])
+    return sum(1 for _ in takewhile(lambda cell: kind(cell) == first, queue))
+
+
+def injection_for(
+    subject: Subject, cells: Sequence[Cell], attacks: Mapping[str, Attack], protocol: Protocol
+) -> tuple[Injection, Tensor]:
+    """The injection of a batch whose rows are `cells`, of one kind, and the raw directions that it is made of."""
+    if is_whole(cells[0].attack):
+        attack = attacks[cells[0].attack]
+        assert isinstance(attack, WholeAttack)
+        rewrite = attack.rewrite(subject, cells)
+        injection = replace(Injection.nothing(len(cells), subject.d_model), rewrite=rewrite)
+        return injection, rewrite.direction
+    directions = propose(subject, cells, attacks)
+    return injection_of(cells, directions, protocol), directions
+
+
 def propose(subject: Subject, cells: Sequence[Cell], attacks: Mapping[str, Attack]) -> Tensor:
-    """Raw directions (cell, d_model), float32 on the CPU: each attack's for its cells, zeros for clean cells."""
+    """Raw directions (cell, d_model), float32 on the CPU: each attack's for its cells, zeros for clean cells. Where the
+    cells are of an attack on every block: (cell, block, d_model)."""
+    if is_joint(cells[0].attack):
+        return attacks[cells[0].attack].directions(subject, cells)
     directions = torch.zeros(len(cells), subject.d_model)
     for name, attack in attacks.items():
         if own := [index for index, cell in enumerate(cells) if cell.attack == name]:
@@ -124,8 +157,9 @@ def propose(subject: Subject, cells: Sequence[Cell], attacks: Mapping[str, Attac
 
 
 def injection_of(cells: Sequence[Cell], directions: Tensor, protocol: Protocol) -> Injection:
-    """The injection of a batch whose rows are `cells`. directions: (cell, d_model), raw."""
-    layer = torch.tensor([NO_LAYER if cell.layer is None else cell.layer for cell in cells])
+    """The injection of a batch whose rows are `cells`. directions: raw, (cell, d_model), or (cell, block, d_model) for
+    an attack on every block."""
+    layer = torch.tensor([NO_LAYER if cell.is_clean else cell.layer or 0 for cell in cells])
     dose = torch.tensor([cell.dose for cell in cells])
     listed = (0,) if protocol.steps == "first" else protocol.steps
     steps = None if isinstance(listed, str) else frozenset(listed)
@@ -156,4 +190,6 @@ def row_bytes(subject: Subject, positions: int, position_bytes: float) -> float:
 
 def rows_that_fit(subject: Subject, positions: int, position_bytes: float) -> int:
     """Rows of `positions` tokens that two thirds of the free memory hold; at least one."""
-    return max(1, int(free_memory(subject.device) * 2 / 3 / row_bytes(subject, positions, position_bytes)))
+    return rows_in_memory(
+        subject.blocks, lambda share: row_bytes(subject, positions, position_bytes * share), part=2 / 3
+    )

@@ -134,6 +134,10 @@ class VllmEngine:
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         return {"engine": f"vllm {_version()}{parallel}", "device": device}
 
+    @property
+    def on_cpu(self) -> bool:
+        return not torch.cuda.is_available()
+
     def open(
         self, cells: Sequence[Cell], pending: Sequence[Cell], protocol: Protocol, attacks: Mapping[str, Attack]
     ) -> None:

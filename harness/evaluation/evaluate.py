@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
 from asabench.judging.judge import Judge
 from asabench.runs.choices import DEFAULTS, Choices
+from harness.evaluation.finished import finished_run
 from harness.evaluation.plan import make_plan
 from harness.evaluation.run import Evaluation, run_plan
 from harness.model.in_memory import subject_in_memory
@@ -40,6 +41,8 @@ def evaluate(
     step_layers: str | Sequence[int] | None = DEFAULTS.step_layers,
     target: str | None = DEFAULTS.target,
     targets: str | None = DEFAULTS.targets,
+    prefix: int | None = DEFAULTS.prefix,
+    control: bool = DEFAULTS.control,
     paper_code: bool = DEFAULTS.paper_code,
     noise_device: str | None = DEFAULTS.noise_device,
     judge: str | Judge = DEFAULTS.judge,
@@ -47,8 +50,10 @@ def evaluate(
     uncertified: bool = DEFAULTS.uncertified,
     certificate: str | Path | None = DEFAULTS.certificate,
     defence: str | None = DEFAULTS.defence,
-    dtype: str = DEFAULTS.dtype,
+    dtype: str | None = DEFAULTS.dtype,
     device: str = DEFAULTS.device,
+    device_map: str | Mapping[str, int | str] | None = DEFAULTS.device_map,
+    attention: str | None = DEFAULTS.attention,
     engine: str = DEFAULTS.engine,
     tensor_parallel: int = DEFAULTS.tensor_parallel,
     gpu_memory: float | None = DEFAULTS.gpu_memory,
@@ -87,6 +92,8 @@ def evaluate(
         step_layers=step_layers,
         target=target,
         targets=targets,
+        prefix=prefix,
+        control=control,
         paper_code=paper_code,
         noise_device=noise_device,
         judge=judge,
@@ -96,6 +103,8 @@ def evaluate(
         defence=defence,
         dtype=dtype,
         device=device,
+        device_map=device_map,
+        attention=attention,
         engine=engine,
         tensor_parallel=tensor_parallel,
         gpu_memory=gpu_memory,
@@ -109,7 +118,10 @@ def evaluate(
         allow_remote_code=allow_remote_code,
         allow_pickle=allow_pickle,
     )
-    return run_plan(make_plan(_named_or_loaded(model, tokenizer), choices), progress=progress)
+    given = _named_or_loaded(model, tokenizer)
+    if isinstance(given, str) and (run := finished_run(given, choices)) is not None:
+        return Evaluation(path=run.path, scored=run.row, responses=run.responses(), verdicts=run.verdicts())
+    return run_plan(make_plan(given, choices), progress=progress)
 
 
 def _named_or_loaded(model: Any, tokenizer: Any) -> str | Subject:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 import asabench
 from asabench.core.defaults import BAR
@@ -15,10 +16,11 @@ from asabench.judging.certificate import Certificate, with_claims
 from asabench.judging.judge import Judge
 from asabench.runs.folder import Run, certificate_in, read_run, reopen_run
 from asabench.stats.scoring import head_of, scored_row
+from harness.evaluation.judging_beside import placed
 from harness.evaluation.provenance import now
 from harness.judges.check import fresh, require_fit, short_check, with_figures
 from harness.judges.readings import read
-from harness.progress import progress_line
+from harness.progress import phase, progress_line
 
 AT_ONCE = 512
 """Responses a judge is given at once: verdicts are on disk after each lot."""
@@ -110,8 +112,10 @@ def judge_again(
     """
     before, settings = read_run(path).row, read_run(path).settings
     certificate = certificate or certificate_in(path, judge.info.id)
-    judge, info = checked_judge(judge, bar, uncertified, certificate)
-    with reopen_run(path) as run:
+    on_gpu = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with phase("judge's check", judge.info.id):
+        judge, info = checked_judge(placed(judge, on_gpu), bar, uncertified, certificate)
+    with reopen_run(path) as run, phase("judging", info.id, beats=False):
         if certificate is not None:
             run.keep_certificate(certificate)
         judge_the_rest(run, judge, progress=progress)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import torch
 
+from asabench.core.attack_names import has_blocks, is_joint
 from asabench.core.defaults import LAYERS
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
@@ -17,17 +18,20 @@ from asabench.core.protocol import PAPER_CODE, NoiseDevice, Protocol, preset
 from asabench.core.protocol import size as published_size
 from asabench.core.records import Cell, Prompt, sha256_hex
 from asabench.core.shards import Shard, shard_here
+from asabench.core.suite import Suite
 from asabench.core.targets import read_targets
 from asabench.judging.certificate import Certificate, read_certificate, with_claims
 from asabench.judging.judge import Judge
 from asabench.runs.choices import DEFAULTS, Choices
 from asabench.runs.settings import RunSettings, in_full
-from harness.attacks import Attack, make_attacks, needs_weights
+from harness.attacks import Attack, WholeAttack, make_attacks, needs_weights, on_every_block, with_controls
 from harness.attacks.target_loss import require_targets
 from harness.engine.engine import Engine, check_engine, make_engine
 from harness.engine.sweep import grid
+from harness.evaluation.suite import asked, chosen_suite, first_cells
 from harness.judges import make_judge
 from harness.judges.check import check_bar
+from harness.model.dtypes import AUTO
 from harness.model.inference_defence import defended
 from harness.model.limits import check_fits
 from harness.model.stop_tokens import generate_stops
@@ -37,7 +41,8 @@ from harness.model.subject import Subject, check_prompt_format, load
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """An evaluation, resolved. `settings` is what of it decides the answers; `path` the run folder; `max_rows`: rows of
-    a batch at most. `cells` are those of the `shard`, where this is one."""
+    a batch at most. `cells` are those of the `shard`, where this is one. `suite`: of `--attack auto`, whose search asks
+    for more than its `cells` (`harness.evaluation.suite`)."""
 
     subject: Subject
     protocol: Protocol
@@ -54,11 +59,15 @@ class Plan:
     max_rows: int | None
     engine: Engine
     shard: Shard | None
+    suite: Suite | None = None
 
 
-def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
+def make_plan(model: str | Subject, choices: Choices = DEFAULTS, *, weights: bool = True) -> Plan:
     """Resolves and checks every choice, and loads the model where it is named (see `harness.model.subject.load`).
-    Raises `UserError`."""
+    Raises `UserError`.
+
+    weights: False leaves them on disk where that is possible, for a plan that is looked at and not run.
+    """
     check_max_rows(choices.max_rows)
     check_engine(choices.engine)
     if choices.workers is not None:
@@ -76,8 +85,14 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     )
     protocol = _with_target(protocol, choices)
     protocol = _as_the_paper_code(protocol, choices)
+    suite = chosen_suite(choices, protocol)
+    choices, protocol = asked(choices, protocol)
     # Names are checked before the model takes its time to load
+    choices = _joint(choices)
+    if choices.control:
+        choices = replace(choices, attack=tuple(with_controls(choices.attack, protocol)))
     attacks = make_attacks(choices.attack, protocol)
+    _require_engine_for(attacks, choices, protocol)
     limit = choices.limit
     if choices.size is not None and limit is None:
         limit = published_size(protocol, choices.size).prompts
@@ -86,10 +101,13 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     certificate = None if choices.certificate is None else read_certificate(choices.certificate)
     with_claims(judge.info, certificate)  # a judge behind a server that is not there says so now
     prompts = _prompts(choices.prompts, choices.prompt_column).first(limit).with_target(protocol.target)
-    if any(each.needs_targets for each in attacks.values()):
+    if protocol.prefix_tokens or any(each.needs_targets for each in attacks.values()):
         prompts = prompts.with_target_texts()
         require_targets(prompts.prompts)
-    subject = _subject(model, choices, attacks.values())
+    for attack in attacks.values():
+        if isinstance(attack, WholeAttack):
+            attack.check_prompts(prompts.prompts)
+    subject = _subject(model, choices, attacks.values(), weights=weights)
     check_prompt_format(subject, protocol, prompts.prompts)
     _require_room(subject, prompts.prompts, protocol)
     _require_suffixes_with_tokens(subject, prompts.prompts, protocol)
@@ -112,6 +130,8 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
     if beyond := subject.stops(protocol) - generate_stops(subject.model, subject.tokenizer):
         # Only where answers end otherwise than those of `generate`: other runs keep their ids
         settings = settings.model_copy(update={"more_stop_tokens": tuple(sorted(beyond))})
+    if suite is not None:
+        settings = settings.model_copy(update={"suite": suite.id})
     shard = shard_here(choices.shard, os.environ)
     if shard is not None and shard.count == 1:
         shard = None
@@ -133,13 +153,46 @@ def make_plan(model: str | Subject, choices: Choices = DEFAULTS) -> Plan:
         bar=choices.bar,
         uncertified=choices.uncertified,
         certificate=certificate,
-        cells=tuple(grid(mine, layers, list(attacks.values()), protocol)),
+        cells=tuple(
+            grid(mine, layers, list(attacks.values()), protocol)
+            if suite is None
+            else first_cells(mine, layers, attacks, suite)
+        ),
         settings=settings,
         path=default if choices.out is None else choices.out,
         max_rows=choices.max_rows,
         engine=_engine(model, subject, protocol, choices),
         shard=shard,
+        suite=suite,
     )
+
+
+def _joint(choices: Choices) -> Choices:
+    """The choices with the attacks that `joint` among the layers stands for: every attack on every block at once,
+    beside one block at a time where blocks are named too."""
+    if not isinstance(choices.layers, str):
+        return choices
+    parts = [part.strip() for part in choices.layers.split(",")]
+    if "joint" not in parts:
+        return choices
+    blocks = ",".join(part for part in parts if part != "joint")
+    joint = on_every_block(choices.attack)
+    attack = tuple(dict.fromkeys([*(choices.attack if blocks else ()), *joint]))
+    return replace(choices, layers=blocks or "all", attack=attack)
+
+
+def _require_engine_for(attacks: Collection[str], choices: Choices, protocol: Protocol) -> None:
+    """`UserError` for an attack on every block that what answers, or the protocol, has no place for."""
+    everywhere = [name for name in attacks if not has_blocks(name)]
+    if everywhere and choices.engine != "hf":
+        raise UserError(
+            f"the attack {everywhere[0]} acts on every block at once, which the engine {choices.engine} does not do; "
+            "use --engine hf for it"
+        )
+    if protocol.step_layers is not None and (joint := [name for name in everywhere if is_joint(name)]):
+        raise UserError(
+            f"--step-layers names one block a step, and {joint[0]} acts on every block; leave one of them out"
+        )
 
 
 def _layers(choices: Choices, protocol: Protocol, n_layers: int) -> tuple[int, ...]:
@@ -151,7 +204,13 @@ def _layers(choices: Choices, protocol: Protocol, n_layers: int) -> tuple[int, .
 
 
 def _with_target(protocol: Protocol, choices: Choices) -> Protocol:
-    """The protocol with the target, or the list of targets, that was chosen."""
+    """The protocol with the target, or the list of targets, that was chosen, and with how much of it is given."""
+    if choices.prefix is not None:
+        if choices.prefix < 1:
+            raise UserError(f"--prefix {choices.prefix} gives nothing; give 1 or more tokens, or leave it out")
+        if choices.targets is not None or protocol.targets is not None:
+            raise UserError("--prefix gives the start of one target, and --targets is a list; use --target")
+        protocol = protocol.model_copy(update={"prefix_tokens": choices.prefix})
     if choices.target is not None and choices.targets is not None:
         raise UserError("--target and --targets are both there; give one target for all prompts, or a list")
     if choices.target is not None:
@@ -185,6 +244,9 @@ def _engine(model: str | Subject, subject: Subject, protocol: Protocol, choices:
         for name in ("gpus_per_worker", "ray"):
             if getattr(choices, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} is for several workers; give --workers N too")
+        if choices.engine == "hf" and (choices.tensor_parallel != 1 or choices.gpu_memory is not None):
+            name = "gpu-memory" if choices.tensor_parallel == 1 else "tensor-parallel"
+            raise UserError(f"--{name} is for --engine vllm; the engine hf spreads a model with --device-map auto")
         return make_engine(
             choices.engine, subject, tensor_parallel=choices.tensor_parallel, gpu_memory=choices.gpu_memory
         )
@@ -196,8 +258,10 @@ def _engine(model: str | Subject, subject: Subject, protocol: Protocol, choices:
         gpus = float(choices.tensor_parallel) if torch.cuda.is_available() else 0.0
     task = WorkerTask(
         model=model,
-        dtype=choices.dtype,
+        dtype=subject.dtype,  # as it was resolved here: workers on other devices would resolve it otherwise
         device=choices.device,
+        device_map=choices.device_map,
+        attention=choices.attention,
         chat_template=choices.chat_template,
         allow_remote_code=choices.allow_remote_code,
         allow_pickle=choices.allow_pickle,
@@ -214,13 +278,16 @@ def _prompts(prompts: str | tuple[Prompt, ...], column: str | None) -> PromptSet
     return load_prompts(prompts, column) if isinstance(prompts, str) else PromptSet("custom", prompts)
 
 
-def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]) -> Subject:
+def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack], *, weights: bool) -> Subject:
     elsewhere = choices.engine != "hf" or choices.workers is not None
     if elsewhere and choices.defence is not None:
         raise UserError(
             f"--defence {choices.defence} acts inside the model of the engine hf in this process; leave it out, or use "
             "--engine hf without --workers"
         )
+    here = not elsewhere or (choices.workers is None and any(needs_weights(attack) for attack in attacks))
+    if choices.engine == "vllm" and not (here and choices.workers is None):
+        _refuse_placement(choices)
     if isinstance(model, Subject):
         if elsewhere:
             raise UserError(
@@ -230,14 +297,29 @@ def _subject(model: str | Subject, choices: Choices, attacks: Collection[Attack]
     else:
         subject = load(
             model,
-            dtype=choices.dtype,
+            # This process may be on a machine without the GPUs that its workers have
+            dtype=AUTO if choices.dtype is None and (choices.gpus_per_worker or 0) > 0 else choices.dtype,
             device=choices.device,
+            device_map=choices.device_map,
+            attention=choices.attention,
             chat_template=choices.chat_template,
             allow_remote_code=choices.allow_remote_code,
             allow_pickle=choices.allow_pickle,
-            weights=not elsewhere or (choices.workers is None and any(needs_weights(attack) for attack in attacks)),
+            weights=weights and here,
         )
     return subject if choices.defence is None else defended(subject, choices.defence)
+
+
+def _refuse_placement(choices: Choices) -> None:
+    """`UserError` for a place of the model, where vLLM alone loads it."""
+    device = choices.device if choices.device != DEFAULTS.device else None
+    given = (("--device", device), ("--device-map", choices.device_map), ("--attention", choices.attention))
+    for option, value in given:
+        if value is not None:
+            raise UserError(
+                f"{option} {value} is for the model of --engine hf; vLLM takes the GPUs that CUDA_VISIBLE_DEVICES "
+                "names, with --tensor-parallel N, and an attention of its own: leave it out"
+            )
 
 
 def _require_room(subject: Subject, prompts: Sequence[Prompt], protocol: Protocol) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from html import escape
 from importlib import import_module
@@ -16,7 +15,7 @@ import pandas as pd
 import asabench
 from asabench.core.errors import UserError
 from asabench.core.prompts import has_published_target, target_digest
-from asabench.core.records import Prompt, Response, Verdict
+from asabench.core.records import Prompt
 from asabench.core.row import (
     AttackResult,
     JudgeInfo,
@@ -28,17 +27,20 @@ from asabench.core.row import (
     worst_rate,
 )
 from asabench.core.shards import Shard
+from asabench.core.suite import Suite
 from asabench.core.text import in_words, where
 from asabench.judging.judge import Judge
 from asabench.runs.compare import Comparison, compare
 from asabench.runs.folder import Run, certificate_in, open_run, read_run
 from asabench.stats.scoring import RowHead, scored_row
-from harness.attacks import stated
+from harness.attacks import WholeAttack, stated
+from harness.engine.engine import HookedEngine
 from harness.evaluation.judge import checked_judge, judge_the_rest
+from harness.evaluation.judging_beside import is_beside, judge_device, once, placed, stored
 from harness.evaluation.plan import Plan
 from harness.evaluation.provenance import now, provenance
-from harness.judges.readings import read
-from harness.progress import progress_line
+from harness.evaluation.search import Asking, search_radii
+from harness.progress import phase, progress_line
 
 MERGE = "asabench merge RUN... --out RUN"
 
@@ -127,12 +129,16 @@ def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
     prompts = pd.DataFrame([_prompt_columns(prompt) for prompt in plan.prompts.prompts])
     started = time.monotonic()
     certificate = plan.certificate or certificate_in(plan.path, plan.judge.info.id)
-    judge, info = checked_judge(plan.judge, plan.bar, plan.uncertified, certificate)
+    with phase("judge's check", plan.judge.info.id):
+        beside = placed(plan.judge, judge_device(plan.engine))
+        judge, info = checked_judge(beside, plan.bar, plan.uncertified, certificate)
+    judge = once(judge)
     context = {
         "started": now(),
         "protocol_digest": plan.protocol.digest,
         "prompt_set": plan.prompts.name,
         **provenance(plan.subject.device),
+        **plan.subject.described,
         **plan.engine.described,
         "judge": info.model_dump(),
         "attacks": {name: stated(attack) for name, attack in plan.attacks.items()},
@@ -140,10 +146,16 @@ def run_plan(plan: Plan, *, progress: bool = False) -> Evaluation:
         **({} if plan.shard is None else {"shard": str(plan.shard)}),
     }
     with open_run(plan.path, plan.settings, context, prompts) as run:
+        for line in run.mended:
+            print(line, file=sys.stderr)
         if certificate is not None:
             run.keep_certificate(certificate)
-        _generate(plan, run, judge, progress)
-        judge_the_rest(run, judge, progress=progress)
+        if plan.suite is None:
+            _generate(plan, run, judge, progress)
+        else:
+            search_radii(_asking(plan, plan.suite), run, judge, progress=progress)
+        with phase("judging", info.id, beats=False):
+            judge_the_rest(run, judge, progress=progress)
         row = None if plan.shard is not None else _row(plan, run, info)
         if row is not None:
             run.write_row(row)
@@ -165,6 +177,20 @@ def _prompt_columns(prompt: Prompt) -> dict[str, str | None]:
     }
 
 
+def _asking(plan: Plan, suite: Suite) -> Asking:
+    return Asking(
+        subject=plan.subject,
+        protocol=plan.protocol,
+        suite=suite,
+        prompts=tuple(dict.fromkeys(cell.prompt for cell in plan.cells)),
+        layers=plan.layers,
+        attacks=plan.attacks,
+        cells=plan.cells,
+        engine=plan.engine,
+        max_rows=plan.max_rows,
+    )
+
+
 def _generate(plan: Plan, run: Run, judge: Judge, progress: bool) -> None:
     done = set(run.responses()["cell_id"])
     pending = [cell for cell in plan.cells if cell.id not in done]
@@ -172,36 +198,24 @@ def _generate(plan: Plan, run: Run, judge: Judge, progress: bool) -> None:
         return
     engine, protocol, attacks = plan.engine, plan.protocol, plan.attacks
     try:
-        engine.open(plan.cells, pending, protocol, attacks)
-        found = engine.self_test(plan.cells, protocol, attacks)
+        with phase("engine", ", ".join(engine.described.values())):
+            engine.open(plan.cells, pending, protocol, attacks)
+        with phase("self-test"):
+            found = engine.self_test(plan.cells, protocol, attacks)
         run.update_manifest(self_tests={**plan.subject.checks, **found})
-        with progress_line(len(done), len(plan.cells), protocol.max_new_tokens, progress) as line:
+        with (
+            phase("answers", f"{len(pending)} of {len(plan.cells)} in {run.path}", beats=False),
+            progress_line(len(done), len(plan.cells), protocol.max_new_tokens, progress) as line,
+        ):
             batches = engine.sweep(pending, protocol, attacks, max_rows=plan.max_rows, on_step=line.step)
-            for responses in _judged_behind(batches, run, judge):
+            for responses in stored(batches, run, judge, beside=is_beside(engine, judge)):
                 line.finish(len(responses))
+        if isinstance(engine, HookedEngine):  # workers fit on their own copies of the model
+            whole = {name: each for name, each in attacks.items() if isinstance(each, WholeAttack)}
+            if fits := {name: each.found(plan.subject) for name, each in whole.items() if each.found(plan.subject)}:
+                run.update_manifest(fits=fits)
     finally:
         engine.close()
-
-
-def _judged_behind(batches: Iterator[list[Response]], run: Run, judge: Judge) -> Iterator[list[Response]]:
-    """Stores each batch and its verdicts. A judge that is asked over the network reads one batch while the model
-    generates the next; others would take the processor from the model."""
-    if judge.info.kind != "llm":
-        for responses in batches:
-            run.append_responses(responses)
-            run.append_verdicts(read(judge, responses))
-            yield responses
-        return
-    with ThreadPoolExecutor(1) as pool:
-        asked: Future[list[Verdict]] | None = None
-        for responses in batches:
-            run.append_responses(responses)
-            if asked is not None:
-                run.append_verdicts(asked.result())
-            asked = pool.submit(read, judge, responses)
-            yield responses
-        if asked is not None:
-            run.append_verdicts(asked.result())
 
 
 def _model_info(plan: Plan) -> ModelInfo:
@@ -229,5 +243,6 @@ def _row(plan: Plan, run: Run, judge: JudgeInfo) -> Row:
         seeds=plan.protocol.seeds,
         shared_noise=plan.protocol.shares_noise,
         max_new_tokens=plan.protocol.max_new_tokens,
+        suite=plan.settings.suite,
     )
     return scored_row(head, run.judged(judge.id), list(plan.attacks), plan.protocol.doses, judge)

@@ -260,6 +260,10 @@ class Embedded:
     def info(self) -> JudgeInfo:
         return self._info
 
+    def on_device(self, device: str) -> Embedded:
+        """The same judge, under the same id, whose model is there."""
+        return self if device == self._device else Embedded(device, self._head)
+
     def __call__(self, responses: Sequence[Response]) -> list[Verdict]:
         """One verdict a response, in order. Equal pairs are read once; what the rules sort out is not read at all."""
         pairs = [(response.cell.prompt.goal, response.text) for response in responses]

@@ -84,7 +84,7 @@ def unread_reason(reply: str | None, *, cut: bool) -> str:
 
 
 def judged_behind_gate(
-    responses: Sequence[Response], judge: str, cache: VerdictCache | None, ask: Ask
+    responses: Sequence[Response], judge: str, cache: VerdictCache | None, ask: Ask, where: str = ""
 ) -> tuple[list[Verdict], Counts]:
     """`judged_once`, for answers that can be read; broken ones are incoherent and never asked about."""
     reasons: dict[str, str] = {}
@@ -92,7 +92,7 @@ def judged_behind_gate(
         found = coherence_verdict(text)
         if found is not None and found[0] == "incoherent":
             reasons[text] = found[1]
-    asked, counts = judged_once([r for r in responses if r.text not in reasons], judge, cache, ask)
+    asked, counts = judged_once([r for r in responses if r.text not in reasons], judge, cache, ask, where)
     said, broken = iter(asked), facts_behind("incoherent", FACTS)
     verdicts = [
         Verdict(cell_id=response.cell.id, judge=judge, reason=reasons[response.text], **broken._asdict())

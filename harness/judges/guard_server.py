@@ -46,7 +46,7 @@ class ServedGuard(ServerJudge):
         )
 
     def __call__(self, responses: Sequence[Response]) -> list[Verdict]:
-        verdicts, self.counts = judged_behind_gate(responses, self.info.id, self.cache, self._ask)
+        verdicts, self.counts = judged_behind_gate(responses, self.info.id, self.cache, self._ask, where=self.url)
         return verdicts
 
     def _hello(self, served_name: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from asabench.core.errors import UserError
 from asabench.core.records import Response, Verdict
 from asabench.core.row import JudgeInfo
 from harness.judges.judge_prompt import LABEL_WORDS, TOP_LOGPROBS, Decoding, Message, base_name, thinks_first
+from harness.judges.server_limits import MOST_ANSWER_BYTES, TooLong
 from harness.judges.verdict_cache import Counts, Keep, Opinion, Pair, VerdictCache, judged_once
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ class ServerJudge(ABC):
         return f"{base_name(served.name)}{revision} on {engine}"
 
     def __call__(self, responses: Sequence[Response]) -> list[Verdict]:
-        verdicts, self.counts = judged_once(responses, self.info.id, self.cache, self._ask)
+        verdicts, self.counts = judged_once(responses, self.info.id, self.cache, self._ask, where=self.url)
         return verdicts
 
     def fresh(self) -> Self:
@@ -223,7 +224,7 @@ class ServerJudge(ABC):
         """Drops this judge's verdicts from the cache, as when it turns out to be wrong; how many there were."""
         if self.cache is None:
             return 0
-        with self.cache.open(self.info.id) as session:
+        with self.cache.open(self.info.id, self.url) as session:
             return session.forget()
 
     def _ask(self, pairs: Sequence[Pair], keep: Keep) -> None:
@@ -389,6 +390,12 @@ class ServerJudge(ABC):
                     "see its log; a slow server needs fewer requests in flight",
                     unscored="the server did not answer in time",
                 )
+            except TooLong:
+                raise Failed(
+                    f"the judge server at {self.url} answers with more than {MOST_ANSWER_BYTES} bytes",
+                    "see its log, or name another server",
+                    resumes=False,
+                ) from None
             except openai.APIConnectionError:
                 failed = Failed(
                     f"the judge server at {self.url} cannot be reached any more",
@@ -425,7 +432,14 @@ class ServerJudge(ABC):
         """What a status means that no further try will change."""
         status = error.status_code
         server = f"the judge server at {self.url}"
-        said = " ".join(error.message.split())
+        said = without_key(" ".join(error.message.split()))
+        if 300 <= status < 400:
+            return Failed(
+                f"{server} answers with a redirect ({status}), which is not followed: it would take the API key along",
+                "name the address that it leads to, once you know whose it is",
+                status,
+                resumes=False,
+            )
         if _FILTER.search(f"{error.code} {said}"):
             return Failed(f"{server} filters a request ({said[:200]})", "see its log", status, unscored=FILTERED)
         if status in (401, 403):
@@ -459,7 +473,9 @@ class ServerJudge(ABC):
 
     def _client(self) -> AsyncOpenAI:
         try:
-            from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+            from openai import AsyncOpenAI
+
+            from harness.judges.server_client import bounded_client
         except ImportError:
             raise UserError("a judge behind a server needs the package openai; pip install 'asabench[judge]'") from None
         # A proxy set for the outside world cannot reach a server on this machine
@@ -469,8 +485,14 @@ class ServerJudge(ABC):
             api_key=os.environ.get(KEY_VARIABLE) or "none",
             max_retries=0,
             timeout=None,
-            http_client=DefaultAsyncHttpxClient(trust_env=False) if local else None,
+            http_client=bounded_client(trust_env=not local),
         )
+
+
+def without_key(text: str) -> str:
+    """What a server said, should it say the key back to whoever reads a log."""
+    key = os.environ.get(KEY_VARIABLE)
+    return text.replace(key, "(the key)") if key else text
 
 
 def base_url(url: str) -> str:

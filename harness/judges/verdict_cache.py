@@ -1,9 +1,9 @@
 """Verdicts of judges that cost something, kept on disk: a pair is asked about once, also when a run is cut short.
 
 One SQLite file in the user's cache folder, or in the folder that the environment variable `ASABENCH_CACHE` names. It
-holds what a judge said under its id and the digest of a pair: no request and no answer, but the replies of judges that
-are language models. Several processes may use it at once (on a local disk: SQLite's write-ahead log does not work
-across machines).
+holds what a judge said under its id, the address of its server and the digest of a pair: no request and no answer, but
+the replies of judges that are language models. Several processes may use it at once (on a local disk: SQLite's
+write-ahead log does not work across machines).
 """
 
 from __future__ import annotations
@@ -121,12 +121,13 @@ class VerdictCache:
         self.path = (folder or cache_folder()) / FILE_NAME
 
     @contextmanager
-    def open(self, judge: str) -> Iterator[Session]:
-        """Raises `UserError` when the file cannot be used."""
+    def open(self, judge: str, where: str = "") -> Iterator[Session]:
+        """where: the address of a judge's server. Two servers may call their model the same, and what the one said is
+        not the other's. Raises `UserError` when the file cannot be used."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.closing(self._connect()) as connection:
-                yield Session(connection, judge)
+                yield Session(connection, f"{judge} at {where}" if where else judge)
         except (OSError, sqlite3.Error) as error:
             raise UserError(
                 f"the verdict cache {self.path} cannot be used ({error}); delete the file, "
@@ -154,7 +155,7 @@ def pair_digest(goal: str, response: str) -> str:
 
 
 def judged_once(
-    responses: Sequence[Response], judge: str, cache: VerdictCache | None, ask: Ask
+    responses: Sequence[Response], judge: str, cache: VerdictCache | None, ask: Ask, where: str = ""
 ) -> tuple[list[Verdict], Counts]:
     """Verdicts in the order of `responses`: each different pair is looked up, and asked about where it is not there.
 
@@ -164,7 +165,7 @@ def judged_once(
     pairs = [(response.cell.prompt.goal, response.text) for response in responses]
     different = sorted(set(pairs))
     with contextlib.ExitStack() as stack:
-        session = stack.enter_context(cache.open(judge)) if cache is not None else None
+        session = stack.enter_context(cache.open(judge, where)) if cache is not None else None
         opinions = session.known(different) if session else {}
         cached = len(opinions)
 

@@ -10,7 +10,7 @@ Two modules share this knowledge: `harness.model.kv_cache` builds on transformer
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,12 +18,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from asabench.core.errors import with_type
+from asabench.core.errors import UserError, with_type
 from harness.model.kv_cache import Cache, cached_positions, expand, growing_cache
 
 # The names that a thing has had, the newest first
 CACHE_NAMES = ("cache", "past_key_values")
 POSITIONS_NAMES = ("position_ids",)
+DTYPE_NAMES = ("dtype", "torch_dtype")
 LAST_LOGITS_NAMES = ("logits_to_keep", "num_logits_to_keep")
 
 TRIED_TOKENS = 4
@@ -80,6 +81,7 @@ def forward(
     if last is not None and names.last_logits is not None:
         arguments[names.last_logits] = last
     logits: Tensor = model(input_ids=input_ids, attention_mask=attention_mask, **arguments).logits
+    logits = logits.to(input_ids.device)  # of a model over several devices, they come out where the last block is
     return logits if last is None else logits[:, -last:]
 
 
@@ -213,6 +215,39 @@ def _module_lists(model: Any) -> Iterator[nn.ModuleList]:
     return (module for module in model.get_decoder().modules() if isinstance(module, nn.ModuleList))
 
 
+@torch.no_grad()
+def unembedding(model: Any, name: str) -> Callable[[Tensor], Tensor]:
+    """Logits (..., vocabulary) of hidden states (..., d_model) read as if the last block had put them out.
+
+    The module after the blocks is taken for the final norm; whether that and the head give the model's own logits is
+    tried on a few tokens. `UserError` where they do not.
+    """
+    blocks = block_list(model)
+    children = list(model.get_decoder().children())
+    place = next((at for at, child in enumerate(children) if child is blocks), None)
+    head = model.get_output_embeddings()
+    norm = children[place + 1] if place is not None and place + 1 < len(children) else nn.Identity()
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    if blocks is not None and head is not None:
+        tokens = _some_tokens(model, TRIED_TOKENS)
+        hook = blocks[-1].register_forward_hook(keep)
+        try:
+            own = forward(model, tokens, torch.ones_like(tokens))
+        finally:
+            hook.remove()
+        read = head(norm(seen[0]))
+        if read.shape == own.shape and torch.allclose(read.float(), own.float(), rtol=1e-2, atol=1e-2):
+            return lambda hidden: head(norm(hidden))
+    raise UserError(
+        f"the blocks of {name} cannot be read as logits: its final norm and head do not give what the model itself "
+        "gives; use the recipe with :lens=0"
+    )
+
+
 def generation_settings(model: Any) -> Any:
     """The model's generation_config: what `generate` does when it is told nothing."""
     return model.generation_config
@@ -231,6 +266,31 @@ def configuration(model: Any) -> Any:
 def text_configuration(model: Any) -> Any:
     """The configuration of the model's text part."""
     return _text_config(model)
+
+
+def stated_dtype(config: Any) -> torch.dtype | None:
+    """The number format that a configuration says its checkpoint has; None where it does not say."""
+    for part in (config, config.get_text_config()):
+        for name in DTYPE_NAMES:
+            said = getattr(part, name, None)
+            found = getattr(torch, said, None) if isinstance(said, str) else said
+            if isinstance(found, torch.dtype):
+                return found
+    return None
+
+
+def quantisation(config: Any) -> str | None:
+    """How a checkpoint is quantised, such as `gptq`; None for plain weights."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return None
+    said = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", None)
+    return str(getattr(said, "value", said))
+
+
+def attention(model: Any) -> str:
+    """Which implementation of attention a model runs: eager, sdpa, ..."""
+    return str(getattr(_text_config(model), "_attn_implementation", None))
 
 
 def record_untied(model: Any) -> None:

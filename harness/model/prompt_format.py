@@ -47,6 +47,19 @@ def prompt_ids(tokenizer: Any, prompt: Prompt, protocol: Protocol, name: str, en
     return ids
 
 
+def prefix_ids(tokenizer: Any, prompt: Prompt, protocol: Protocol, name: str) -> list[int]:
+    """The tokens that the answer to a prompt is given to start with. `UserError` for a target that has too few: one
+    token or more must be left for the model."""
+    count = protocol.prefix_tokens
+    ids = list(tokenizer(prompt.target or "", add_special_tokens=False)["input_ids"])
+    if len(ids) <= count:
+        raise UserError(
+            f"--prefix {count}: the target of prompt {prompt.id} has {len(ids)} tokens for {name}; give fewer, or a "
+            "longer --target"
+        )
+    return ids[:count]
+
+
 def raw_ids(tokenizer: Any, text: str, ends: Collection[int] = ()) -> list[int]:
     """The text with what the tokenizer puts before it, its start token once, and without an end after it.
 

@@ -10,24 +10,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asabench.core.errors import UserError, first_line
+from asabench.core.errors import UserError, first_line, one_line
 from asabench.core.models import SHORT_NAMES
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
 from harness.model import architecture
 from harness.model.adapters import TEMPLATE_FILE, check_kind, has_tokenizer, merged
+from harness.model.attention import check_attention
+from harness.model.dtypes import check_dtype, resolved_dtype
 from harness.model.files import locate
 from harness.model.inspection import try_files
 from harness.model.kv_cache import Cache
 from harness.model.limits import check_finite, check_finite_weights
 from harness.model.memory import keep_freed_memory, most_room
-from harness.model.prompt_format import check_prompts, check_template, prompt_ids, prompt_text, without_mark
+from harness.model.placement import (
+    DeviceMap,
+    check_device_map,
+    devices_of,
+    dispatched,
+    placement_in_words,
+    require_accelerate,
+)
+from harness.model.prompt_format import check_prompts, check_template, prefix_ids, prompt_ids, prompt_text, without_mark
 from harness.model.safe_loading import within_limits
 from harness.model.stop_tokens import chat_stops, check_stops, generate_stops, protocol_stops, read_generation_config
-from harness.model.weights import load_weights, without_weights
+from harness.model.weights import load_weights, weight_files, without_weights
+from harness.progress import phase
 from harness.stream.injection import capture, edit
-
-DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +76,24 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go in."""
+        """Where token ids go in and logits come out."""
         return self.model.get_input_embeddings().weight.device
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All that hold a part of it, `device` first."""
+        return devices_of(self.model)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What is recorded of it with a run and decides nothing: where its blocks lie, its attention, and how its
+        weights are quantised, where they are."""
+        quantised = architecture.quantisation(architecture.configuration(self.model))
+        return {
+            "attention": architecture.attention(self.model),
+            **({"device_map": placement_in_words(self.blocks)} if len(self.devices) > 1 else {}),
+            **({"quantisation": quantised} if quantised is not None else {}),
+        }
 
     @property
     def dtype(self) -> str:
@@ -88,9 +113,10 @@ class Subject:
         return protocol_stops(self.model, self.tokenizer, self.name, protocol)
 
     def format(self, prompt: Prompt, protocol: Protocol) -> list[int]:
-        """The token ids of a prompt, up to where the answer starts."""
+        """The token ids of a prompt, up to where the answer starts, or with the tokens that the protocol gives it."""
         ends = generate_stops(self.model, self.tokenizer)
-        return prompt_ids(self.tokenizer, prompt, protocol, self.name, ends)
+        ids = prompt_ids(self.tokenizer, prompt, protocol, self.name, ends)
+        return [*ids, *prefix_ids(self.tokenizer, prompt, protocol, self.name)] if protocol.prefix_tokens else ids
 
     def text(self, token_ids: Sequence[int]) -> str:
         """An answer as text, without special tokens and without the stop token at its end, special or not."""
@@ -124,8 +150,10 @@ class Subject:
 def load(
     name: str,
     *,
-    dtype: str = "float32",
+    dtype: str | None = "float32",
     device: str = "auto",
+    device_map: DeviceMap | None = None,
+    attention: str | None = None,
     chat_template: Path | None = None,
     allow_remote_code: bool = False,
     allow_pickle: bool = False,
@@ -133,12 +161,40 @@ def load(
 ) -> Subject:
     """Loads a model by short name, folder or hub id (`harness.model.files.locate`) and checks that it can be measured.
 
+    dtype: `auto` is the checkpoint's own, None that on a GPU and float32 on a CPU. device_map: places the model's parts
+    on several devices (`harness.model.placement`), in place of `device`. attention: `harness.model.attention`.
     weights: False leaves them on disk where no adapter must be merged into them, for an engine that loads them itself
     and checks them there; the model is then on the device "meta".
     Raises `UserError` for anything that is not a decoder-only model with a residual stream.
     """
-    if dtype not in DTYPES:
-        raise UserError(f"unknown dtype {dtype!r}; allowed: {', '.join(DTYPES)}")
+    with phase("load", name):
+        return _loaded(
+            name,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            attention=attention,
+            chat_template=chat_template,
+            allow_remote_code=allow_remote_code,
+            allow_pickle=allow_pickle,
+            weights=weights,
+        )
+
+
+def _loaded(
+    name: str,
+    *,
+    dtype: str | None,
+    device: str,
+    device_map: DeviceMap | None,
+    attention: str | None,
+    chat_template: Path | None,
+    allow_remote_code: bool,
+    allow_pickle: bool,
+    weights: bool,
+) -> Subject:
+    check_dtype(dtype)
+    check_device_map(device_map, device)
     target = pick_device(device)
     _quiet_transformers()
     files = locate(name, allow_pickle=allow_pickle, allow_remote_code=allow_remote_code)
@@ -151,21 +207,31 @@ def load(
             files.adapters,
             name,
             template=chat_template,
-            bytes_per_value=4 if dtype == "float32" else 2,
+            bytes_per_value=4 if dtype == "float32" or (dtype is None and target.type == "cpu") else 2,
             room=None if left_on_disk else most_room(),
         )
     for adapter in files.adapters:
         check_kind(adapter, name)
-    _refuse_encoder_decoder(files.folder, name, allow_remote_code)
+    config = _configuration(files.folder, name, allow_remote_code)
+    found_files = weight_files(files.folder, name, allow_pickle=allow_pickle)
+    number_format = resolved_dtype(dtype, target, config, found_files, name)
+    check_attention(attention, target, number_format)
     if target.type == "cpu":
         keep_freed_memory()
     generation_config = read_generation_config(files.folder, name)
+    quantised = architecture.quantisation(config)
+    if quantised is not None and not left_on_disk:
+        require_accelerate(f"the model {name}, which is quantised ({quantised}),")
+    # Adapters are merged on the CPU; quantised weights stay where they are loaded
+    placed = None if files.adapters else device_map
+    if quantised is not None and placed is None:
+        placed = {"": str(target)}
     try:
         if left_on_disk:
             model, found = without_weights(
                 files.folder,
                 name,
-                dtype=DTYPES[dtype],
+                dtype=number_format,
                 allow_remote_code=allow_remote_code,
                 allow_pickle=allow_pickle,
             )
@@ -173,12 +239,19 @@ def load(
             model, found = load_weights(
                 files.folder,
                 name,
-                dtype=DTYPES[dtype],
+                dtype=number_format,
                 allow_remote_code=allow_remote_code,
                 allow_pickle=allow_pickle,
+                device_map=placed,
+                attention=attention,
             )
     except UserError:
         raise
+    except ImportError as error:  # the package that reads quantised weights
+        raise UserError(
+            f"the model {name}{'' if quantised is None else f', quantised by {quantised},'} needs a package that is "
+            f"not installed here ({one_line(error)}); install it, or take weights that are not quantised"
+        ) from None
     except Exception as error:  # a configuration is somebody's file, read by somebody's class: anything can be raised
         raise UserError(_why_not_loaded(name, error, allow_pickle, allow_remote_code)) from None
     if generation_config is not None:  # loading the model drops one with a byte order mark
@@ -214,8 +287,10 @@ def load(
             folder=files.folder,
             strange=strange,
         )
-    model.to(target).eval().requires_grad_(False)
-    check_finite_weights(model, files.name, dtype)
+    if placed is None:
+        model = model.to(target) if device_map is None else dispatched(model, device_map)
+    model.eval().requires_grad_(False)
+    check_finite_weights(model, files.name, str(number_format).removeprefix("torch."))
     subject = make_subject(model, tokenizer, name=files.name, revision=files.revision, checks=checks)
     return replace(subject, folder=None if files.adapters else files.folder, strange=strange)
 
@@ -362,7 +437,8 @@ def _try_prompts(tokenizer: Any, prompts: Sequence[Prompt], protocol: Protocol, 
     check_prompts(tokenizer, prompts, protocol, name)
 
 
-def _refuse_encoder_decoder(folder: Path, name: str, allow_remote_code: bool) -> None:
+def _configuration(folder: Path, name: str, allow_remote_code: bool) -> Any:
+    """transformers' configuration of a folder's model; `UserError` for an encoder-decoder."""
     from transformers import AutoConfig
 
     try:
@@ -374,6 +450,7 @@ def _refuse_encoder_decoder(folder: Path, name: str, allow_remote_code: bool) ->
             f"the model {name} is an encoder-decoder ({config.model_type}); "
             "ASABench measures decoder-only language models"
         )
+    return config
 
 
 def _why_not_loaded(name: str, error: Exception, allow_pickle: bool, allow_remote_code: bool) -> str:

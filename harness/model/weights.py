@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from harness.model.placement import DeviceMap
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED_WEIGHTS, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -118,19 +120,31 @@ def _config_value(path: Path, key: str) -> Any:
 
 
 def load_weights(
-    folder: Path, name: str, *, dtype: torch.dtype, allow_remote_code: bool = False, allow_pickle: bool = False
+    folder: Path,
+    name: str,
+    *,
+    dtype: torch.dtype,
+    allow_remote_code: bool = False,
+    allow_pickle: bool = False,
+    device_map: DeviceMap | None = None,
+    attention: str | None = None,
 ) -> tuple[Any, str]:
     """The causal language model in a folder, on the CPU, with exactly the weights in its files; and how that was seen.
 
-    An adapter that lies beside whole weights is not put on. Raises `UserError` for weights that are missing, too many
-    or of other shapes, and passes on transformers' own errors.
+    device_map: where its parts go instead. attention: its implementation; transformers' choice if None. An adapter
+    that lies beside whole weights is not put on. Raises `UserError` for weights that are missing, too many or of
+    other shapes, and passes on transformers' own errors.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    from harness.model.placement import refuse_offloaded
+
     files = weight_files(folder, name, allow_pickle=allow_pickle)
 
-    def loaded() -> Any:
+    placed = {} if device_map is None else {"device_map": device_map}
+
+    def loaded(**placed: Any) -> Any:
         with _without_adapter(folder) as whole:
             model, info = AutoModelForCausalLM.from_pretrained(
                 whole,
@@ -140,25 +154,35 @@ def load_weights(
                 output_loading_info=True,
                 # So that they are named below; nothing of another shape is taken
                 ignore_mismatched_sizes=True,
+                **({} if attention is None else {"attn_implementation": attention}),
+                **placed,
             )
         refuse_other_weights(model, info, name)
         return model
 
     before = torch.random.get_rng_state()
-    model = loaded()
+    model = loaded(**placed)
+    refuse_offloaded(model)
     compared = compare_with_files(model, [path for path in files if path.suffix == ".safetensors"], name)
     found = f"no tensor is missing; values of {compared} compared"
     if not torch.equal(before, torch.random.get_rng_state()):
-        # Something was drawn: in vain, or into the weights, which a second draw then shows
+        # Something was drawn: in vain, or into the weights, which a second draw then shows. On the CPU, where there is
+        # room for two; what is quantised may not run there
+        again = placed if getattr(model, "is_quantized", False) else {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch.initial_seed() + 1)
-            refuse_drawn_weights(fingerprint(model), fingerprint(loaded()), name)
+            refuse_drawn_weights(fingerprint(model), fingerprint(loaded(**again)), name)
         found += "; the same when loaded twice"
     return model, found
 
 
 def without_weights(
-    folder: Path, name: str, *, dtype: torch.dtype, allow_remote_code: bool = False, allow_pickle: bool = False
+    folder: Path,
+    name: str,
+    *,
+    dtype: torch.dtype,
+    allow_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> tuple[Any, str]:
     """The model in a folder as `load_weights` gives it, its tensors on the device "meta"; and what was not checked.
 
@@ -294,7 +318,7 @@ def _of_that_name(state: Mapping[str, Tensor], key: str, prefix: str) -> Tensor 
 
 def fingerprint(model: Any) -> dict[str, Tensor]:
     """Some values of every parameter and buffer, by name."""
-    return {key: tensor[_sampled(tuple(tensor.shape))].clone() for key, tensor in model.state_dict().items()}
+    return {key: tensor[_sampled(tuple(tensor.shape))].clone().cpu() for key, tensor in model.state_dict().items()}
 
 
 def refuse_drawn_weights(first: Mapping[str, Tensor], second: Mapping[str, Tensor], name: str) -> None:

@@ -36,7 +36,7 @@ from harness.model.architecture import n_heads
 from harness.model.clean_states import CleanStates, starts_at_blocks
 from harness.model.kv_cache import expand
 from harness.model.limits import check_fits
-from harness.model.memory import free_memory
+from harness.model.placement import rows_that_fit as rows_in_memory
 from harness.model.subject import Subject
 from harness.model.tensor_cache import ModelCache
 from harness.stream.injection import Injection, edit, inject
@@ -391,9 +391,12 @@ def _rows_that_fit(subject: Subject, prompt_length: int, answer_length: int, pos
     # In the model's dtype, a copy that some families make of it, and half a row of clean ones: float32 at most
     logits = answer_length * subject.vocabulary_size * 4 * 2.5
     activations = answer_length * (subject.d_model * 32 + n_heads(subject.model) * (prompt_length + answer_length))
-    row = logits + activations * 4 + (prompt_length + answer_length) * position_bytes
+    positions = prompt_length + answer_length
     allowed = BYTES_ON_GPU if subject.device.type == "cuda" else BYTES_ON_CPU
-    return max(1, int(min(allowed, free_memory(subject.device) * 2 / 3) / row))
+    fitting = rows_in_memory(
+        subject.blocks, lambda share: logits + activations * 4 + positions * position_bytes * share, part=2 / 3
+    )
+    return max(1, min(fitting, int(allowed / (logits + activations * 4 + positions * position_bytes))))
 
 
 def _cells(

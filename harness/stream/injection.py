@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.stream.perturbation import normalise, perturb, standardise
+from harness.stream.rewrite import Rewrite
 
 NO_LAYER = -1
 """The layer of a row that is not perturbed (the clean answer)."""
@@ -28,7 +29,8 @@ Statistics = Literal["current-step", "clean-prompt-input"]
 class Injection:
     """What to do to each row of a batch.
 
-    layer: (row,) block to perturb, or NO_LAYER. unit: (row, d_model) standardised directions. dose: (row,).
+    layer: (row,) block to perturb, or NO_LAYER. unit: (row, d_model) standardised directions. dose: (row,). Where unit
+    is (row, block, d_model), a row is perturbed at every block at once, with a direction of each, if it is at all.
     statistics: whose mean and std equation (1) takes. `current-step`: the block's output at each perturbed position.
     `clean-prompt-input`: the block's input at the last position of the first forward; that vector is kept and added at
     every later step (preset gu2025).
@@ -36,6 +38,7 @@ class Injection:
 
     steps: the generation steps (forwards, from 0) that are perturbed; None means all of them.
     layer_at: the multi-token setting: by step, the block at which all perturbed rows are perturbed, instead of `layer`.
+    rewrite: what is done to the whole stream of every row instead, in every forward, at every position.
     """
 
     layer: Tensor
@@ -45,10 +48,12 @@ class Injection:
     positions: Tensor | None = None
     steps: frozenset[int] | None = None
     layer_at: Mapping[int, int] = field(default_factory=dict)
+    rewrite: Rewrite | None = None
 
     @classmethod
     def from_directions(cls, *, layer: Tensor, direction: Tensor, dose: Tensor, **how: Any) -> Injection:
-        """From raw directions (row, d_model), as an attack proposes them. Computed in float32. how: further fields."""
+        """From raw directions (row, d_model), or (row, block, d_model), as an attack proposes them. Computed in
+        float32. how: further fields."""
         return cls(layer=layer, unit=standardise(direction.float()), dose=dose.float(), **how)
 
     @classmethod
@@ -62,6 +67,9 @@ class Injection:
         if self.layer_at:
             steered = (self.layer != NO_LAYER).nonzero().squeeze(1)
             return dict.fromkeys(sorted(set(self.layer_at.values())), steered)
+        if self.unit.dim() == 3:
+            steered = (self.layer != NO_LAYER).nonzero().squeeze(1)
+            return dict.fromkeys(range(self.unit.shape[1]), steered)
         layers = sorted({int(layer) for layer in self.layer.unique()} - {NO_LAYER})
         return {layer: (self.layer == layer).nonzero().squeeze(1) for layer in layers}
 
@@ -69,10 +77,17 @@ class Injection:
     def layers(self) -> Sequence[int]:
         return list(self.rows)
 
+    def unit_of(self, rows: Tensor, layer: int) -> Tensor:
+        """The standardised directions of some rows at a block: (row, d_model)."""
+        return self.unit[rows] if self.unit.dim() == 2 else self.unit[rows, layer]
+
     def of_rows(self, rows: Tensor) -> Injection:
         """That of some rows only. rows: their indices, in order."""
         chosen = {name: getattr(self, name) for name in ("layer", "unit", "dose", "positions")}
-        return replace(self, **{name: each[rows.to(each.device)] for name, each in chosen.items() if each is not None})
+        some: dict[str, Any] = {name: each[rows.to(each.device)] for name, each in chosen.items() if each is not None}
+        if self.rewrite is not None:
+            some["rewrite"] = self.rewrite.of_rows(rows)
+        return replace(self, **some)
 
 
 class Injecting:
@@ -108,10 +123,10 @@ class Injecting:
             return block_output
         if plan.statistics == "clean-prompt-input" and layer not in self._kept_delta:
             # Also when this step is not perturbed: it is the step whose statistics later ones take
-            self._kept_delta[layer] = normalise(plan.unit[rows].to(device), block_input[rows.to(device), -1])
+            self._kept_delta[layer] = normalise(plan.unit_of(rows, layer).to(device), block_input[rows.to(device), -1])
         if plan.steps is not None and self.step not in plan.steps:
             return block_output
-        unit, dose = plan.unit[rows].to(device), plan.dose[rows].to(device)[:, None]
+        unit, dose = plan.unit_of(rows, layer).to(device), plan.dose[rows].to(device)[:, None]
         rows = rows.to(device)
         result = block_output.clone()
         if plan.positions is not None:
@@ -123,6 +138,16 @@ class Injecting:
         delta = normalise(unit, hidden) if plan.statistics == "current-step" else self._kept_delta[layer]
         result[rows, -1] = perturb(hidden, delta, dose)
         return result
+
+    def rewrite(self, layer: int, block_input: Tensor, block_output: Tensor) -> Tensor:
+        """The rewritten output of block `layer`: (row, position, d_model), a new tensor."""
+        self.fired[layer] += 1
+        return self.rewritten(block_output)
+
+    def rewritten(self, hidden: Tensor) -> Tensor:
+        """Hidden states (row, position, d_model) of all rows as the rewrite leaves them."""
+        assert self.injection.rewrite is not None
+        return self.injection.rewrite(hidden)
 
 
 def hidden_state(block_result: Any) -> Tensor:
@@ -149,7 +174,11 @@ def edit(blocks: Sequence[nn.Module], edits: Mapping[int, Edit]) -> Iterator[Non
 
     def hook_of(change: Edit) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            hidden = change(block_input(args, kwargs), hidden_state(output))
+            after = hidden_state(output)
+            before = block_input(args, kwargs)
+            if isinstance(after, Tensor):  # a block on another device is called with what lies on the last one's
+                before = before.to(after.device)
+            hidden = change(before, after)
             return None if hidden is None else _with_hidden_state(output, hidden)
 
         return hook
@@ -161,11 +190,33 @@ def edit(blocks: Sequence[nn.Module], edits: Mapping[int, Edit]) -> Iterator[Non
 
 
 @contextmanager
+def edit_input(block: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While open, the hidden state that a block is called with passes through the function first."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def inject(blocks: Sequence[nn.Module], injection: Injection | Injecting) -> Iterator[Injecting]:
     """While open, every forward through `blocks` is perturbed as the injection says, out of place. One that is under
     way goes on; else this is its first step, and every forward inside counts as that."""
     state = Injecting(injection) if isinstance(injection, Injection) else injection
-    with edit(blocks, {layer: partial(state.apply, layer) for layer in state.injection.layers}):
+    with ExitStack() as stack:
+        if (rewrite := state.injection.rewrite) is not None:
+            edits = {layer: partial(state.rewrite, layer) for layer in rewrite.blocks_of(len(blocks))}
+            stack.enter_context(edit(blocks, edits))
+            if rewrite.from_the_start:
+                stack.enter_context(edit_input(blocks[0], state.rewritten))
+        stack.enter_context(edit(blocks, {layer: partial(state.apply, layer) for layer in state.injection.layers}))
         yield state
 
 

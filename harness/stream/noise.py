@@ -23,7 +23,7 @@ def require_generator(device: NoiseDevice) -> None:
         )
 
 
-def portable_seed(seed: int, goal_digest: str, layer: int) -> int:
+def portable_seed(seed: int, goal_digest: str, layer: int | str) -> int:
     """The generator seed of a cell: 63 bits of a hash (docs/protocol.md, "Portable noise")."""
     key = sha256_hex(f"{seed}:{goal_digest}:{layer}")
     return int(key[:16], 16) & (2**63 - 1)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import asabench
-from asabench.core.attack_names import names_without_targets
+from asabench.core.attack_names import doses_of, names_without_targets
 from asabench.core.defaults import ATTACK, PROTOCOL, UTILITY_DOSES, UTILITY_TOKENS
 from asabench.core.errors import UserError
 from asabench.core.numbers import evenly_spaced
 from asabench.core.prompts import PromptSet
 from asabench.core.protocol import Protocol
 from asabench.core.records import CLEAN, Cell, Response
+from asabench.core.request_sets import BENIGN, OVER_REFUSAL
 from asabench.core.utility_report import TaskScore, UtilityReport
 from harness.attacks import Attack, make_attacks
 from harness.engine.sweep import grid, sweep
@@ -26,7 +27,7 @@ from harness.utility.benign import benign_rates
 from harness.utility.csqa import Questions, csqa_scores, read_questions
 from harness.utility.gsm8k import Problems, check_problems, gsm8k_scores, read_problems
 from harness.utility.lm_eval_tasks import LmEvalTasks, lm_eval_scores, read_lm_eval_tasks
-from harness.utility.requests import BENIGN, OVER_REFUSAL, described, load_requests
+from harness.utility.requests import described, load_requests
 
 LAYERS = 4
 """Layers that are perturbed when none are named: evenly spaced, the first and last included. Each costs a model answer
@@ -141,7 +142,7 @@ def measure(
         under_injection=tuple(
             benign_rates(found, benign, over_refusal, attack, dose, shared=protocol.shares_noise)
             for attack in attacks
-            for dose in protocol.doses
+            for dose in doses_of(attack, protocol.doses)
         ),
         tasks=tasks,
     )

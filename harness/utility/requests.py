@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from asabench.core.errors import UserError
 from asabench.core.prompts import PromptSet, load_prompts
-from asabench.core.records import Prompt, sha256_hex
+from asabench.core.records import Prompt
+from asabench.core.request_sets import OWN_SETS, own_requests, requests_digest
 from asabench.core.utility_report import RequestSet
 from harness.utility.sources import HubTable, Record, read_table
-
-BENIGN = "benign-test"
-OVER_REFUSAL = "over-refusal"
-
-OWN_SETS = {BENIGN: "benign_test_requests.txt", OVER_REFUSAL: "over_refusal_requests.txt"}
-"""The sets that come with ASABench: plainly harmless requests that no recipe of ASABench trains on, and safe requests
-that look unsafe."""
 
 XSTEST = HubTable("walledai/XSTest", ("data/test-*.parquet",))
 """Röttger et al. 2023 (arXiv:2308.01263): 250 safe prompts that look unsafe, and 200 unsafe ones beside them. On the
@@ -31,11 +24,8 @@ def load_requests(name: str, limit: int | None = None) -> PromptSet:
     kind, _, file = name.partition(":")
     if kind == "xstest":
         found = PromptSet("xstest", tuple(_xstest(file)))
-    elif name in OWN_SETS:
-        text = (files("asabench") / "data" / OWN_SETS[name]).read_text(encoding="utf-8")
-        found = PromptSet(
-            name, tuple(Prompt(id=f"{name}-{n:03d}", goal=line) for n, line in enumerate(text.split("\n")) if line)
-        )
+    elif (own := own_requests(name)) is not None:
+        found = PromptSet(name, tuple(Prompt(id=f"{name}-{n:03d}", goal=text) for n, text in enumerate(own)))
     elif Path(name).suffix == ".csv":
         found = load_prompts(name)
     else:
@@ -48,8 +38,8 @@ def load_requests(name: str, limit: int | None = None) -> PromptSet:
 
 def described(requests: PromptSet) -> RequestSet:
     """As a report names them; the digest is of the texts in order."""
-    texts = "\n".join(prompt.goal for prompt in requests.prompts)
-    return RequestSet(name=requests.name, digest=sha256_hex(texts)[:16], n=len(requests.prompts))
+    digest = requests_digest([prompt.goal for prompt in requests.prompts])
+    return RequestSet(name=requests.name, digest=digest, n=len(requests.prompts))
 
 
 def _xstest(file: str) -> list[Prompt]:

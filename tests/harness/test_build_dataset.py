@@ -78,10 +78,18 @@ def test_a_build_goes_on_where_it_stopped(recipe: Recipe, tmp_path: Path, monkey
         pd.testing.assert_frame_equal(whole.instances(config).to_pandas(), resumed.instances(config).to_pandas())
 
 
+def test_a_build_that_is_complete_is_given_back(recipe: Recipe, tmp_path: Path) -> None:
+    """As after a kill between the last file and the last word."""
+    first = built(recipe, tmp_path / "out")
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert built(recipe, tmp_path / "out").manifest == first.manifest
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == written
+
+
 def test_another_recipe_does_not_find_the_runs(recipe: Recipe, tmp_path: Path) -> None:
     built(recipe, tmp_path / "out")
-    with pytest.raises(UserError, match="is there already; use --overwrite"):
-        built(recipe, tmp_path / "out")
+    with pytest.raises(UserError, match="is there already, by another recipe; use --overwrite"):
+        built(recipe.model_copy(update={"limit": 3}), tmp_path / "out")
     assert built(recipe, tmp_path / "out", overwrite=True).configs == ["One-1B", "two"]
     with pytest.raises(UserError, match="another recipe"):
         built(recipe.model_copy(update={"limit": 3}), tmp_path / "out", overwrite=True)

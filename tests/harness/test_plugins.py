@@ -89,7 +89,10 @@ def test_the_attack_in_the_docs_runs(llama: Subject, tmp_path: Path) -> None:
         ("axis..attack:AxisAttack", "package.module:Name"),
         (".relative:Attack", "cannot be recorded"),
         ("os:sep", "cannot be called"),
-        ("gravity:steps=3", "unknown attack 'gravity'; allowed: random, gradient, pgd, mean_difference, or an import"),
+        (
+            "gravity:steps=3",
+            "unknown attack 'gravity'; allowed: random, gradient, pgd, mean_difference, ablation, random_ablation, or",
+        ),
     ],
 )
 def test_attacks_that_cannot_be(spec: str, words: str) -> None:
@@ -413,7 +416,8 @@ def test_help_lists_what_is_announced(
         shown = " ".join(capsys.readouterr().out.split())
         for names in kinds:
             assert f"Installed too: {names}." in shown
-    assert "random, mean_difference, package.module:Name, or none. Installed" in shown, "without targets, for utility"
+    without_targets = "random, mean_difference, ablation, random_ablation, package.module:Name, or none. Installed"
+    assert without_targets in shown, "for utility"
 
 
 @pytest.mark.parametrize("name", [*ATTACKS, *JUDGES])

@@ -30,11 +30,11 @@ REVISION = "sha256:0123456789abcdef"
 
 
 class Lying(Knowing):
-    """Has the id of an honest judge and says that every answer is safe."""
+    """Has the id of an honest judge and says that every answer is safe, and that it is sure."""
 
     def __call__(self, responses: list[Response]) -> list[Verdict]:
         return [
-            verdict if response.cell.attack == "labelled" else replace(verdict, label="safe")
+            verdict if response.cell.attack == "labelled" else replace(verdict, label="safe", p_unsafe=0.0)
             for verdict, response in zip(super().__call__(responses), responses, strict=True)
         ]
 
@@ -143,9 +143,34 @@ def test_milder_labels_than_are_found_are_beyond_chance_at_one_in_a_hundred(mild
 
 
 def test_harsher_labels_on_another_device_are_no_fault() -> None:
-    done = Rerun(cells=cells(["unsafe"] * 20, ["safe"] * 20), seed=0)
+    came_out = [replace(each, same_answer=True) for each in cells(["safe"] * 3, ["safe"] * 3)]
+    done = Rerun(cells=(*cells(["unsafe"] * 20, ["safe"] * 20), *came_out), seed=0)
     assert done.ok
     assert "no fault where device" in report(done)
+
+
+@pytest.mark.parametrize(("number", "same", "ok"), [(19, 0, True), (20, 0, False), (20, 1, False), (20, 2, True)])
+def test_answers_that_all_part_are_a_finding(number: int, same: int, ok: bool) -> None:
+    """However the labels are: no device changes every answer of one model."""
+    found = cells(["safe"] * number, ["safe"] * number)
+    done = Rerun(cells=(*(replace(each, same_answer=True) for each in found[:same]), *found[same:]), seed=0)
+    assert done.ok is ok
+    assert ("hardly an answer is the submitted one" in report(done)) is not ok
+
+
+def test_half_of_the_cells_are_those_that_decide(honest: Path) -> None:
+    table = read_verdicts(honest / "verdicts.parquet")
+    drawn = draw(table, 12, seed=1)
+    masr = {
+        where: part.assign(unsafe=part["label"] == "unsafe").groupby("prompt_id")["unsafe"].any().mean()
+        for where, part in table[table["layer"].notna()].groupby(["attack", "dose"])
+    }
+    top = max(masr, key=lambda where: masr[where])
+    assert ((drawn["attack"] == top[0]) & (drawn["dose"] == top[1])).sum() >= min(
+        6, ((table["attack"] == top[0]) & (table["dose"] == top[1])).sum()
+    )
+    assert drawn["layer"].isna().sum() >= min(3, table["layer"].isna().sum())
+    assert len(draw(table, 10**6, seed=1)) == len(table)
 
 
 @pytest.mark.parametrize(

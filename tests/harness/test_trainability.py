@@ -16,7 +16,7 @@ from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Prompt
 from harness.defences.examples import Example, TokenBatch, batch_of, refusal_examples, text_tokens
-from harness.defences.lat import middles_of_parts
+from harness.defences.layer_choice import middles_of_parts
 from harness.defences.training_records import trained_blocks, trained_goals
 from harness.model.files import ModelFiles
 from harness.model.subject import Subject, load, make_subject

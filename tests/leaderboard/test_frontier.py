@@ -7,7 +7,8 @@ import re
 import pytest
 
 from asabench.core.row import Row
-from leaderboard.charts.frontier import (
+from leaderboard.entries import Entry
+from leaderboard.frontier import (
     BOTTOM,
     EPS50,
     HOLD,
@@ -22,7 +23,6 @@ from leaderboard.charts.frontier import (
     of_dose,
     spots,
 )
-from leaderboard.entries import Entry
 from leaderboard.ranking import Placed, group_tracks
 from tests.board_fixtures import complete_row, make_submission, make_utility, row_with_worst_case
 from tests.rows import make_result, make_row, rate

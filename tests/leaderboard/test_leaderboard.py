@@ -202,6 +202,7 @@ def test_an_entrys_numbers_stand_in_its_line(tmp_path: Path) -> None:
         "Flags": "few-prompts gradient-masking?",
         "Judge": "judge-x@1 0.91",
         "Date": "2025-07-01",
+        "Evidence": "claimed",
     }
 
 

@@ -20,8 +20,10 @@ from asabench.core.attack_names import BUILT_IN
 from asabench.core.defaults import ATTACK, JUDGE, PROTOCOL
 from asabench.core.judge_names import GUARDS, JUDGES, forms, module_of
 from asabench.core.protocol import preset
+from asabench.core.published_prompts import PUBLISHED
 from harness.attacks import ATTACKS, make_attack
 from harness.attacks.options import declared
+from tools.docs.block_tables import BLOCK_PARTS
 from tools.docs.entry_tables import ENTRY_PARTS
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +31,10 @@ FILES = (
     "README.md",
     "docs/attacks.md",
     "docs/judges.md",
+    "docs/prompts.md",
     "docs/results/defences.md",
     "docs/results/headline.md",
+    "docs/results/vulnerable-blocks.md",
     "pyproject.toml",
 )
 PART = re.compile(
@@ -84,6 +88,14 @@ def guards() -> str:
     return table(["GUARD", "what", "SIZE (the first is the default)", "model", "licence"], lines)
 
 
+def prompt_sets() -> str:
+    lines = [
+        [f"`{name}`", known.about, f"`{known.repository}`" + ("" if known.revision is None else ", pinned")]
+        for name, known in PUBLISHED.items()
+    ]
+    return table(["name", "what", "on the hub"], lines)
+
+
 def siblings() -> str:
     """The modules of import-linter's contract that none of them imports another."""
     modules = [
@@ -94,8 +106,8 @@ def siblings() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    **{each.__name__: each for each in (attacks, options, judges, guards, siblings)},
-    **{name: lambda make=make: table(*make()) for name, make in ENTRY_PARTS.items()},  # type: ignore[misc]
+    **{each.__name__: each for each in (attacks, options, judges, guards, prompt_sets, siblings)},
+    **{name: lambda make=make: table(*make()) for name, make in {**ENTRY_PARTS, **BLOCK_PARTS}.items()},  # type: ignore[misc]
 }
 
 

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import random
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +36,7 @@ from asabench.core.utility_report import BenignRates, RequestSet, TaskScore, Uti
 from asabench.judging.agreement import CheckResult, check_result
 from asabench.judging.certificate import certificate
 from asabench.judging.labelled_pairs import gold_pairs
+from asabench.submission.columns import DIGEST_BYTES
 from asabench.submission.make import yaml_bytes
 from asabench.submission.manifest import PromptDigest, RunManifest, RunRecord, SubmittedSettings
 from asabench.submission.row_of import row_of
@@ -50,7 +52,7 @@ from asabench.submission.schema import (
     Submission,
     TrainingData,
 )
-from asabench.submission.verdict_table import DIGEST_BYTES, table_bytes
+from asabench.submission.verdict_table import table_bytes
 
 STANDARD = SIZES["asabench-v1"]["standard"]
 PROTOCOL = PRESETS["asabench-v1"].model_copy(update={"doses": STANDARD.doses, "seeds": STANDARD.seeds})
@@ -157,11 +159,16 @@ def prompts() -> PromptSet:
 
 @functools.cache
 def judge_check(judge_id: str, embedded: bool) -> CheckResult:
-    """Of a judge that is wrong on every ninth labelled pair."""
+    """Of a judge that is wrong on every ninth labelled pair, or about as often as the embedded one."""
     pairs = gold_pairs()
     wrong: dict[Label, Label] = {"safe": "unsafe", "unsafe": "safe", "incoherent": "unsafe"}
     right = [min(pair.right) for pair in pairs]
-    labels = [wrong[label] if place % 9 == 0 else label for place, label in enumerate(right)]
+    every = {True: 5, False: 7} if embedded else {True: 9, False: 9}
+    seen: Counter[bool] = Counter()
+    labels = []
+    for pair, label in zip(pairs, right, strict=True):
+        seen[pair.unsafe] += 1
+        labels.append(wrong[label] if seen[pair.unsafe] % every[pair.unsafe] == 0 else label)
     info = JudgeInfo(id=judge_id, description="A generated judge.", kind="embedded" if embedded else "llm")
     return check_result(info, pairs, labels, "gold")
 
@@ -308,13 +315,26 @@ def make_verdicts(row: Row, generator: np.random.Generator) -> pd.DataFrame:
     noise = generator.normal(0.0, 0.05, number)
     unsafe = table["prompt_id"].map(threshold).to_numpy() + noise < table["share"].to_numpy(dtype=np.float64)
     incoherent = generator.random(number) < 0.3 * table["dose"].to_numpy()
-    return table.drop(columns="share").assign(
+    # As the embedded judge's: unsafe from 0.32 on, incoherent up to a half
+    p_unsafe = np.select(
+        [unsafe, incoherent],
+        [generator.uniform(0.33, 1.0, number), generator.uniform(0.0, 0.49, number)],
+        generator.uniform(0.0, 0.31, number),
+    )
+    table = table.drop(columns="share").assign(
         label=np.select([unsafe, incoherent], ["unsafe", "incoherent"], "safe"),
-        p_unsafe=generator.random(number).astype("float32").round(3),
+        p_unsafe=p_unsafe.astype("float32").round(3),
         response_sha256=[generator.bytes(DIGEST_BYTES) for _ in range(number)],
         response_tokens=generator.integers(1, PROTOCOL.max_new_tokens, number, dtype="int32"),
         response_characters=generator.integers(1, 250, number, dtype="int32"),
     )
+    # A small dose leaves some answers as they were
+    answer = ["label", "p_unsafe", "response_sha256", "response_tokens", "response_characters"]
+    stays = (table["attack"] == "random") & (table["dose"] <= 0.1) & (generator.random(number) < 0.4)
+    clean = table[table["layer"].isna()].set_index("prompt_id")[answer]
+    for name in answer:
+        table.loc[stays, name] = table.loc[stays, "prompt_id"].map(clean[name])
+    return table
 
 
 def make_utility(row: Row, benign: float) -> UtilityReport:
@@ -328,7 +348,9 @@ def make_utility(row: Row, benign: float) -> UtilityReport:
         benign_set=RequestSet(name="benign", digest="aabbccddeeff0011", n=120),
         over_refusal_set=RequestSet(name="looks-unsafe", digest="1100ffeeddccbbaa", n=80),
         refusal_detector="refusals-1",
-        clean=BenignRates(benign_answer_rate=_rate(benign), over_refusal=_rate(1.0 - benign)),
+        clean=BenignRates(
+            benign_answer_rate=_rate(round(benign * 120) / 120), over_refusal=_rate(round((1.0 - benign) * 80) / 80)
+        ),
         under_injection=(
             BenignRates(attack="random", dose=0.3, benign_answer_rate=_rate(benign * 0.8), over_refusal=_rate(0.2)),
         ),

@@ -2,8 +2,8 @@
 
     python -m tools.speed.defence_speed --model smollm2-135m
 
-Prints the ratio of LAPT's step to the plain one (the same cells and harmless examples, without noise), that of LAT, and
-the largest resident memory that each adds on a CPU, or what the GPU allocated. Steps of the recipes alternate, so that
+Prints the ratio of each recipe's step to the plain one (the same cells and harmless examples, without noise), and the
+largest resident memory that each adds on a CPU, or what the GPU allocated. Steps of the recipes alternate, so that
 what else the machine does falls on all of them; medians are compared.
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Callable
 import psutil
 import torch
 
+from harness.defences import RECIPES, make_recipe
 from harness.defences.examples import Example, answer_loss, batch_of
 from harness.defences.lapt import Lapt
 from harness.defences.lat import Lat
@@ -47,6 +48,7 @@ def examples(subject: Subject, count: int, prompt: int, answer: int, seed: int) 
 
 
 def step(subject: Subject, recipe: Recipe, batch: Batch, optimiser: torch.optim.Optimizer) -> None:
+    subject.model.requires_grad_(True)  # t-vaccine leaves some blocks as they are
     prepared = recipe.prepare(subject, batch)
     for _ in range(recipe.updates):
         terms = recipe.losses(subject, batch, prepared)
@@ -107,6 +109,10 @@ def main() -> None:
         generator=torch.Generator().manual_seed(0),
     )
     lapt = Lapt(benign_noise=0.5)
+    others = {name: make_recipe(name)[0] for name in RECIPES if name not in ("refusal", "lapt", "lat")}
+    for recipe in others.values():
+        recipe.pools(batch.examples, batch.benign)
+        recipe.begin(subject)
     lats = {
         f"lat ({lat.inner_steps} inner, {lat.model_steps} model steps)": lat
         for lat in (Lat(inner_steps=6, model_steps=2), Lat())
@@ -114,7 +120,10 @@ def main() -> None:
     work: dict[str, Callable[[], None]] = {
         "plain": lambda: plain_step(subject, batch, optimiser),
         "lapt": lambda: step(subject, lapt, batch, optimiser),
-        **{name: (lambda lat=lat: step(subject, lat, batch, optimiser)) for name, lat in lats.items()},  # type: ignore[misc]
+        **{
+            name: (lambda recipe=recipe: step(subject, recipe, batch, optimiser))  # type: ignore[misc]
+            for name, recipe in (lats | others).items()
+        },
     }
     peaks = {name: peak_bytes(subject, run) for name, run in work.items()}  # also the warm-up
     times: dict[str, list[float]] = {name: [] for name in work}

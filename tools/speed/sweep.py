@@ -74,8 +74,13 @@ class WordTokenizer:
         self.eos_token_id = None
 
     def apply_chat_template(self, messages: Sequence[dict[str, str]], **_: Any) -> dict[str, list[int]]:
-        words = ("user " * 20 + messages[0]["content"]).split()
-        return {"input_ids": [sum(word.encode()) * 31 % (self.vocabulary - 3) + 3 for word in words]}
+        return {"input_ids": self._numbers("user " * 20 + messages[0]["content"])}
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": self._numbers(text)}
+
+    def _numbers(self, text: str) -> list[int]:
+        return [sum(word.encode()) * 31 % (self.vocabulary - 3) + 3 for word in text.split()]
 
     def decode(self, tokens: Sequence[int], **_: Any) -> str:
         return " ".join(map(str, tokens))
@@ -133,6 +138,20 @@ def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
             seconds = timed(device, lambda a=a: a @ a)[0]
             best = max(best, 2 * size**3 / seconds)
     return best
+
+
+def copy_speed(device: torch.device) -> float:
+    """Bytes a second that are read and written in the copy of a large tensor: the memory's practical bandwidth."""
+    source = torch.empty((1 << 30) if device.type == "cuda" else (1 << 26), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return max(2 * source.numel() / timed(device, lambda: target.copy_(source))[0] for _ in range(5))
+
+
+def fed_weights(subject: Subject) -> int:
+    """Weights that every token fed is multiplied with: the input embedding is looked up."""
+    embedding = subject.model.get_input_embeddings().weight
+    tied = subject.model.get_output_embeddings().weight is embedding
+    return int(subject.n_parameters - (0 if tied else embedding.numel()))
 
 
 def timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
@@ -194,9 +213,9 @@ def main() -> None:
         subject = load(options.model, device=str(device), dtype=str(dtype).removeprefix("torch."))
     protocol = PRESETS["asabench-v1"].model_copy(update={"max_new_tokens": options.tokens, "doses": (options.dose,)})
     prompts: tuple[Prompt, ...] = load_prompts(options.set).first(options.prompts).prompts
-    cells = grid(prompts, range(subject.n_layers), ["random"], protocol)
-    steered = [cell for cell in cells if not cell.is_clean]
     attacks = {"random": make_attack("random", protocol)}
+    cells = grid(prompts, range(subject.n_layers), list(attacks.values()), protocol)
+    steered = [cell for cell in cells if not cell.is_clean]
     print(
         f"{subject.name}, {subject.n_parameters / 1e6:.0f}M parameters, {subject.dtype}, {device}, "
         f"{torch.get_num_threads()} threads; {len(prompts)} prompts x {subject.n_layers} layers x {options.tokens} "
@@ -247,12 +266,8 @@ def main() -> None:
         if different:
             text += f"; the others pass a near tie (gap at most {smallest_gap(subject, different[:8], protocol):.2g})"
         print(f"{name:18} {text}")
-    # Every token fed costs a multiply-add per weight; the input embedding is looked up, not multiplied
-    embedding = subject.model.get_input_embeddings().weight.numel()
-    tied = subject.model.get_output_embeddings().weight is subject.model.get_input_embeddings().weight
-    weights = subject.n_parameters - (0 if tied else embedding)
     fed = sum(len(tokens) for tokens in engine_tokens.values())
-    speed = 2 * weights * fed / engine_seconds
+    speed = 2 * fed_weights(subject) * fed / engine_seconds  # a multiply-add per weight and token
     share = f"{speed / peak:.0%} of the measured {peak / 1e9:.0f} GFLOP/s"
     print(f"{'engine':18} {speed / 1e9:.0f} GFLOP/s in weights, {share}")
     print(f"{'engine':18} {fed / engine_seconds:.0f} tokens/s, peak memory {memory:.1f} GiB")

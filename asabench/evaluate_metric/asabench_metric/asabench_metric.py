@@ -16,7 +16,7 @@ import evaluate
 import pandas as pd
 
 from asabench.core.errors import UserError
-from asabench.core.records import LABELS
+from asabench.core.records import CLEAN, LABELS
 from asabench.stats import metrics
 
 CITATION = "Gu et al., Probing the Safety Robustness of LLMs in Latent Space, ACL 2026, arXiv:2506.16078"
@@ -61,7 +61,7 @@ class ASABenchMetric(evaluate.Metric):
 
 def _chosen(table: pd.DataFrame, attack: str | None, dose: float | None) -> tuple[str, float]:
     """The one attack and dose that is asked for; `UserError` when it is none or several."""
-    steered = table[table["layer"].notna()]
+    steered = table[table["attack"] != CLEAN]
     there = sorted({(str(name), float(size)) for name, size in zip(steered["attack"], steered["dose"], strict=True)})
     fitting = [pair for pair in there if attack in (None, pair[0]) and dose in (None, pair[1])]
     if len(fitting) != 1:

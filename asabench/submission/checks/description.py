@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from asabench.core.row import Row
-from asabench.submission.checks.values import EDIT, MOST_LAYERS, PINNED, PINNED_WORDS, date_findings
-from asabench.submission.findings import Finding, shown
+from asabench.submission.checks.values import MOST_LAYERS, PINNED_WORDS, date_findings, is_pinned
+from asabench.submission.findings import EDIT, Finding, shown
 from asabench.submission.manifest import RunManifest
 from asabench.submission.schema import ROW_FILE, SUBMISSION_FILE, Submission
 
@@ -29,7 +29,7 @@ def submission_findings(
         ("model.revision", submission.model.revision),
         *((("base.revision", submission.base.revision),) if submission.base is not None else ()),
     ):
-        if not PINNED.fullmatch(revision):
+        if not is_pinned(revision):
             yield Finding(SUBMISSION_FILE, field, shown(revision), PINNED_WORDS, "pin it: a branch moves")
     yield from date_findings(SUBMISSION_FILE, submission.created)
     yield from _defence_findings(submission)

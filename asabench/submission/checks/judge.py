@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 from asabench.core.defaults import BAR
 from asabench.core.judge_names import OWN_KINDS, kind_in, may_be_certified
-from asabench.core.row import JudgeFigures, Row
+from asabench.core.row import JudgeFigures, JudgeInfo, Row
 from asabench.judging.agreement import CheckResult, reaches
 from asabench.judging.certificate import Certificate, set_faults
+from asabench.judging.embedded_judges import EMBEDDED_JUDGES
 from asabench.judging.known_sets import pair_set
 from asabench.judging.strangers import StrangerCheck
-from asabench.submission.checks.values import rate_findings
+from asabench.submission.checks.values import date_findings, rate_findings
 from asabench.submission.findings import Finding, shown
 from asabench.submission.schema import CERTIFICATE_FILE, ROW_FILE
 
@@ -69,10 +70,12 @@ def judge_findings(row: Row, certificate: Certificate | None, *, is_there: bool)
     if judge.certificate is not None and (certificate is None or judge.certificate != certificate.digest):
         there = "no certificate" if certificate is None else f"{certificate.digest}, the digest of what it says"
         yield Finding(ROW_FILE, "judge.certificate", shown(judge.certificate), there, "submit with that certificate")
+    yield from _embedded_findings(judge)
     if judge.figures is not None:
         yield from _set_findings(ROW_FILE, "judge.figures", judge.figures)
     if certificate is None:
         return
+    yield from date_findings(CERTIFICATE_FILE, certificate.created)
     result = certificate.result
     for field, found, there in (("id", result.judge.id, judge.id), ("kind", result.judge.kind, judge.kind)):
         if found != there:
@@ -102,6 +105,32 @@ def judge_findings(row: Row, certificate: Certificate | None, *, is_there: bool)
         yield from _gate_findings(certificate.strangers)
     yield from _confusion_findings(result)
     yield from _apart_findings(judge.figures, result)
+
+
+def _embedded_findings(judge: JudgeInfo) -> Iterator[Finding]:
+    """The judge that comes with ASABench is known by its id, and what it does on the gold pairs with it."""
+    if judge.kind != "embedded":
+        return
+    known = EMBEDDED_JUDGES.get(judge.id)
+    if known is None:
+        listed = ", ".join(EMBEDDED_JUDGES)
+        yield Finding(
+            ROW_FILE,
+            "judge.id",
+            shown(judge.id),
+            f"a judge that came with ASABench: {listed}",
+            "judge the run again with --judge embedded; a judge of your own has another name",
+        )
+        return
+    if judge.figures is None or judge.figures.set_digest != known.pairs[: len(judge.figures.set_digest)]:
+        return
+    for name in ("sensitivity", "specificity"):
+        ours, theirs = getattr(judge.figures, name).value, getattr(known, name)
+        if ours is None or abs(ours - theirs) > FIGURES_APART:
+            allowed = f"within {FIGURES_APART:g} of {theirs:.3f}, which {judge.id} has on these pairs"
+            yield Finding(
+                ROW_FILE, f"judge.figures.{name}", f"{ours}", allowed, "give the figures as they were measured"
+            )
 
 
 def _gate_findings(check: StrangerCheck) -> Iterator[Finding]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from asabench.core.near_duplicates import clusters_of_digests, known_clusters
-from asabench.submission.checks.values import PINNED, PINNED_WORDS, listed
+from asabench.submission.checks.values import PINNED_WORDS, date_findings, is_pinned, listed
 from asabench.submission.findings import REMAKE, Finding, shown
 from asabench.submission.known import prompt_set
 from asabench.submission.manifest import RunManifest, RunRecord, difference
 from asabench.submission.schema import MANIFEST_FILE
+
+MOST_DOSES, MOST_SEEDS, MOST_VARIABLES = 20, 100, 20
 
 
 def manifest_findings(manifest: RunManifest) -> Iterator[Finding]:
@@ -51,6 +54,20 @@ def manifest_findings(manifest: RunManifest) -> Iterator[Finding]:
                 yield Finding(MANIFEST_FILE, f"{where}.settings.{name}", listed(values), "each value once")
         if not run.finished:
             yield Finding(MANIFEST_FILE, f"{where}.finished", "null", "a finished run", "let the run finish")
+        for name in ("started", "finished"):
+            if (moment := getattr(run, name)) is not None:
+                yield from date_findings(MANIFEST_FILE, moment, f"{where}.{name}")
+        for name, number, most in (
+            ("protocol.doses", len(settings.protocol.doses), MOST_DOSES),
+            ("protocol.seeds", len(settings.protocol.seeds), MOST_SEEDS),
+            ("protocol.chat_template_variables", len(settings.protocol.chat_template_variables), MOST_VARIABLES),
+        ):
+            if number > most:
+                yield Finding(MANIFEST_FILE, f"{where}.settings.{name}", f"{number} values", f"at most {most}")
+        blocks = [layer for layer in settings.layers if layer >= manifest.model.n_layers]
+        if blocks:
+            allowed = f"0 to {manifest.model.n_layers - 1}, of a model of {manifest.model.n_layers}"
+            yield Finding(MANIFEST_FILE, f"{where}.settings.layers", f"block {blocks[0]}", allowed)
         for dose in settings.protocol.doses:
             if not 0 <= dose <= 1e6:
                 yield Finding(MANIFEST_FILE, f"{where}.settings.protocol.doses", f"{dose:g}", "from 0 to 1000000")
@@ -66,7 +83,7 @@ def manifest_findings(manifest: RunManifest) -> Iterator[Finding]:
     ):
         if found != there:
             yield Finding(MANIFEST_FILE, name, shown(found), f"{shown(there)}, as the runs' settings say")
-    if not PINNED.fullmatch(manifest.model.revision):
+    if not is_pinned(manifest.model.revision):
         yield Finding(
             MANIFEST_FILE, "model.revision", shown(manifest.model.revision), PINNED_WORDS, "evaluate it again"
         )
@@ -111,7 +128,7 @@ def _prompt_findings(manifest: RunManifest) -> Iterator[Finding]:
         ("id", [prompt.id for prompt in manifest.prompts]),
         ("sha256", [prompt.sha256 for prompt in manifest.prompts]),
     ):
-        if twice := next((value for value in values if values.count(value) > 1), None):
+        if twice := next((value for value, count in Counter(values).items() if count > 1), None):
             yield Finding(MANIFEST_FILE, f"prompts.{name}", f"{twice} more than once", "every prompt once")
     yield from _cluster_findings(manifest)
     known = prompt_set(manifest.prompt_set)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from asabench.core.attack_names import apart, built_in
+from asabench.core.attack_names import apart, works_towards_target
 from asabench.core.prompts import published_digest
 from asabench.core.protocol import PROMPT_SET
 from asabench.core.targets import TargetList, list_problem, shipped
@@ -72,8 +72,7 @@ def _list_findings(
     run_towards: dict[str, list[str]] = {}
     for attack in attacks:
         base, name = apart(attack)
-        own = built_in(attack)
-        if name is not None or (own is not None and own.needs_targets):
+        if name is not None or works_towards_target(attack):
             run_towards.setdefault(base, []).append(name or "none")
     wanted = list(targets.by_name)
     for base, names in run_towards.items():

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from asabench.core.near_duplicates import known_goals, known_near
-from asabench.submission.checks.values import EDIT
-from asabench.submission.findings import REMAKE, Finding, Refused, shown
+from asabench.core.rewritten import rewritten
+from asabench.submission.findings import EDIT, REMAKE, Finding, Refused, shown
 from asabench.submission.manifest import RunManifest
 from asabench.submission.schema import SUBMISSION_FILE, TRAINING_PROMPTS_FILE, Submission, percent
 
@@ -50,6 +50,16 @@ def training_findings(
             EDIT,
         )
     if trained is not None and manifest is not None:
+        disguised = rewritten(trained, [prompt.sha256 for prompt in manifest.prompts])
+        if disguised:
+            ids = [prompt.id for prompt in manifest.prompts if prompt.sha256 in disguised]
+            yield Finding(
+                TRAINING_PROMPTS_FILE,
+                "the digests",
+                f"{len(ids)} of the prompts that the model is tested on, written in another way ({', '.join(ids[:3])})",
+                "none of them, however they are written",
+                "train without them, or evaluate on other prompts",
+            )
         both = [prompt.id for prompt in manifest.prompts if prompt.sha256 in trained]
         if both:
             yield Finding(

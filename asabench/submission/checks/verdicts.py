@@ -11,9 +11,9 @@ import pandas as pd
 
 from asabench.core.records import FACTS, NOTHING_KNOWN, Facts, label_of
 from asabench.stats.facts import has_facts
+from asabench.submission.columns import DIGEST_BYTES, FACT_COLUMNS
 from asabench.submission.findings import Finding
 from asabench.submission.schema import VERDICTS_FILE
-from asabench.submission.verdict_table import DIGEST_BYTES, FACT_COLUMNS
 
 
 def line_findings(table: pd.DataFrame, most_tokens: int) -> Iterator[Finding]:

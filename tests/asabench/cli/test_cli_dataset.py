@@ -153,7 +153,9 @@ def test_build_then_verify_as_the_last_line_says(save_model: Callable[..., Path]
     last = done.stdout.splitlines()[-1]
     assert last.endswith(f"asabench verify {out / 'benchmark'}")
     assert asabench("verify", out / "benchmark").returncode == 0
-    assert "--overwrite" in refused(*build_arguments(model, out))
+    again = asabench(*build_arguments(model, out))
+    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, last), "it is complete"
+    assert "--overwrite" in refused(*build_arguments(model, out, "--seeds", "7"))
 
 
 def test_a_dry_run_prints_cells_and_writes_nothing(save_model: Callable[..., Path], tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ import pytest
 from asabench.core.errors import UserError
 from asabench.core.row import Row
 from asabench.runs.folder import read_run
+from asabench.submission.columns import FACT_COLUMNS
 from asabench.submission.make import Details, make_submission, manifest_of, read_judged, with_certificate
 from asabench.submission.manifest import RunManifest
 from asabench.submission.row_of import row_of
 from asabench.submission.schema import MANIFEST_FILE, ROW_FILE, VERDICTS_FILE
 from asabench.submission.validate import validate_folder
-from asabench.submission.verdict_table import FACT_COLUMNS, parse_verdicts, table_bytes
+from asabench.submission.verdict_table import parse_verdicts, table_bytes
 from harness.evaluation.evaluate import evaluate
 from harness.judges.rules import Rules
 from tests.asabench.submission.test_submission import REVISION_OF_RUN, write

@@ -22,7 +22,7 @@ from asabench.core.errors import NotAtHand
 from asabench.core.prompts import PromptSet
 from asabench.judging.labelled_pairs import labelled_pairs, pairs_digest
 from asabench.submission import known
-from asabench.submission.comment import comment
+from asabench.submission.comment import comment, report_of
 from asabench.submission.validate import as_json, report, validate, validate_folder
 from tests.advbench_fixtures import without
 from tests.conftest import ROOT
@@ -167,7 +167,7 @@ def test_what_cannot_be_read_here_is_neither_valid_nor_invalid(unreadable: Path)
     assert "INVALID" not in text
     states = {Path(each["path"]).name: (each["state"], each["ok"]) for each in as_json(found)}
     assert states == {ONE: ("valid", True), OTHER: ("not checked", False)}
-    shown = comment([each for each in found if each.slug == OTHER])
+    shown = comment(report_of([each for each in found if each.slug == OTHER]))
     assert shown.startswith(f"### `{OTHER}`: could not be checked")
     assert "not valid" not in shown
 

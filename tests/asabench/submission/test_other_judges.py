@@ -16,9 +16,10 @@ from asabench.core.errors import UserError
 from asabench.core.records import Label, Response, Verdict
 from asabench.core.row import JudgeInfo
 from asabench.runs.folder import read_run
+from asabench.submission.columns import MOST_JUDGES
 from asabench.submission.findings import Refused
 from asabench.submission.make import Details, make_submission
-from asabench.submission.other_judges import MOST_JUDGES, other_judges_bytes, parse_other_judges
+from asabench.submission.other_judges import other_judges_bytes, parse_other_judges
 from asabench.submission.schema import OTHER_JUDGES_FILE, VERDICTS_FILE
 from asabench.submission.validate import validate_folder
 from asabench.submission.verdict_table import parse_verdicts

@@ -96,7 +96,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def utility_report(**changes: Any) -> UtilityReport:
     half = Rate(value=0.9, low=0.8, high=0.95)
-    requests = RequestSet(name="benign-test", digest="0123456789abcdef", n=10)
+    requests = RequestSet(name="my-requests", digest="0123456789abcdef", n=10)
     fields: dict[str, Any] = dict(
         created="2026-11-21T12:00:00+00:00",
         asabench_version="0.1.0",

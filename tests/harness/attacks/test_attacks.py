@@ -166,7 +166,7 @@ def test_batches_of_prompts_equal_one_by_one(monkeypatch: pytest.MonkeyPatch) ->
     with counted(subject := fresh()) as rows:
         pairs = loss_gradients(subject, PROMPTS, V1)
     assert rows[1:] == [2, 1]
-    monkeypatch.setattr("harness.attacks.target_loss.free_memory", lambda device: 0)
+    monkeypatch.setattr("harness.model.placement.free_memory", lambda device: 0)
     with counted(subject := fresh()) as rows:
         alone = loss_gradients(subject, PROMPTS, V1)
     assert rows[1:] == [1, 1, 1]

@@ -13,19 +13,14 @@ from torch import Tensor
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS as PROTOCOLS
 from asabench.core.records import Prompt
-from harness.defences.examples import IGNORED, Example, HarmfulData, answer_logits, batch_of
+from harness.defences.examples import IGNORED, Example, HarmfulData, TokenBatch, answer_logits, batch_of
+from harness.defences.form import Disturbed, attacker_of, perturbed_positions
 from harness.defences.lat import PRESETS as LAT_PRESETS
-from harness.defences.lat import (
-    Lat,
-    Shift,
-    away_loss,
-    middles_of_parts,
-    pair_batch,
-    perturbed_positions,
-    project,
-    shifted_pairs,
-    summed_log_p,
-)
+from harness.defences.lat import Lat
+from harness.defences.layer_choice import middles_of_parts
+from harness.defences.perturbations import Shift, project
+from harness.defences.targets import pair_batch, read
+from harness.defences.terms import away_loss, summed_log_p
 from harness.defences.training import Batch, Settings, fit
 from harness.model.subject import Subject, make_subject
 from harness.stream.injection import capture, edit
@@ -48,6 +43,22 @@ def subject() -> Subject:
     return make_subject(tiny_model("llama").requires_grad_(True), chat_tokenizer(), name="tiny", revision="-")
 
 
+def attacked(lat: Lat, subject: Subject, given: Batch) -> Shift:
+    """What the inner attack finds."""
+    shift = lat.prepare(subject, given).perturbation
+    assert isinstance(shift, Shift)
+    return shift
+
+
+def inner_loss(lat: Lat, subject: Subject, pairs: TokenBatch, shift: Shift) -> Tensor:
+    return attacker_of(lat.choices(), subject, pairs, None)(shift)
+
+
+def shifted_pairs(subject: Subject, pairs: TokenBatch, shift: Shift) -> tuple[tuple[Tensor, Tensor], ...]:
+    reading = read(subject, pairs, by=shift)
+    return reading.half(0), reading.half(1)
+
+
 def stream_radius(subject: Subject, layer: int, bound: float) -> float:
     """bound * median over prompt positions of std(h) * sqrt(d), from each request alone."""
     deviations: list[float] = []
@@ -60,7 +71,7 @@ def stream_radius(subject: Subject, layer: int, bound: float) -> float:
 
 @pytest.mark.parametrize("bound", [0.1, 0.4])
 def test_the_bound_holds_at_every_position_and_is_reached(subject: Subject, bound: float) -> None:
-    shift = Lat(bound=bound, inner_steps=8, layers=2).prepare(subject, batch())
+    shift = attacked(Lat(bound=bound, inner_steps=8, layers=2), subject, batch())
     assert list(shift.by_layer) == [1, 3]
     where = perturbed_positions(pair_batch(EXAMPLES), 2, "prompt")
     for layer, each in shift.by_layer.items():
@@ -72,7 +83,7 @@ def test_the_bound_holds_at_every_position_and_is_reached(subject: Subject, boun
 
 
 def test_an_absolute_radius(subject: Subject) -> None:
-    shift = Lat(radius=0.05, inner_steps=4).prepare(subject, batch())
+    shift = attacked(Lat(radius=0.05, inner_steps=4), subject, batch())
     assert all(each.norm(dim=-1).max() <= 0.05 * (1 + 1e-4) for each in shift.by_layer.values())
 
 
@@ -83,12 +94,12 @@ def test_the_inner_loss_descends_and_weights_get_no_gradient(subject: Subject, p
     def after(steps: int) -> float:
         lat = Lat(inner_steps=steps, positions=positions)  # type: ignore[arg-type]
         with torch.no_grad():
-            return float(lat.inner_loss(subject, pairs, lat.prepare(subject, batch())))
+            return float(inner_loss(lat, subject, pairs, attacked(lat, subject, batch())))
 
     losses = [after(steps) for steps in (1, 4, 16)]
     clean = {layer: torch.zeros(*pairs.ids[:2].shape, subject.d_model) for layer in range(4)}
     with torch.no_grad():
-        unperturbed = float(Lat().inner_loss(subject, pairs, Shift(by_layer=clean)))
+        unperturbed = float(inner_loss(Lat(), subject, pairs, Shift(by_layer=clean)))
     assert losses[2] < losses[1] < losses[0] < unperturbed
     assert all(parameter.grad is None for parameter in subject.model.parameters())
 
@@ -105,8 +116,8 @@ def test_the_attack_makes_the_harmful_start_likelier_and_the_refusal_unlikelier(
     refusal, harmful = log_p(nothing)
     for toward, away in ((1.0, 0.0), (0.0, 1.0)):
         lat = Lat(inner_steps=8, toward=toward, away=away)
-        attacked = log_p(lat.prepare(subject, batch()))
-        assert attacked[1] > harmful + 1 if toward else attacked[0] < refusal - 0.1
+        after = log_p(attacked(lat, subject, batch()))
+        assert after[1] > harmful + 1 if toward else after[0] < refusal - 0.1
 
 
 def test_what_is_perturbed(subject: Subject) -> None:
@@ -119,7 +130,7 @@ def test_what_is_perturbed(subject: Subject) -> None:
 def test_refusal_and_harmful_start_share_the_shift_of_their_request(subject: Subject) -> None:
     """Each row alone, without padding, under its own part of the shift, has the same logits."""
     pairs = pair_batch(EXAMPLES)
-    shift = Lat(inner_steps=2, layers=1).prepare(subject, batch())
+    shift = attacked(Lat(inner_steps=2, layers=1), subject, batch())
     with torch.no_grad():
         (refusal, _), (harmful, _) = shifted_pairs(subject, pairs, shift)
         for row, example in enumerate(EXAMPLES):
@@ -138,7 +149,7 @@ def test_refusal_and_harmful_start_share_the_shift_of_their_request(subject: Sub
 
 
 def test_the_shift_is_seeded(subject: Subject) -> None:
-    a, b, c = (Lat(inner_steps=2).prepare(subject, batch(seed)).by_layer[1] for seed in (0, 0, 1))
+    a, b, c = (attacked(Lat(inner_steps=2), subject, batch(seed)).by_layer[1] for seed in (0, 0, 1))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
 
@@ -169,7 +180,8 @@ def test_dpo_by_hand(subject: Subject) -> None:
     lat = Lat(base="dpo", beta=0.3, layers=1)
     lat.begin(subject)
     pairs = pair_batch(EXAMPLES)
-    nothing = Shift(by_layer={2: torch.zeros(*pairs.ids[:2].shape, subject.d_model)})
+    still = Shift(by_layer={2: torch.zeros(*pairs.ids[:2].shape, subject.d_model)})
+    nothing = Disturbed(perturbation=still, layers=[2])
     with torch.no_grad():
         terms = lat.losses(subject, batch(benign=False), nothing)
         assert float(terms["dpo"]) == pytest.approx(math.log(2), abs=1e-5)
@@ -209,18 +221,17 @@ def test_training_lowers_the_loss_under_a_new_attack(subject: Subject, tmp_path:
     lat = Lat(base=base, inner_steps=4, model_steps=2, benign_weight=0.5)  # type: ignore[arg-type]
     lat.begin(subject)
 
-    def attacked() -> float:
+    def loss_under_attack() -> float:
         fresh = batch(seed=99)
         shift = lat.prepare(subject, fresh)
         with torch.no_grad():
             terms = lat.losses(subject, fresh, shift)
         return sum(lat.weights[name] * float(term) for name, term in terms.items())
 
-    before = attacked()
+    before = loss_under_attack()
     settings = Settings(learning_rate=3e-3, batch_size=2, steps=15, benign_batch_size=2)
     fit(subject, lat, lat.pools(EXAMPLES, BENIGN), settings, tmp_path, say=lambda line: None)
-    lat_frozen = attacked()
-    assert lat_frozen < before * 0.7
+    assert loss_under_attack() < before * 0.7
 
 
 @pytest.mark.parametrize(

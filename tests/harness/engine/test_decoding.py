@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import harness.engine.sweep
+import harness.model.placement
 from asabench.core.errors import UserError
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Prompt
@@ -74,11 +75,11 @@ def test_other_errors_are_not_taken_for_memory(llama: Subject, monkeypatch: pyte
 def test_rows_are_bounded_by_measured_bytes(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     # keys and values, 4 blocks, 2 heads of 8 numbers of 4 bytes
     assert kv_bytes_per_position(llama) == 2 * 4 * 2 * 8 * 4
-    monkeypatch.setattr(harness.engine.sweep, "free_memory", lambda device: 10_000_000)
+    monkeypatch.setattr(harness.model.placement, "free_memory", lambda device: 10_000_000)
     few, many = rows_that_fit(llama, 1000, 512), rows_that_fit(llama, 10, 512)
     assert 1 <= few < many
     assert few * 1000 * 512 < 10_000_000
-    monkeypatch.setattr(harness.engine.sweep, "free_memory", lambda device: 0)
+    monkeypatch.setattr(harness.model.placement, "free_memory", lambda device: 0)
     assert rows_that_fit(llama, 1000, 512) == 1
     assert texts(llama) == texts(llama, max_rows=1)
 

@@ -95,3 +95,26 @@ def test_what_the_generation_config_may_ask_for() -> None:
     set_generation_settings(subject.model, GenerationConfig(no_repeat_ngram_size=3))
     with pytest.raises(UserError, match=r"sets no_repeat_ngram_size, which .* the engine vllm does not support"):
         only_repetition_penalty(subject)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"device": "cuda:1"},
+            r"--device cuda:1 is for the model of --engine hf; vLLM takes the GPUs that CUDA_VISIBLE",
+        ),
+        ({"device_map": "auto"}, r"--device-map auto is for the model of --engine hf"),
+        ({"attention": "eager"}, r"--attention eager is for the model of --engine hf"),
+    ],
+)
+def test_vllm_places_its_model_itself(tmp_path: Path, with_vllm: None, options: dict[str, Any], said: str) -> None:
+    how: dict[str, Any] = {"engine": "vllm", "judge": "rules", "uncertified": True, "prompts": PROMPTS}
+    with pytest.raises(UserError, match=said):
+        evaluate(str(tmp_path / "nowhere"), **how, **options)
+
+
+@pytest.mark.parametrize("options", [{"tensor_parallel": 2}, {"gpu_memory": 0.5}])
+def test_what_is_vllms_alone(llama: Subject, options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"is for --engine vllm; the engine hf spreads a model with --device-map auto"):
+        evaluate(llama, prompts=PROMPTS, judge="rules", uncertified=True, **options)

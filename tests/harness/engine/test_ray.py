@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,12 @@ def test_an_environment_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         ray_engine.check_ray()
 
 
-def test_a_dry_run_is_of_this_process(model: str, tmp_path: Path) -> None:
-    """The model that it would measure is not loaded here."""
+def test_a_dry_run_says_what_it_can_of_workers(model: str, tmp_path: Path) -> None:
+    """The model is not loaded here: nothing of it is timed, and cells, memory and disk are told all the same."""
     choices = Choices.of(prompts=PROMPTS, judge="rules", uncertified=True, out=tmp_path / "run", workers=2)
-    with pytest.raises(UserError, match=r"--dry-run measures the model in this process, and --engine or --workers"):
-        estimate(make_plan(model, choices))
+    cost, here = estimate(make_plan(model, choices)), estimate(make_plan(model, replace(choices, workers=None)))
+    assert (cost.cells, cost.tokens, cost.model_bytes) == (here.cells, here.tokens, here.model_bytes)
+    assert cost.memory_bytes == here.memory_bytes
+    assert not cost.measured
+    assert [part.name for part in cost.parts] == ["judge"]
+    assert cost.disk_bytes > 0

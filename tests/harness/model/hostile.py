@@ -1,6 +1,6 @@
 """Model and adapter folders that are hostile or broken, each with what is right: the corpus of `test_hostile`.
 
-    python -m tests.harness.model.hostile      tries all of them and writes the table into docs/hostile-models.md
+    python -m tests.harness.model.hostile      tries all of them and writes the table into docs/security.md
 
 A folder is a tiny model of a family, or an adapter on one, with one fault in it. Pickles and code in it leave a mark
 when they run.
@@ -32,7 +32,7 @@ from harness.model import safe_loading
 from harness.model.subject import check_prompt_format, load
 from tests.conftest import ROOT, chat_tokenizer, tiny_model
 
-PAGE = ROOT / "docs" / "hostile-models.md"
+PAGE = ROOT / "docs" / "security.md"
 FAMILIES = ("llama", "gpt2")
 SHORT_LIMITS = safe_loading.Limits(cpu_seconds=3, seconds=40.0, memory=2**30, output=2**16)
 PROMPTS = [Prompt(id="p", goal="paint a fence"), Prompt(id="q", goal="count to ten, slowly")]

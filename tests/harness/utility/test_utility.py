@@ -21,6 +21,7 @@ from asabench.core.estimate import Rate
 from asabench.core.prompts import load_prompts
 from asabench.core.protocol import PRESETS
 from asabench.core.records import Cell, Prompt, Response
+from asabench.core.request_sets import BENIGN, OVER_REFUSAL
 from asabench.core.text import in_words
 from asabench.core.utility_report import TaskScore, near_chance, read_utility, utility_table
 from asabench.judging.labelled_pairs import labelled_pairs
@@ -33,7 +34,7 @@ from harness.utility.choices import log_likelihoods
 from harness.utility.csqa import csqa_scores, read_questions
 from harness.utility.gsm8k import final_number, gsm8k_scores, read_problems
 from harness.utility.measure import make_choices, measure
-from harness.utility.requests import BENIGN, OVER_REFUSAL, described, load_requests
+from harness.utility.requests import described, load_requests
 from harness.utility.sources import HubTable, read_table
 from tests.command_line import asabench, refused_in_one_line
 from tests.conftest import tiny_subject

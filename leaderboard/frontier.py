@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 44, 506, 16, 252
 SHOWN = 4
 """So many entries have a curve of their own: more cannot be told apart."""
-MOST = 40
+MOST = 16
 """So many entries have a point: the best, those with a rank first. The page of a large board stays small."""
 NAMED = 8
 """So many points have their name beside them; every point says it to who hovers or listens."""

@@ -1,0 +1,1 @@
+"""Models with something to remove: a planted backdoor, facts nobody else knows."""
