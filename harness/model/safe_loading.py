@@ -151,13 +151,16 @@ def _limit(limits: Limits) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # the parent's threads are not here
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     spent = math.ceil(time.process_time())  # by a new process, on its imports
-    resource.setrlimit(resource.RLIMIT_CPU, (spent + limits.cpu_seconds, spent + limits.cpu_seconds + 5))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    wanted = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CPU: spent + limits.cpu_seconds,
+    }
     if sys.platform.startswith("linux"):
-        signal.signal(signal.SIGXCPU, signal.SIG_DFL)
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        _, most = resource.getrlimit(resource.RLIMIT_AS)
-        wanted = held + limits.memory
-        resource.setrlimit(resource.RLIMIT_AS, (wanted if most < 0 else min(wanted, most), most))
+        wanted[resource.RLIMIT_AS] = held + limits.memory
+    for kind, most in wanted.items():
+        soft, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (min([most, *(each for each in (soft, hard) if each >= 0)]), hard))
