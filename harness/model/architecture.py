@@ -80,15 +80,9 @@ def forward(
         arguments[names.cache] = cache
     if last is not None and names.last_logits is not None:
         arguments[names.last_logits] = last
-    mask = _told(attention_mask)
-    logits: Tensor = model(input_ids=input_ids, attention_mask=mask, **arguments).logits
+    logits: Tensor = model(input_ids=input_ids, attention_mask=attention_mask, **arguments).logits
     logits = logits.to(input_ids.device)  # of a model over several devices, they come out where the last block is
     return logits if last is None else logits[:, -last:]
-
-
-def _told(mask: Tensor) -> Tensor | None:
-    """The mask as a forward is told it: none where weights are left on disk, since what is in a mask is looked at."""
-    return None if mask.is_meta else mask
 
 
 @torch.no_grad()
@@ -135,7 +129,7 @@ def _tried_names(model: Any) -> ForwardNames:
     mask = torch.ones_like(tokens)
 
     def run(**arguments: Any) -> Any:
-        return model(input_ids=tokens, attention_mask=_told(mask), **{"use_cache": False, **arguments})
+        return model(input_ids=tokens, attention_mask=mask, **{"use_cache": False, **arguments})
 
     plain = run().logits  # what goes wrong here has nothing to do with a name
 
@@ -267,6 +261,16 @@ def set_generation_settings(model: Any, settings: Any) -> None:
 def configuration(model: Any) -> Any:
     """The model's configuration, as other parts of transformers ask for it."""
     return model.config
+
+
+def stated_cache_values(model: Any) -> int:
+    """Keys and values of a position, of all blocks together, as the configuration says: for a model whose weights are
+    left on disk, which cannot be run."""
+    config = text_configuration(model)
+    heads = config.num_attention_heads
+    of_keys = getattr(config, "num_key_value_heads", None) or heads
+    wide = getattr(config, "head_dim", None) or d_model(model) // heads
+    return (n_layers(model) or 0) * 2 * int(of_keys * wide)
 
 
 def text_configuration(model: Any) -> Any:

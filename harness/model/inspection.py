@@ -19,6 +19,7 @@ from typing import Any
 
 from asabench.core.errors import UserError
 from asabench.core.files import parse_json
+from harness.model import architecture
 from harness.model.safe_loading import is_memory_fault, within_limits
 from harness.model.weights import ADAPTER_CONFIG, few
 
@@ -325,7 +326,11 @@ def _check_size(model: Any, name: str, file: str, bytes_per_value: int, room: in
         return
     values = sum(each.numel() for each in (*model.parameters(), *model.buffers()))
     # Four bits a weight are the fewest that a quantisation packs
-    needed = values // 2 if getattr(model.config, "quantization_config", None) else values * bytes_per_value
+    needed = (
+        values // 2
+        if getattr(architecture.configuration(model), "quantization_config", None)
+        else values * bytes_per_value
+    )
     if needed > room:
         raise UserError(
             f"the model {name} has {values:,} weights by its {file}, which take {needed / 2**30:,.1f} GiB, and "
@@ -338,7 +343,7 @@ def _try_patterns(model: Any) -> None:
     """The regular expressions of a quantisation, on the names of the modules that they are for."""
     import re
 
-    settings = getattr(model.config, "quantization_config", None)
+    settings = getattr(architecture.configuration(model), "quantization_config", None)
     for _, value in _everywhere(settings if isinstance(settings, dict) else {}):
         for pattern in value if isinstance(value, list) else []:
             with _left_to_the_loader():
@@ -394,7 +399,7 @@ def _tokenizer(folder: Path, model: Any) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=False, config=None if model is None else model.config
+        folder, trust_remote_code=False, config=None if model is None else architecture.configuration(model)
     )
 
 
