@@ -26,7 +26,7 @@ TOP = {
     "index.md": "README.md",
     "contributing.md": "CONTRIBUTING.md",
     "responsible-use.md": "RESPONSIBLE_USE.md",
-    "security.md": "SECURITY.md",
+    "security-policy.md": "SECURITY.md",
     "changelog.md": "CHANGELOG.md",
 }
 PAGES = {file: page for page, file in TOP.items()}
