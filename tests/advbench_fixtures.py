@@ -15,6 +15,8 @@ import pytest
 
 from asabench.core import advbench
 from asabench.core.records import sha256_hex
+from asabench.submission import known
+from asabench.submission.checks import runs
 from tests.hub_server import HubServer, Repo
 
 PAIRS = (
@@ -35,6 +37,9 @@ def publish_digests(folder: Path, monkeypatch: pytest.MonkeyPatch, pairs: Sequen
     for cached in (advbench.digests, advbench.published_targets):
         cached.cache_clear()
         monkeypatch.setattr(advbench, cached.__name__, cached.__wrapped__)
+    if hasattr(known.prompt_set, "__wrapped__"):
+        for module in (known, runs):
+            monkeypatch.setattr(module, "prompt_set", known.prompt_set.__wrapped__)
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, goals: Sequence[str] | None = GOALS) -> None:

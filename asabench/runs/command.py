@@ -36,6 +36,8 @@ ALLOWED_OPTIONS = frozenset(
         "--target",
         "--targets",
         "--judge",
+        "--certificate",
+        "--prefix",
         "--dtype",
         "--paper-code",
         "--uncertified",

@@ -19,6 +19,7 @@ from asabench.core.records import Cell, Prompt, Response
 from harness.attacks import Attack, WholeAttack
 from harness.engine.decoding import decode
 from harness.engine.generation_config import active_processors
+from harness.model import architecture
 from harness.model.kv_cache import bytes_per_position, growing_cache
 from harness.model.limits import check_fits
 from harness.model.memory import is_out_of_memory
@@ -174,7 +175,10 @@ def injection_of(cells: Sequence[Cell], directions: Tensor, protocol: Protocol) 
 
 @torch.no_grad()
 def kv_bytes_per_position(subject: Subject) -> float:
-    """Bytes of cache that a row takes per position, measured on two tokens."""
+    """Bytes of cache that a row takes per position, measured on two tokens; as the configuration has it, of a model
+    whose weights are left on disk."""
+    if subject.device.type == "meta":
+        return float(architecture.stated_cache_values(subject.model) * subject.model.dtype.itemsize)
     ids = torch.zeros(1, 2, dtype=torch.long, device=subject.device)
     cache = growing_cache(subject.n_layers, 2)
     subject.forward(ids, torch.ones_like(ids), cache=cache)

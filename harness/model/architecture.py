@@ -263,6 +263,16 @@ def configuration(model: Any) -> Any:
     return model.config
 
 
+def stated_cache_values(model: Any) -> int:
+    """Keys and values of a position, of all blocks together, as the configuration says: for a model whose weights are
+    left on disk, which cannot be run."""
+    config = text_configuration(model)
+    heads = config.num_attention_heads
+    of_keys = getattr(config, "num_key_value_heads", None) or heads
+    wide = getattr(config, "head_dim", None) or d_model(model) // heads
+    return (n_layers(model) or 0) * 2 * int(of_keys * wide)
+
+
 def text_configuration(model: Any) -> Any:
     """The configuration of the model's text part."""
     return _text_config(model)

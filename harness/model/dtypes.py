@@ -49,17 +49,22 @@ def _own(config: Any, weights: Sequence[Path], name: str) -> torch.dtype:
 
 
 def _first_in(weights: Sequence[Path]) -> torch.dtype | None:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     for path in weights:
         if path.suffix != ".safetensors":
             continue
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - no mapping
-                held = file.get_slice(key)
-                dtype: torch.dtype = held[:0].dtype if held.get_shape() else file.get_tensor(key).dtype
-                if dtype.is_floating_point:
-                    return dtype
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 - no mapping
+                    held = file.get_slice(key)
+                    dtype: torch.dtype = held[:0].dtype if held.get_shape() else file.get_tensor(key).dtype
+                    if dtype.is_floating_point:
+                        return dtype
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"the weights in {path} cannot be read ({first_line(error)}); download them again"
+            ) from None
     return None
 
 

@@ -19,6 +19,7 @@ from asabench.core.paths import expanded
 from asabench.core.records import sha256_hex
 from asabench.core.training_record import TRAINING_FILE, read_training
 from harness.model.adapters import adapter_weights, base_of, is_adapter, is_folder, is_pinned
+from harness.model.inspection import check_folder
 from harness.model.packaged import Weights, file_sha256, weights
 from harness.model.weights import ADAPTER_CONFIG, refuse_other_weights
 
@@ -28,6 +29,10 @@ CODE_FILES = ["*.py"]
 TEXT_SUFFIXES = (".json", ".jinja", ".txt", ".py")
 BINARY_SUFFIXES = (".safetensors", ".bin", ".model")
 CONVERTED_FILE = "converted.json"
+_LONGEST_NAME = 200
+"""Characters of a name that a line repeats."""
+MOST_ADAPTERS = 8
+"""Adapters that may stand on top of each other."""
 RECORDS = (TRAINING_FILE, "settings.json", CONVERTED_FILE)
 """What is written beside a model: how it was made. Times and paths in it are no part of a digest."""
 
@@ -74,8 +79,9 @@ def _located(name: str, trust: _Trust, above: tuple[Path, ...]) -> ModelFiles:
 
 def _on_hub(repository: str, revision: str, trust: _Trust, above: tuple[Path, ...]) -> ModelFiles:
     if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
+        shown = repository if len(repository) <= _LONGEST_NAME else f"{repository[:_LONGEST_NAME]}..."
         raise UserError(
-            f"unknown model {repository!r}; allowed: a short name ({', '.join(SHORT_NAMES)}), a local folder that "
+            f"unknown model {shown!r}; allowed: a short name ({', '.join(SHORT_NAMES)}), a local folder that "
             f"exists, or a hub id such as {HUB_EXAMPLE}"
         )
     patterns = SAFE_FILES + (PICKLE_FILES if trust.pickle else []) + (CODE_FILES if trust.code else [])
@@ -85,6 +91,7 @@ def _on_hub(repository: str, revision: str, trust: _Trust, above: tuple[Path, ..
 
 def _in_folder(folder: Path, name: str, commit: str | None, trust: _Trust, above: tuple[Path, ...]) -> ModelFiles:
     """A whole model, or an adapter and its base. commit: of the hub, where the folder comes from there."""
+    check_folder(folder, name if commit else str(folder), allow_remote_code=trust.code)
     if is_adapter(folder, name if commit else str(folder)):
         return _adapted(folder, name, commit, trust, above)
     if not (folder / "config.json").is_file():
@@ -104,6 +111,10 @@ def _adapted(folder: Path, name: str, commit: str | None, trust: _Trust, above: 
             f"the adapter {shown} is its own base; name the model it was trained on in its {ADAPTER_CONFIG}"
         )
     above = (*above, folder.resolve())
+    if len(above) > MOST_ADAPTERS:
+        raise UserError(
+            f"the adapter {shown} is one of more than {MOST_ADAPTERS}, each the base of the next; merge some of them"
+        )
     adapter_weights(folder, shown, allow_pickle=trust.pickle)
     made_for = _base_revision(folder)
     wanted = base_of(folder, shown, made_for)

@@ -11,6 +11,7 @@ from torch import nn
 
 from asabench.core.errors import UserError
 from asabench.core.model_names import folder_revision
+from harness.model import architecture
 from harness.model.limits import check_finite_weights
 from harness.model.subject import Subject, make_subject
 
@@ -37,7 +38,7 @@ def subject_in_memory(model: Any, tokenizer: Any, name: str | None = None) -> Su
             "a model in memory comes without its tokenizer; give it too, as in asabench.evaluate(model, tokenizer)"
         )
     model.eval().requires_grad_(False)
-    source = PurePath(str(getattr(model.config, "_name_or_path", "") or type(model).__name__))
+    source = PurePath(str(getattr(architecture.configuration(model), "_name_or_path", "") or type(model).__name__))
     named = name or source.name or type(model).__name__
     subject = make_subject(model, tokenizer, name=named, revision=folder_revision(weights_digest(model)))
     check_finite_weights(model, named, subject.dtype)

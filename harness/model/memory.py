@@ -21,6 +21,13 @@ def free_memory(device: torch.device) -> int:
     return max(available, 0)
 
 
+def most_room() -> int:
+    """Bytes that weights can take at most: what is free on the CPU and all that GPUs have. What is free there is not
+    asked: that takes memory on each of them."""
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    return free_memory(torch.device("cpu")) + sum(torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 

@@ -19,6 +19,8 @@ from asabench.core.records import Prompt
 BYTE_ORDER_MARK = "\ufeff"
 FIXED_DATE = datetime(2024, 7, 26)
 """The day that a template is told where the protocol's variables name none."""
+MOST_WRITTEN = 2**20
+"""Characters that a template may make of a request."""
 _DATE_FORMAT = "%d %b %Y"
 
 
@@ -168,7 +170,7 @@ def _rendered(tokenizer: Any, messages: Any, protocol: Protocol, name: str, **op
     variables = protocol.chat_template_variables
     try:
         with _calendar_at(fixed_date(variables), tokenizer):
-            return tokenizer.apply_chat_template(messages, **{"add_generation_prompt": True, **options}, **variables)
+            made = tokenizer.apply_chat_template(messages, **{"add_generation_prompt": True, **options}, **variables)
     except UserError:
         raise
     except Exception as error:  # a template is a program: it can raise anything
@@ -176,6 +178,12 @@ def _rendered(tokenizer: Any, messages: Any, protocol: Protocol, name: str, **op
             f"the chat template of {name} cannot format a request ({with_type(error)}); "
             "give another one with --chat-template FILE"
         ) from None
+    if isinstance(made, str) and len(made) > MOST_WRITTEN:
+        raise UserError(
+            f"the chat template of {name} writes {len(made)} characters for one request; at most {MOST_WRITTEN} are "
+            "taken: give another one with --chat-template FILE"
+        )
+    return made
 
 
 def rendered_chat(tokenizer: Any, messages: list[dict[str, str]], protocol: Protocol, name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from asabench.core.errors import UserError, first_line
+from harness.model import architecture
 from harness.model.files import locate
 from harness.model.subject import pick_device
 
@@ -35,11 +36,11 @@ class RewardModel:
                 f"the reward model {name} cannot be loaded ({first_line(error)}); give a sequence classifier with one "
                 "output, by folder or hub id"
             ) from None
-        if (outputs := model.config.num_labels) != 1:
+        if (outputs := architecture.configuration(model).num_labels) != 1:
             raise UserError(f"the reward model {name} has {outputs} outputs; give one with a single output")
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        model.config.pad_token_id = self._tokenizer.pad_token_id
+        architecture.configuration(model).pad_token_id = self._tokenizer.pad_token_id
         self._model = model.to(self._device).eval().requires_grad_(False)
 
     def score(self, requests: Sequence[str], answers: Sequence[str]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from asabench.core.errors import UserError, first_line, one_line
+from asabench.core.models import SHORT_NAMES
 from asabench.core.protocol import Protocol
 from asabench.core.records import Prompt
 from harness.model import architecture
@@ -18,9 +19,10 @@ from harness.model.adapters import TEMPLATE_FILE, check_kind, has_tokenizer, mer
 from harness.model.attention import check_attention
 from harness.model.dtypes import check_dtype, resolved_dtype
 from harness.model.files import locate
+from harness.model.inspection import try_files
 from harness.model.kv_cache import Cache
 from harness.model.limits import check_finite, check_finite_weights
-from harness.model.memory import keep_freed_memory
+from harness.model.memory import keep_freed_memory, most_room
 from harness.model.placement import (
     DeviceMap,
     check_device_map,
@@ -30,6 +32,7 @@ from harness.model.placement import (
     require_accelerate,
 )
 from harness.model.prompt_format import check_prompts, check_template, prefix_ids, prompt_ids, prompt_text, without_mark
+from harness.model.safe_loading import within_limits
 from harness.model.stop_tokens import chat_stops, check_stops, generate_stops, protocol_stops, read_generation_config
 from harness.model.weights import load_weights, weight_files, without_weights
 from harness.progress import phase
@@ -42,7 +45,8 @@ class Subject:
 
     `blocks` are the decoder blocks in order: block l's output is the residual stream h^(l), shape (row, position,
     d_model). `name` and `revision` say which weights these are, `checks` how that was seen, by check. `folder` holds
-    them as they are; None where adapters were merged, or the model was made in memory.
+    them as they are; None where adapters were merged, or the model was made in memory. `strange`: its template and
+    tokenizer are somebody else's programs, which are tried in a child process before they run in this one.
     """
 
     model: Any
@@ -52,6 +56,7 @@ class Subject:
     revision: str
     checks: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
+    strange: bool = False
 
     @property
     def n_layers(self) -> int:
@@ -193,6 +198,18 @@ def _loaded(
     target = pick_device(device)
     _quiet_transformers()
     files = locate(name, allow_pickle=allow_pickle, allow_remote_code=allow_remote_code)
+    # Packaged models are pinned by digest; whoever allows a model's own code lets it do anything
+    strange = (name not in SHORT_NAMES or chat_template is not None) and not allow_remote_code
+    left_on_disk = not weights and not files.adapters
+    if strange:
+        try_files(
+            files.folder,
+            files.adapters,
+            name,
+            template=chat_template,
+            bytes_per_value=4 if dtype == "float32" or (dtype is None and target.type == "cpu") else 2,
+            room=None if left_on_disk else most_room(),
+        )
     for adapter in files.adapters:
         check_kind(adapter, name)
     config = _configuration(files.folder, name, allow_remote_code)
@@ -202,7 +219,6 @@ def _loaded(
     if target.type == "cpu":
         keep_freed_memory()
     generation_config = read_generation_config(files.folder, name)
-    left_on_disk = not weights and not files.adapters
     quantised = architecture.quantisation(config)
     if quantised is not None and not left_on_disk:
         require_accelerate(f"the model {name}, which is quantised ({quantised}),")
@@ -269,13 +285,14 @@ def _loaded(
             revision=files.revision,
             checks=checks,
             folder=files.folder,
+            strange=strange,
         )
     if placed is None:
         model = model.to(target) if device_map is None else dispatched(model, device_map)
     model.eval().requires_grad_(False)
     check_finite_weights(model, files.name, str(number_format).removeprefix("torch."))
     subject = make_subject(model, tokenizer, name=files.name, revision=files.revision, checks=checks)
-    return subject if files.adapters else replace(subject, folder=files.folder)
+    return replace(subject, folder=None if files.adapters else files.folder, strange=strange)
 
 
 def _tokenizer(folder: Path, name: str, allow_remote_code: bool, config: Any = None) -> Any:
@@ -401,7 +418,23 @@ def check_prompt_format(subject: Subject, protocol: Protocol, prompts: Sequence[
     """`UserError` when the protocol formats prompts as a chat and the model has no chat template for it, or when what
     the model would read are not these prompts (`harness.model.prompt_format.check_prompts`)."""
     check_template(subject.tokenizer, protocol, subject.name)
-    check_prompts(subject.tokenizer, prompts, protocol, subject.name)
+    if not subject.strange:
+        check_prompts(subject.tokenizer, prompts, protocol, subject.name)
+        return
+    within_limits(
+        _try_prompts,
+        subject.tokenizer,
+        tuple(prompts),
+        protocol,
+        subject.name,
+        name=subject.name,
+        more_seconds=len(prompts) // 20,  # a request takes some milliseconds
+    )
+
+
+def _try_prompts(tokenizer: Any, prompts: Sequence[Prompt], protocol: Protocol, name: str) -> Iterator[str]:
+    yield "a prompt (the chat template and the tokenizer)"
+    check_prompts(tokenizer, prompts, protocol, name)
 
 
 def _configuration(folder: Path, name: str, allow_remote_code: bool) -> Any:

@@ -100,7 +100,7 @@ def _named_files(folder: Path, name: str) -> tuple[Path, ...]:
 def _indexed(folder: Path, name: str, index: str) -> tuple[Path, ...]:
     """The files of an index, each once, in its order."""
     shards = _config_value(folder / index, "weight_map")
-    if not isinstance(shards, dict) or not shards:
+    if not isinstance(shards, dict) or not shards or not all(isinstance(each, str) for each in shards.values()):
         raise UserError(f"{index} of the model {name} names no weights (weight_map); download it again")
     return tuple(_inside(folder, name, str(shard)) for shard in dict.fromkeys(shards.values()))
 

@@ -306,7 +306,7 @@ def test_the_first_view_of_500_entries_is_small_and_works(browser: Any, tmp_path
     assert page.locator(".board tbody tr").count() == 500
     loaded = {re.sub(r".*/", "", url.partition("?")[0]) for url in visit.requests if url.startswith("file:")}
     assert loaded == {"index.html", "style.css", "board.js"}
-    assert sum((tmp_path / "site" / name).stat().st_size for name in loaded) < 340_000
+    assert sum((tmp_path / "site" / name).stat().st_size for name in loaded) < 350_000
     rows = json.loads((tmp_path / "site" / "rows.json").read_text())
     assert len(rows) == 500
     visit.check_quiet()

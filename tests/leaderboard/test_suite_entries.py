@@ -67,4 +67,4 @@ def test_the_page_has_the_curve_and_what_broke_the_prompts() -> None:
     assert "Smallest dose that breaks each prompt" in page
     assert "50 answers were looked at of the 1000" in page
     assert "LASR by layer" not in page
-    assert "suite auto-1" in render_index([track], [])
+    assert "suite auto-1" in render_index([track], [], {track.key: ()})

@@ -35,10 +35,10 @@ from asabench.core.records import Cell, Prompt, Response
 from harness.attacks import make_attack, make_attacks
 from harness.engine.decoding import decode
 from harness.engine.sweep import ROWS_ON_GPU, grid, injection_of, propose, sweep
-from harness.model.subject import Subject, make_subject, pick_device
+from harness.model.subject import Subject, pick_device
 from tools.speed.sweep import (
+    FAMILIES,
     SHAPES,
-    WordTokenizer,
     by_generate,
     copy_speed,
     fed_weights,
@@ -47,6 +47,7 @@ from tools.speed.sweep import (
     random_subject,
     smallest_gap,
     timed,
+    tiny,
 )
 
 SECONDS = 520.0
@@ -55,16 +56,6 @@ SECONDS = 520.0
 AIM, LIMIT = 30.0, 10.0
 """Seconds for 100 prompts x 32 blocks x 50 tokens of an 8B model on one H200: the aim, and what would be the limit."""
 
-FAMILIES = ("LlamaConfig", "Qwen3Config", "GPTNeoXConfig")
-TINY = dict(
-    vocab_size=512,
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    max_position_embeddings=512,
-    eos_token_id=None,
-)
 PACKAGES = ("transformers", "accelerate", "peft", "flash-attn", "bitsandbytes", "gptqmodel", "vllm", "ray")
 
 Found = Mapping[str, Any]
@@ -101,21 +92,6 @@ class Setting:
         return PRESETS["asabench-v1"].model_copy(
             update={"max_new_tokens": tokens or self.tokens, "doses": (1.0,), "seeds": (0,)}
         )
-
-
-def tiny(family: str, device: torch.device, dtype: torch.dtype) -> Subject:
-    """A random model of a family with weights large enough that its answers differ."""
-    import transformers
-
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, family)(**TINY)).eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, 0.3, generator=generator)
-    model = model.to(device=device, dtype=dtype).requires_grad_(False)
-    return make_subject(model, WordTokenizer(TINY["vocab_size"] or 0), name=family, revision="random")
 
 
 def answered(subject: Subject, cells: Sequence[Cell], protocol: Protocol, **how: Any) -> list[Response]:

@@ -102,6 +102,34 @@ def random_subject(shape: str, device: torch.device, dtype: torch.dtype) -> Subj
     return make_subject(model, WordTokenizer(config.vocab_size), name=f"random-{shape}", revision="random")
 
 
+FAMILIES = ("LlamaConfig", "Qwen3Config", "GPTNeoXConfig")
+TINY = dict(
+    vocab_size=512,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    max_position_embeddings=512,
+    eos_token_id=None,
+)
+
+
+def tiny(family: str, device: torch.device, dtype: torch.dtype) -> Subject:
+    """A random model of a family with weights large enough that its answers differ."""
+    import transformers
+
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, family)(**TINY)).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.3, generator=generator)
+    model = model.to(device=device, dtype=dtype).requires_grad_(False)
+    return make_subject(model, WordTokenizer(TINY["vocab_size"] or 0), name=family, revision="random")
+
+
 def by_generate(subject: Subject, cells: Sequence[Cell], protocol: Protocol) -> list[Tokens]:
     """`generate()` over left-padded prompts; the cells share a layer."""
     attack = {"random": make_attack("random", protocol)}

@@ -36,6 +36,7 @@ OTHER_VALUES: dict[str, Any] = {
     "judged_text": "whole-without-prompt",
     "reference_loss": "after-goal-length",
     "gradient_forward": "train",
+    "prefix_tokens": 3,
 }
 
 
@@ -68,6 +69,7 @@ def test_asabench_v1() -> None:
         "judged_text": "answer",
         "reference_loss": "after-shared-tokens",
         "gradient_forward": "eval",
+        "prefix_tokens": 0,
     }
 
 
@@ -95,6 +97,7 @@ def test_gu2025() -> None:
         "judged_text": "answer",
         "reference_loss": "after-shared-tokens",
         "gradient_forward": "eval",
+        "prefix_tokens": 0,
     }
 
 

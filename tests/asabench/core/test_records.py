@@ -153,7 +153,7 @@ def test_verdict_columns_match_the_schema() -> None:
     read = {"onset": True, "content_label": "incoherent"}
     columns = verdict_columns(Verdict(**said, **facts, **read))
     assert_matches(columns, VERDICT_SCHEMA)
-    assert columns == {**said, **facts, **read, "label": "unsafe"}
+    assert columns == {**said, **facts, **read, "label": "unsafe", "content_rules": None}
 
 
 def test_an_unscored_verdict_has_null_columns() -> None:

@@ -65,7 +65,17 @@ def test_python_takes_the_choices_with_their_defaults() -> None:
 def test_the_command_line_takes_the_choices_with_their_defaults() -> None:
     command = typer.main.get_command(app).commands["evaluate"]  # type: ignore[attr-defined]
     defaults = {option.name: option.default for option in command.params}
-    assert set(defaults) - {"help"} == {"place", "model", "config", "dry_run", "as_json", *NAMES}
+    assert set(defaults) - {"help"} == {
+        "place",
+        "model",
+        "config",
+        "dry_run",
+        "as_json",
+        "verbose",
+        "quiet",
+        "log_file",
+        *NAMES,
+    }
     shown = {name: value for name, value in defaults.items() if name in NAMES and value is not None}
     assert Choices.of(**shown) == DEFAULTS
 

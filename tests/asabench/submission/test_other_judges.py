@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from asabench.core.errors import UserError
-from asabench.core.records import Label, Response, Verdict
+from asabench.core.records import VERDICT_SCHEMA, Label, Response, Verdict
 from asabench.core.row import JudgeInfo
 from asabench.runs.folder import read_run
+from asabench.runs.tables import write_part_of
 from asabench.submission.columns import MOST_JUDGES
 from asabench.submission.findings import Refused
 from asabench.submission.make import Details, make_submission
@@ -88,9 +89,9 @@ def test_without_asking_none_are_submitted(run: Path, tmp_path: Path) -> None:
 
 def test_where_no_other_judge_has_read_all_answers_that_is_said(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
-    for part in (copy / "verdicts").iterdir():
+    for part in (copy / "verdicts").glob("*.parquet"):
         table = pd.read_parquet(part)
-        table[table["judge"] != "by-length-1"].to_parquet(part)
+        write_part_of(part, table[table["judge"] != "by-length-1"], VERDICT_SCHEMA)
     with pytest.raises(UserError, match=r"no other judge than rules-\w+ has read all answers"):
         make_submission([copy], DETAILS, other_judges=True, out=tmp_path / "out")
 

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 
 from asabench.core.errors import UserError
-from asabench.core.records import Prompt, Response, sha256_hex
+from asabench.core.records import RESPONSE_SCHEMA, Prompt, Response, sha256_hex
 from asabench.runs.folder import Run, read_run
 from asabench.runs.merge import merge
+from asabench.runs.tables import write_part_of
 from harness.evaluation.evaluate import Evaluation
 from harness.model.subject import Subject
 from tests.harness.evaluation.test_evaluate import LengthJudge, small
@@ -142,7 +143,7 @@ def test_two_answers_to_one_cell_are_refused_in_float32(llama: Subject, tmp_path
     part = next((tmp_path / "twin" / "responses").glob("part-*"))
     changed = pd.read_parquet(part)
     changed["token_ids"] = [[7] for _ in changed.index]
-    changed.astype({"layer": "Int32", "seed": "Int64"}).to_parquet(part)
+    write_part_of(part, changed.astype({"layer": "Int32", "seed": "Int64"}), RESPONSE_SCHEMA)
     with pytest.raises(UserError, match=r"answer \d+ cells differently"):
         merge([tmp_path / "s1", tmp_path / "s2", tmp_path / "twin"], tmp_path / "merged")
 

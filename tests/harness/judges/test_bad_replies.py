@@ -56,7 +56,6 @@ REFUSED = {"role": "assistant", "content": "unsafe", "refusal": "I cannot judge 
         (Fault(body="[" * 100_000), "no chat completion"),
         (Fault(status=403, body="<html>blocked</html>"), "refused the request (403)"),
         (Fault(status=404, body="<html>not found</html>"), "refused the request (404)"),
-        (Fault(status=302, headers={"Location": "/elsewhere"}), "refused the request (404)"),
     ],
     ids=repr,
 )
