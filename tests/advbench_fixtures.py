@@ -37,9 +37,9 @@ def publish_digests(folder: Path, monkeypatch: pytest.MonkeyPatch, pairs: Sequen
     for cached in (advbench.digests, advbench.published_targets):
         cached.cache_clear()
         monkeypatch.setattr(advbench, cached.__name__, cached.__wrapped__)
-    if hasattr(known.prompt_set, "__wrapped__"):
-        for module in (known, runs):
-            monkeypatch.setattr(module, "prompt_set", known.prompt_set.__wrapped__)
+    uncached = getattr(known.prompt_set, "__wrapped__", known.prompt_set)
+    for module in (known, runs):
+        monkeypatch.setattr(module, "prompt_set", uncached)
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, goals: Sequence[str] | None = GOALS) -> None:
