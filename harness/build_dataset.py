@@ -2,6 +2,7 @@
 
     OUT/build.json        the recipe: a build goes on with the recipe that it began with
     OUT/runs/<config>     the run of a model, as `asabench evaluate` leaves it; it is resumed where it stopped
+    OUT/shards/<config>/  the shares of it that several jobs work on, put together when all are there
     OUT/benchmark         the benchmark folder, when all models are done
 
 One model is in memory at a time. A build may be stopped and started again for as long as it takes.
@@ -10,8 +11,9 @@ One model is in memory at a time. A build may be stopped and started again for a
 from __future__ import annotations
 
 import gc
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,11 +26,13 @@ from asabench.core.files import write_record
 from asabench.core.prompts import load_prompts
 from asabench.core.protocol import size as published_size
 from asabench.core.row import PromptSetInfo, ProtocolInfo, Row
+from asabench.core.shards import Shard
 from asabench.dataset.files import Benchmark, ModelTables, config_name, read_benchmark, write_benchmark
 from asabench.dataset.instances import instances_of_run
 from asabench.dataset.recipe import ModelRecipe, Recipe
 from asabench.runs.choices import Choices
 from asabench.runs.folder import read_run
+from asabench.runs.merge import merge
 from harness.attacks import make_attacks
 from harness.evaluation.cost import estimate
 from harness.evaluation.plan import check_max_rows, make_plan, parse_layers, resolve_protocol
@@ -105,6 +109,50 @@ def build(
     return read_benchmark(benchmark)
 
 
+def build_share(
+    recipe: Recipe,
+    out: Path,
+    shard: Shard,
+    *,
+    device: str = DEVICE,
+    max_rows: int | None = None,
+    bar: float = BAR,
+    uncertified: bool = False,
+    progress: bool = False,
+) -> list[Path]:
+    """Works on one share of every model's run (`asabench.core.shards`), for `build` to put together; their folders.
+    Shares may be of other counts, and may be there twice. Raises `UserError` as `build` does."""
+    check_max_rows(max_rows)
+    _require_distinct(recipe)
+    _keep_recipe(recipe, out)
+    folders = []
+    for number, model in enumerate(recipe.models, start=1):
+        if progress:
+            print(f"model {number} of {len(recipe.models)}: {model.model}, {shard}", file=sys.stderr, flush=True)
+        folder = _shares_folder(out, model) / f"{shard.number}-of-{shard.count}"
+        asked = _choices(recipe, model, out, device, max_rows)
+        asked = replace(asked, bar=bar, uncertified=uncertified, shard=str(shard), out=folder)
+        plan = make_plan(model.model, asked)
+        run_plan(plan, progress=progress)
+        del plan
+        _free_memory()
+        folders.append(folder)
+    return folders
+
+
+def _shares_folder(out: Path, model: ModelRecipe) -> Path:
+    return out / "shards" / _folder(model)
+
+
+def _together(shares: Sequence[Path], path: Path) -> Row:
+    """The run of all shares, in its place whole or not at all."""
+    merging = path.with_name(f"{path.name}.merging")
+    shutil.rmtree(merging, ignore_errors=True)
+    row = merge(shares, merging)
+    merging.rename(path)
+    return row
+
+
 def _complete(path: Path, recipe: Recipe) -> Benchmark | None:
     """The benchmark of that very recipe, which is whole wherever it is: what was cut short behind it is nothing."""
     try:
@@ -176,10 +224,14 @@ def _run(
     uncertified: bool,
     show: bool,
 ) -> Row:
-    """The row of one model's run, made or resumed. A finished one does not load its model again."""
+    """The row of one model's run, made, resumed, or put together from its shares. A finished one does not load its
+    model again."""
     path = _run_folder(out, model)
     if (path / "row.json").is_file():
         return read_run(path).row
+    if shares := sorted(manifest.parent for manifest in _shares_folder(out, model).glob("*/manifest.json")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _together(shares, path)
     choices = replace(_choices(recipe, model, out, device, max_rows), bar=bar, uncertified=uncertified)
     plan = make_plan(model.model, choices)
     row = run_plan(plan, progress=show).row

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -38,6 +39,7 @@ def build(
     dtype: Annotated[Optional[str], option(options.DTYPE, default=f"the recipe's, or {DTYPE}")] = None,
     device: options.Device = DEVICE,
     max_rows: options.MaxRows = None,
+    shard: options.Shard = None,
     overwrite: Annotated[
         bool, option("Write OUT/benchmark again; finished runs are not run again.", "--overwrite")
     ] = False,
@@ -49,9 +51,10 @@ def build(
     """
     needs(*MODEL)
     from asabench.core.numbers import numbers
+    from asabench.core.shards import shard_here
     from asabench.dataset.recipe import Recipe, read_recipe
     from harness.build_dataset import build as build_benchmark
-    from harness.build_dataset import costs
+    from harness.build_dataset import build_share, costs
 
     given = {
         "protocol": protocol,
@@ -72,17 +75,22 @@ def build(
     if dry_run:
         _print_costs(list(costs(checked, out, device=device, max_rows=max_rows)))
         return
+    share = shard_here(shard, os.environ)
+    how: dict[str, Any] = {
+        "device": device,
+        "max_rows": max_rows,
+        "bar": bar,
+        "uncertified": uncertified,
+        "progress": True,
+    }
     try:
-        benchmark = build_benchmark(
-            checked,
-            out,
-            device=device,
-            max_rows=max_rows,
-            bar=bar,
-            uncertified=uncertified,
-            overwrite=overwrite,
-            progress=True,
-        )
+        if share is not None and share.count > 1:
+            folders = build_share(checked, out, share, **how)
+            return print(
+                f"shard {share} of {len(folders)} models is in {out}\n"
+                "When all shards are there, the same command without a shard puts them together."
+            )
+        benchmark = build_benchmark(checked, out, overwrite=overwrite, **how)
     except KeyboardInterrupt:
         interrupted(f"what is done is kept in {out}. Run the same command again.")
     for model in benchmark.manifest.models:

@@ -13,10 +13,11 @@ import yaml
 
 import harness.build_dataset
 from asabench.core.errors import UserError
+from asabench.core.shards import Shard
 from asabench.dataset.recipe import Recipe, read_recipe
 from asabench.runs.folder import read_run
 from asabench.stats.metrics import attack_result
-from harness.build_dataset import build, costs
+from harness.build_dataset import build, build_share, costs
 from tests.conftest import ROOT
 
 CONFIG = ROOT / "configs" / "asabench-8.yaml"
@@ -76,6 +77,36 @@ def test_a_build_goes_on_where_it_stopped(recipe: Recipe, tmp_path: Path, monkey
     assert ran == ["one", "two", "two"], "the finished model is not loaded again"
     for config in whole.configs:
         pd.testing.assert_frame_equal(whole.instances(config).to_pandas(), resumed.instances(config).to_pandas())
+
+
+def test_shares_of_every_model_make_the_build_of_one_job(recipe: Recipe, tmp_path: Path) -> None:
+    """Two shares, one of them asked for twice; nothing is generated at the end."""
+    whole = built(recipe, tmp_path / "whole")
+    out = tmp_path / "shared"
+
+    def share(number: int, count: int) -> list[Path]:
+        return build_share(recipe, out, Shard(number=number, count=count), uncertified=True)
+
+    assert [folder.relative_to(out).as_posix() for folder in share(1, 2)] == [
+        "shards/One-1B/1-of-2",
+        "shards/two/1-of-2",
+    ]
+    with pytest.raises(UserError, match=r"missing"):
+        built(recipe, out)
+    assert not (out / "runs" / "One-1B").exists()
+    share(2, 2)
+    share(2, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness.build_dataset, "run_plan", lambda *given, **how: pytest.fail("nothing is left to run"))
+        together = built(recipe, out)
+    assert together.configs == whole.configs
+    for config in whole.configs:
+        for table in ("instances", "attempts"):
+            one, other = (
+                getattr(each, table)(config).to_pandas().sort_values("cell_id").reset_index(drop=True)
+                for each in (whole, together)
+            )
+            pd.testing.assert_frame_equal(one, other)
 
 
 def test_a_build_that_is_complete_is_given_back(recipe: Recipe, tmp_path: Path) -> None:
