@@ -19,7 +19,6 @@ from typing import Any
 
 from asabench.core.errors import UserError
 from asabench.core.files import parse_json
-from harness.model import architecture
 from harness.model.safe_loading import is_memory_fault, within_limits
 from harness.model.weights import ADAPTER_CONFIG, few
 
@@ -322,6 +321,8 @@ def _on_meta(folder: Path) -> Any:
 
 def _check_size(model: Any, name: str, file: str, bytes_per_value: int, room: int | None) -> None:
     """`UserError` where the weights that a configuration asks for are more than there is memory for."""
+    from harness.model import architecture  # torch is for the child alone
+
     if room is None:
         return
     values = sum(each.numel() for each in (*model.parameters(), *model.buffers()))
@@ -342,6 +343,8 @@ def _check_size(model: Any, name: str, file: str, bytes_per_value: int, room: in
 def _try_patterns(model: Any) -> None:
     """The regular expressions of a quantisation, on the names of the modules that they are for."""
     import re
+
+    from harness.model import architecture  # torch is for the child alone
 
     settings = getattr(architecture.configuration(model), "quantization_config", None)
     for _, value in _everywhere(settings if isinstance(settings, dict) else {}):
@@ -397,6 +400,8 @@ def _patterns(config: Any) -> Iterator[str]:
 
 def _tokenizer(folder: Path, model: Any) -> Any:
     from transformers import AutoTokenizer
+
+    from harness.model import architecture  # torch is for the child alone
 
     return AutoTokenizer.from_pretrained(
         folder, trust_remote_code=False, config=None if model is None else architecture.configuration(model)

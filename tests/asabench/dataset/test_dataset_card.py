@@ -67,11 +67,15 @@ def test_the_head(benchmark: Benchmark) -> None:
     assert "not-for-all-audiences" in head["tags"]
     assert head["size_categories"] == ["n<1K"]
     assert head["extra_gated_prompt"]
-    assert head["configs"][0]["data_files"] == [
+    configs = {each["config_name"]: each for each in head["configs"]}
+    # Without a name it is the instances of all models
+    assert configs["all"]["default"]
+    assert {part["split"] for part in configs["all"]["data_files"]} == {"train", "test"}
+    assert configs[CONFIG]["data_files"] == [
         {"split": "train", "path": f"{CONFIG}/train-*.parquet"},
         {"split": "test", "path": f"{CONFIG}/test-*.parquet"},
     ]
-    assert head["configs"][1] == {
+    assert configs[f"{CONFIG}.attempts"] == {
         "config_name": f"{CONFIG}.attempts",
         "data_files": [{"split": "attempts", "path": f"{CONFIG}/attempts-*.parquet"}],
     }
@@ -242,7 +246,8 @@ def test_datasets_loads_the_sides_that_have_rows(tmp_path: Path, sides: tuple[st
     head = yaml.safe_load(text.split("---")[1])
     named = {each["config_name"]: [part["split"] for part in each["data_files"]] for each in head["configs"]}
     config = found.configs[0]
-    assert named == {**({config: list(sides)} if sides else {}), f"{config}.attempts": ["attempts"]}
+    own = {"all": list(sides), config: list(sides)} if sides else {}
+    assert named == {**own, f"{config}.attempts": ["attempts"]}
     assert {each["config_name"] for each in head["dataset_info"]} == set(named)
     for name, splits in named.items():
         loaded = datasets.load_dataset(str(found.path), name, cache_dir=str(tmp_path / "cache"))
