@@ -422,7 +422,8 @@ TOKENIZERS: dict[str, tuple[Make, str | None]] = {
     ),
     "file elsewhere": (fields("tokenizer_config.json", tokenizer_file="../../../etc/passwd"), None),
     "ids beyond the embeddings": (new_id("zz", 5_000), "beyond the model's 160 embeddings"),
-    "an id of 2**32-1": (new_id("zz", 2**32 - 1), "beyond the model's 160 embeddings"),
+    # Libraries of before refuse it themselves
+    "an id of 2**32-1": (new_id("zz", 2**32 - 1), "beyond the model's 160 embeddings|cannot be read"),
     "an id beyond 32 bits": (new_id("zz", 2**40), NO_TOKENIZER),
     "a negative id": (new_id("zz", -1), NO_TOKENIZER),
     "end beyond the embeddings": (
