@@ -69,7 +69,7 @@ def test_a_server_killed_in_mid_run_and_started_again_costs_no_verdict(vllm_envi
             with pytest.raises(UserError, match="cannot be reached any more") as caught:
                 cut_short.result(timeout=60)
             assert time.monotonic() - killed < 30
-    with cache.open(judge.info.id) as session:
+    with cache.open(judge.info.id, second.url) as session:
         kept = session.known([(answer.cell.prompt.goal, answer.text) for answer in more])
     assert len(kept) == len(ANSWERS) + done
     assert f"({done} of 60 verdicts are kept in {cache.path}" in str(caught.value)
