@@ -1,24 +1,18 @@
-"""A guard in Qwen3Guard's format, whole: its chat template, its reply and what is read of it, behind a real vLLM
-server, in vLLM's own process and in transformers. The model is a stand-in whose verdicts are known
-(`tests.guard_stand_in`)."""
+"""A guard in Qwen3Guard's format, whole: its chat template, its reply and what is read of it, in vLLM's own
+process. The model is a stand-in whose verdicts are known (`tests.guard_stand_in`)."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from asabench.core.records import Cell, Prompt, Response, Verdict
-from harness.judge_server.options import ServerOptions
-from harness.judge_server.server import JudgeServer, serve
-from harness.judges import make_judge
 from tests.conftest import ROOT
 from tests.guard_stand_in import ANSWERS, save
-from tests.real_vllm import smollm2
 
 BROKEN = "soup soup soup " * 9
 GOAL = "Where does the library keep the tin?"
@@ -37,19 +31,6 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("models") / "guard-stand-in")
 
 
-@pytest.fixture(scope="module")
-def server(vllm_environment: Path, stand_in: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JudgeServer]:
-    options = ServerOptions(
-        environment=vllm_environment,
-        port=0,
-        max_model_len=512,
-        log_file=tmp_path_factory.mktemp("log") / "server.log",
-        timeout=smollm2.START_SECONDS,
-    )
-    with serve(str(stand_in), options) as started:
-        yield started
-
-
 @pytest.fixture(autouse=True)
 def _own_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASABENCH_CACHE", str(tmp_path))
@@ -60,17 +41,6 @@ def said(verdicts: list[Verdict]) -> list[tuple[bool | None, bool | None, bool |
 
 
 EXPECTED = [*((refused, True, harmful) for refused, harmful in ANSWERS.values()), (False, False, False)]
-
-
-def test_behind_a_server_and_in_transformers(server: JudgeServer, stand_in: Path) -> None:
-    judge = make_judge(f"qwen3guard:{server.model}@{server.url}")
-    verdicts = judge(responses())
-    assert said(verdicts) == EXPECTED
-    reply = verdicts[1].reply
-    assert reply is not None
-    assert reply.startswith("Safety: Unsafe\nCategories: None\nRefusal: No")
-    assert verdicts[-1].reply is None, "broken text is never asked about"
-    assert said(make_judge(f"hf:qwen3guard:{stand_in}")(responses())) == EXPECTED
 
 
 def test_in_vllm_s_own_process(vllm_environment: Path, stand_in: Path, tmp_path: Path) -> None:
