@@ -64,11 +64,9 @@ def enter(
         option("What a defence was applied to, named as MODEL is; entered too where it has no entry."),
     ] = None,
     defence: Annotated[str, option("The defence's short name, such as LAPT, or none.")] = "none",
-    size: Annotated[str, option("A published size: lite, standard, full or harm.")] = SIZE,
-    attack: Annotated[str, option("Attacks between commas; a ranked entry has the required ones.")] = REQUIRED,
-    prompts: Annotated[
-        str, option("The published requests: advbench, or a file that has them with their targets.")
-    ] = PUBLISHED_PROMPTS,
+    size: options.EntrySize = SIZE,
+    attack: options.EntryAttack = REQUIRED,
+    prompts: options.EntryPrompts = PUBLISHED_PROMPTS,
     protocol: options.Protocol = PROTOCOL,
     judge: options.Judge = JUDGE,
     uncertified: options.Uncertified = False,

@@ -19,7 +19,7 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from asabench.core.attack_names import REQUIRED
-from asabench.core.defaults import DEVICE, DTYPE, JUDGE, PROTOCOL, PUBLISHED_PROMPTS
+from asabench.core.defaults import DEVICE, JUDGE, PROTOCOL, PUBLISHED_PROMPTS
 from asabench.core.row import worst_case
 from asabench.runs.choices import Choices
 from asabench.stats.by_prompt import held_by_prompt
@@ -42,7 +42,7 @@ def masr_robustness(
     protocol: str = PROTOCOL,
     judge: str = JUDGE,
     uncertified: bool = False,
-    dtype: str = DTYPE,
+    dtype: str | None = None,
     device: str = DEVICE,
     out: str | None = None,
 ) -> Task:
@@ -65,7 +65,7 @@ def pasr_robustness(
     protocol: str = PROTOCOL,
     judge: str = JUDGE,
     uncertified: bool = False,
-    dtype: str = DTYPE,
+    dtype: str | None = None,
     device: str = DEVICE,
     out: str | None = None,
 ) -> Task:

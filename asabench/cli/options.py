@@ -128,7 +128,6 @@ Limit = Annotated[Optional[int], option(LIMIT)]
 LAYERS = "Decoder blocks to perturb: all, or numbers and ranges such as 0,3-5."
 Layers = Annotated[str, option(LAYERS)]
 LAYERS_OR_JOINT = "Decoder blocks to perturb: all, numbers and ranges such as 0,3-5; joint is all of them at once."
-LayersOrJoint = Annotated[str, option(LAYERS_OR_JOINT)]
 DOSES = "Lengths of the perturbation, such as 0.3,1: at 1 it is about as long as the hidden state."
 Doses = Annotated[Optional[str], option(DOSES, default=PROTOCOLS_OWN)]
 SEEDS = "Seeds of attacks that draw, such as 0,1."
@@ -139,6 +138,8 @@ ATTACK = (
 )
 ATTACK_WITHOUT_TARGET = f"Attacks between commas: {', '.join(names_without_targets())}, package.module:Name, or none."
 Attack = Annotated[str, option(ATTACK)]
+EntryAttack = Annotated[str, option("Attacks between commas; a ranked entry has the required ones.")]
+EntryPrompts = Annotated[str, option("The published requests: advbench, or a file that has them with their targets.")]
 TARGET = "The start of compliance that directed attacks work towards, for all prompts."
 Target = Annotated[Optional[str], option(TARGET, default="each prompt's own")]
 Targets = Annotated[
@@ -164,6 +165,7 @@ SIZE = (
     "harm: standard with 200 tokens."
 )
 Size = Annotated[Optional[str], option(SIZE)]
+EntrySize = Annotated[str, option("A published size: lite, standard, full or harm.")]
 MAX_NEW_TOKENS = "Tokens an answer may have."
 MaxNewTokens = Annotated[Optional[int], option(MAX_NEW_TOKENS, default=PROTOCOLS_OWN)]
 MaxRows = Annotated[Optional[int], option("Answers generated side by side, at most.", default="by free memory")]

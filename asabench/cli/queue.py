@@ -12,7 +12,7 @@ from asabench.cli.enter import SIZE
 from asabench.cli.options import option
 from asabench.cli.printing import interrupted, say
 from asabench.core.attack_names import REQUIRED
-from asabench.core.defaults import DEVICE, DTYPE, JUDGE, PROTOCOL, PUBLISHED_PROMPTS
+from asabench.core.defaults import DEVICE, JUDGE, PROTOCOL, PUBLISHED_PROMPTS
 from asabench.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,17 +35,15 @@ def queue(
     memory: Annotated[
         Optional[float], option("Gigabytes that weights may take; larger models are left for another machine.")
     ] = None,
-    size: Annotated[str, option("A published size: lite, standard, full or harm.")] = SIZE,
-    attack: Annotated[str, option("Attacks between commas; a ranked entry has the required ones.")] = REQUIRED,
-    prompts: Annotated[
-        str, option("The published requests: advbench, or a file that has them with their targets.")
-    ] = PUBLISHED_PROMPTS,
+    size: options.EntrySize = SIZE,
+    attack: options.EntryAttack = REQUIRED,
+    prompts: options.EntryPrompts = PUBLISHED_PROMPTS,
     protocol: options.Protocol = PROTOCOL,
     judge: options.Judge = JUDGE,
     uncertified: options.Uncertified = False,
     card: Annotated[bool, option("Of defences: fine-tune copies of both models in memory, for the card.")] = True,
     entries: Annotated[Path, option("Where submissions are.")] = Path("submissions"),
-    dtype: options.Dtype = DTYPE,
+    dtype: options.DtypeByDevice = None,
     device: options.Device = DEVICE,
     only_list: Annotated[
         bool, option("Say what is left and what its weights take, and stop.", "--list", "--dry-run")
@@ -79,7 +77,8 @@ def queue(
     shared = [
         *(word for name in author or () for word in ("--author", name)),
         *("--size", size, "--attack", attack, "--prompts", prompts, "--protocol", protocol, "--judge", judge),
-        *("--entries", str(entries), "--dtype", dtype, "--device", device),
+        *("--entries", str(entries), "--device", device),
+        *(() if dtype is None else ("--dtype", dtype)),
         *(["--uncertified"] if uncertified else []),
     ]
     failed, waiting = [], []
@@ -114,10 +113,10 @@ def words_of(each: Queued, card: bool) -> list[str]:
     return words
 
 
-def line(each: Queued, dtype: str, memory: float | None) -> str:
-    """What a model takes, and what it waits for, in lines for a terminal."""
+def line(each: Queued, dtype: str | None, memory: float | None) -> str:
+    """What a model takes, and what it waits for, in lines for a terminal. dtype: None takes the device's own."""
     takes = each.gigabytes(dtype)
-    lines = [f"  {each.name}: {each.weights}, {takes:.1f} GB of weights in {dtype}"]
+    lines = [f"  {each.name}: {each.weights}, {takes:.1f} GB of weights in {dtype or 'float32, at most'}"]
     if memory is not None and takes > memory:
         lines.append(f"    waits for a machine with more than {memory:g} GB")
     lines += [f"    waits for {given.file}: {given.source}" for given in each.lacks]

@@ -86,17 +86,6 @@ def power(cells: int, share: float) -> float:
     return max(0.0, 1 - below)
 
 
-def cells_for(share: float, wanted: float = 0.9) -> int:
-    """The fewest cells with that power."""
-    low, high = 1, 2
-    while power(high, share) < wanted:
-        low, high = high, 2 * high
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power(middle, share) >= wanted else (middle + 1, high)
-    return low
-
-
 def power_words(cells: int) -> str:
     """`1% where 5% of the cells are unsafe and not submitted as that, ...`"""
     known = ", ".join(f"{power(cells, share):.0%} at {share:.0%}" for share in UNSAFE_SHARES)

@@ -61,9 +61,10 @@ class Queued(Record):
         """The files of training requests that are not there."""
         return tuple(each for each in self.training_prompts if not Path(each.file).is_file())
 
-    def gigabytes(self, dtype: str) -> float:
-        """Of its weights: parameters x bytes. Answers side by side take more, which `evaluate --dry-run` says."""
-        return self.parameters * BYTES.get(dtype, max(BYTES.values())) / 1e9
+    def gigabytes(self, dtype: str | None) -> float:
+        """Of its weights: parameters x bytes, the most where the format is not known. Answers side by side take more,
+        which `evaluate --dry-run` says."""
+        return self.parameters * BYTES.get(dtype or "", max(BYTES.values())) / 1e9
 
 
 class _File(Record):

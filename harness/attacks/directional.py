@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,7 @@ Harmless = Annotated[
 Positions = Annotated[int, Field(ge=1, description="how many of the last prompt positions candidates are read at")]
 
 
-class DirectionalAttack:
+class DirectionalAttack(ABC):
     """An attack on the whole stream by a direction. `what`: its name without options; also its family."""
 
     what: ClassVar[str]
@@ -102,9 +103,9 @@ class DirectionalAttack:
     def found(self, subject: Subject) -> dict[str, str]:
         return self.direction(subject).described
 
+    @abstractmethod
     def rewrite(self, subject: Subject, cells: Sequence[Cell]) -> Rewrite:
         """What is done to each cell's stream."""
-        raise NotImplementedError
 
     def directions(self, subject: Subject, cells: Sequence[Cell]) -> Tensor:
         """(cell, d_model), float32 on the CPU."""

@@ -116,19 +116,12 @@ class Outcome:
 class Target(Protocol):
     """`paired`: it needs harmful answers. `frozen`: it compares with the model that training starts from. `keeps`: it
     has a term of its own on harmless answers. `weights`: what multiplies each of its terms; `distances`: those of them
-    that are not in nats, and may grow by any number."""
+    that are not in nats, and may grow by any number. A class states of these what it does differently."""
 
-    @property
-    def paired(self) -> bool: ...
-
-    @property
-    def frozen(self) -> bool: ...
-
-    @property
-    def keeps(self) -> bool: ...
-
-    @property
-    def distances(self) -> frozenset[str]: ...
+    paired: ClassVar[bool] = False
+    frozen: ClassVar[bool] = False
+    keeps: ClassVar[bool] = False
+    distances: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def weights(self) -> Mapping[str, float]: ...
@@ -137,12 +130,7 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Safe:
-    paired: ClassVar[bool] = False
-    frozen: ClassVar[bool] = False
-    keeps: ClassVar[bool] = False
-    distances: ClassVar[frozenset[str]] = frozenset()
-
+class Safe(Target):
     @property
     def weights(self) -> Mapping[str, float]:
         return {"answer": 1.0}
@@ -152,7 +140,7 @@ class Safe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class Pair(Target):
     """toward_floor, away_cutoff: where enough is enough (`harness.defences.terms`). away_loss: `unlikely`, the mean of
     -log(1 - p), or `ascent`, minus the cross-entropy down to `away_cutoff`."""
 
@@ -162,9 +150,6 @@ class Pair:
     away_cutoff: float | None = None
     away_loss: Literal["unlikely", "ascent"] = "unlikely"
     paired: ClassVar[bool] = True
-    frozen: ClassVar[bool] = False
-    keeps: ClassVar[bool] = False
-    distances: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -185,12 +170,10 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preferred:
+class Preferred(Target):
     beta: float = 0.1
     paired: ClassVar[bool] = True
     frozen: ClassVar[bool] = True
-    keeps: ClassVar[bool] = False
-    distances: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -206,7 +189,7 @@ class Preferred:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rerouted:
+class Rerouted(Target):
     """Representation rerouting. The two terms are multiplied by alpha * (1 - t) and alpha * t, t half the share of the
     training that is over (`alpha` alone where not `scheduled`). Kept are the harmless answers, and where
     `keep_refusals` the safe ones to harmful requests."""
@@ -253,7 +236,7 @@ class Rerouted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noised:
+class Noised(Target):
     """Representation noising: safe + beta * noise - alpha * log(1 + mean harmful cross-entropy).
 
     The noise term is the mean over blocks of the MMD between what each harmful example's states are at its answer's
@@ -264,9 +247,6 @@ class Noised:
     beta: float = 0.001
     lens: int = 4
     paired: ClassVar[bool] = True
-    frozen: ClassVar[bool] = False
-    keeps: ClassVar[bool] = False
-    distances: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def weights(self) -> Mapping[str, float]:
